@@ -1,0 +1,69 @@
+"""From a validated config to the objects of a run; shared by training, diagnosis and figures."""
+
+from __future__ import annotations
+
+import functools
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+from isometry.activations import Activation
+from isometry.classifier import Classifier
+from isometry.config import instantiate
+from isometry.data.module import ImageData
+from isometry.errors import UserError
+from isometry.initializers.base import InitializerError
+from isometry.networks.layer import NORMALIZATIONS, Network
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python, numpy and torch."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def build_data(config: DictConfig) -> ImageData:
+    """The data module; reads the data set, so that a missing file is told here."""
+    data: ImageData = instantiate(config.data)
+    return data
+
+
+def build_network(config: DictConfig, input_shape: tuple[int, ...], num_classes: int) -> Network:
+    """The network, initialized from `seed` alone: no other random draw shifts its weights.
+
+    Raises:
+        UserError: where model, normalization and initializer do not go together.
+    """
+    if config.normalization.kind not in NORMALIZATIONS:
+        raise UserError(f"normalization.kind={config.normalization.kind}: allowed are {', '.join(NORMALIZATIONS)}")
+    activation: Activation = instantiate(config.activation)
+    initialize = instantiate(config.initializer)
+    network: Network = instantiate(
+        config.model,
+        input_shape=input_shape,
+        num_classes=num_classes,
+        activation=activation,
+        normalization=config.normalization.kind,
+    )
+    try:
+        initialize(network.layer_map(), torch.Generator().manual_seed(config.seed))
+    except InitializerError as error:
+        raise UserError(str(error)) from error
+    return network
+
+
+def build_classifier(config: DictConfig, network: Network) -> Classifier:
+    """Network, loss, optimizer and scheduler in one LightningModule."""
+    scheduler: Any = None
+    if config.scheduler.get("_target_") is not None:
+        scheduler = functools.partial(_scheduler, config.scheduler)
+    return Classifier(network, functools.partial(instantiate, config.optimizer), scheduler, config.loss)
+
+
+def _scheduler(node: DictConfig, optimizer: torch.optim.Optimizer, total_steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    scheduler: torch.optim.lr_scheduler.LRScheduler = instantiate(node, optimizer, total_steps=total_steps)
+    return scheduler

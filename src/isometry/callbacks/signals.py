@@ -1,0 +1,150 @@
+"""Drives the recorder through Lightning's hooks and hands what it flushes to the run directory and the loggers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
+
+from isometry.errors import bad_value
+from isometry.networks.layer import LayerSpec
+from isometry.runs.signal_store import SCHEMA, SignalStore
+from isometry.signals.recorder import COLUMNS, Divergence, Flush, Recorder
+
+DEFAULT_COLUMNS = ("backprop_norm", "weight_grad_norm", "update_ratio", "displacement", "activation_var", "saturation")
+
+
+class Signals(Callback):
+    """Measures every layer and stores the rows.
+
+    Args:
+        every_n_steps: record every so many optimizer steps, and always step 0 and the last one; None switches off.
+        flush_every: optimizer steps between two copies to the host; a divergence is noticed at the next one.
+        log_columns: columns sent to the loggers as `column/layer_007`.
+        store: where the rows go; None keeps them out of files.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int | None = 50,
+        flush_every: int = 50,
+        log_columns: Sequence[str] = DEFAULT_COLUMNS,
+        store: SignalStore | None = None,
+    ):
+        unknown = set(log_columns) - set(COLUMNS)
+        if unknown:
+            raise bad_value("callbacks.signals.log_columns", sorted(unknown)[0], f"allowed are {', '.join(COLUMNS)}")
+        self.every_n_steps, self.flush_every, self.log_columns, self.store = every_n_steps, flush_every, list(log_columns), store
+        self.recorder: Recorder | None = None
+        self.divergence: Divergence | None = None
+        self._initial: list[torch.Tensor] | None = None
+        self._recorded: bool | None = None  # of the optimizer step in progress; None between steps
+        self._updated = False
+
+    # ---- life of the recorder -----------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.every_n_steps is None:
+            return
+        self.recorder = Recorder(pl_module.network.layer_map(), self.flush_every, trainer.global_step)
+        if self._initial is not None:
+            self.recorder.initial = [w.to(self.recorder.device) for w in self._initial]
+        self._last_step = trainer.estimated_stepping_batches - 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"initial": [] if self.recorder is None else self.recorder.initial}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._initial = state_dict["initial"] or None
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        # rows before the checkpoint's step would otherwise be lost to a resume
+        self._flush(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._flush(trainer)
+        if self.recorder is not None and self.divergence is None:
+            self.recorder.weights_only()
+            self._flush(trainer)
+
+    # ---- one step -----------------------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self.recorder is None:
+            return
+        if self._recorded is None:
+            step = trainer.global_step
+            self._recorded = step % self.every_n_steps == 0 or step == self._last_step  # type: ignore[operator]
+        self._examples = len(batch[1])
+        pl_module.probe = self.recorder.begin(self._recorded)
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:
+        pl_module.probe = None
+        if self.recorder is not None:
+            self.recorder.after_forward(loss)
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.recorder is not None:
+            self.recorder.after_backward(1.0 / (self._examples * trainer.accumulate_grad_batches))
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        if self.recorder is not None:
+            self.recorder.before_update(bool(self._recorded))
+            self._updated = True
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.recorder is None or not self._updated:
+            return
+        self.recorder.after_update(bool(self._recorded))
+        self._recorded, self._updated = None, False
+        if self.recorder.full:
+            self._flush(trainer)
+
+    # ---- what is done with a flush ------------------------------------------------------------------------------
+
+    def _flush(self, trainer: Trainer) -> None:
+        if self.recorder is None or self.divergence is not None:
+            return
+        flush = self.recorder.flush()
+        self.divergence = flush.divergence
+        if self.store is not None and trainer.is_global_zero:
+            self.store.append(to_table(flush, self.recorder.layers))
+        for logger in trainer.loggers:
+            log_layers(logger, flush, self.recorder.layers, self.log_columns)
+        if self.divergence is not None:
+            trainer.should_stop = True
+
+
+def to_table(flush: Flush, layers: Sequence[LayerSpec]) -> pa.Table:
+    """The rows of a flush, one for each (step, layer); what was not measured is null."""
+    steps, count = flush.steps, len(layers)
+    columns = {
+        "step": pa.array(np.repeat(steps, count), pa.int64()),
+        "layer": pa.array(np.tile([spec.index for spec in layers], len(steps)), pa.int32()),
+        "name": pa.array([spec.name for spec in layers] * len(steps), pa.string()),
+        "kind": pa.array([spec.kind for spec in layers] * len(steps), pa.string()),
+    }
+    for index, column in enumerate(COLUMNS):
+        values, measured = flush.values[:, index].ravel(), flush.measured[:, index].ravel()
+        columns[column] = pa.array(values, pa.float64(), mask=~measured)
+    return pa.table(columns, schema=SCHEMA)
+
+
+def log_layers(logger: Logger, flush: Flush, layers: Sequence[LayerSpec], columns: Sequence[str]) -> None:
+    """Send the chosen columns to a logger that wants per-layer scalars, one call a step."""
+    if not getattr(logger, "per_layer", True):
+        return
+    digits = max(3, len(str(len(layers))))
+    for row, step in enumerate(flush.steps):
+        values = {
+            f"{column}/layer_{spec.index:0{digits}d}": float(flush.values[row, COLUMNS.index(column), i])
+            for column in columns
+            for i, spec in enumerate(layers)
+            if flush.measured[row, COLUMNS.index(column), i]
+        }
+        logger.log_metrics(values, int(step))

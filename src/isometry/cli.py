@@ -1,0 +1,79 @@
+"""`isometry VERB [overrides]`: a dispatcher and nothing else."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from isometry.config import conf_dir, extra_conf_dir
+from isometry.errors import UserError
+
+VERBS = {
+    "train": ("isometry.train", "train one network, or a grid of them with -m"),
+    "plot": ("isometry.plots.command", "draw an activation with its derivative and where it saturates"),
+    "report": ("isometry.report", "table, figure and W&B folders of a study"),
+}
+"""Verb to the module whose function of the verb's name is the task, and one line of help."""
+
+USAGE = "isometry VERB [KEY=VALUE ...]\n\n" + "\n".join(f"  {verb:9} {text}" for verb, (_, text) in VERBS.items())
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run(sys.argv))
+
+
+def run(argv: list[str]) -> int:
+    """Run one command line; returns the exit code: 0 fine, 2 the user's own mistake. Anything else raises."""
+    if len(argv) < 2 or argv[1] in ("-h", "--help", "help"):
+        print(f"{USAGE}\n\nMore: isometry VERB --help")
+        return 0
+    verb = argv[1]
+    if verb not in VERBS:
+        return _complain(f"isometry {verb}: no such verb; allowed are {', '.join(VERBS)}")
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its exceptions on instead of ending the process
+    try:
+        _hydra(verb, [argv[0], *argv[2:]])
+    except Exception as error:
+        if wants_traceback or not _is_users(error):
+            raise
+        return _complain(str(error))
+    return 0
+
+
+def _hydra(verb: str, argv: list[str]) -> None:
+    """Let Hydra parse `argv`, compose `conf/<verb>.yaml` and call the verb's task."""
+    import hydra
+
+    extra = extra_conf_dir()
+    sys.argv = [*argv, *([] if extra is None else [f"hydra.searchpath=[file://{extra}]"])]
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)(_task(verb))()
+
+
+def _task(verb: str) -> Callable[[Any], Any]:
+    """The verb's function; its module is imported when a config has been composed, so that --help is quick."""
+
+    def task(config: Any) -> Any:
+        try:
+            return getattr(import_module(VERBS[verb][0]), verb)(config)
+        except UserError as error:
+            raise SystemExit(_complain(str(error))) from None
+
+    return task
+
+
+def _is_users(error: Exception) -> bool:
+    """Whether this is a mistake in the command line or in a config."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    return isinstance(error, UserError | HydraException | OmegaConfBaseException)
+
+
+def _complain(message: str) -> int:
+    print(f"isometry: {message}", file=sys.stderr)
+    return 2

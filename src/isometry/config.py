@@ -1,0 +1,122 @@
+"""Everything between a config and an object: where configs lie, which targets are honoured, and the one `instantiate`."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from isometry.errors import UserError, bad_value
+
+METADATA = ("name",)
+"""Keys of a config node that name it for people and are not passed to its target."""
+
+_REGISTERED: set[str] = set()
+
+
+def conf_dir() -> Path:
+    """The installed `conf/`: inside the package in a wheel, beside `src/` in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parents[1] / "conf"
+
+
+def extra_conf_dir() -> Path | None:
+    """A folder of a user's own options, from the environment variable `ISOMETRY_CONF`; searched before `conf_dir`."""
+    named = os.environ.get("ISOMETRY_CONF")
+    return Path(named).resolve() if named else None
+
+
+def register_target(path: str) -> None:
+    """Honour a `_target_` that stands in no config of the installation (for forks that build configs in code)."""
+    _REGISTERED.add(path)
+
+
+@cache
+def _installed_targets(folders: tuple[Path, ...]) -> frozenset[str]:
+    pattern = re.compile(r"^\s*_target_:\s*['\"]?([\w.]+)", re.MULTILINE)
+    files = (path for folder in folders for path in folder.rglob("*.yaml"))
+    return frozenset(target for path in files for target in pattern.findall(path.read_text()))
+
+
+def allowed_targets() -> frozenset[str]:
+    """Every `_target_` of the installed configs, of `ISOMETRY_CONF`, and those a fork registered."""
+    folders = tuple(folder for folder in (conf_dir(), extra_conf_dir()) if folder is not None)
+    return _installed_targets(folders) | _REGISTERED
+
+
+def instantiate(node: DictConfig | Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+    """Build what a config node describes. The only place of the project that does.
+
+    Args:
+        node: has `_target_`; its other keys but `METADATA` are keyword arguments.
+        args, kwargs: passed on.
+
+    Raises:
+        UserError: for a target that is not honoured, and for an argument the target refuses.
+    """
+    plain = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
+    assert isinstance(plain, dict)
+    for target in _targets(plain):
+        _check_target(target)
+    import hydra.utils
+
+    target = plain["_target_"]
+    arguments = {key: value for key, value in plain.items() if key not in (*METADATA, "_target_")}
+    try:
+        factory = hydra.utils.get_object(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"_target_={target}: cannot be imported ({error})") from error
+    return factory(*args, **{key: _build(value) for key, value in arguments.items()}, **kwargs)
+
+
+def _build(value: Any) -> Any:
+    return instantiate(value) if isinstance(value, dict) and "_target_" in value else value
+
+
+def _targets(node: Any) -> Iterable[str]:
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        for child in node.values():
+            yield from _targets(child)
+    elif isinstance(node, list | tuple):
+        for child in node:
+            yield from _targets(child)
+
+
+def _check_target(target: str) -> None:
+    if target not in allowed_targets():
+        raise bad_value(
+            "_target_",
+            target,
+            "stands in no config of this installation; put it into a file of conf/ (or of the folder ISOMETRY_CONF names) "
+            "or call isometry.config.register_target",
+        )
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean ...?` for a word close to a known one, else the empty string."""
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {match[0]}?" if match else ""
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """The config as plain containers, interpolations resolved.
+
+    Raises:
+        UserError: for an interpolation that leads nowhere.
+    """
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from error
+    assert isinstance(plain, dict)
+    return plain  # type: ignore[return-value]

@@ -1,0 +1,72 @@
+"""Decoded images in one safetensors file with a checksum, so that a data set is decoded once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+import safetensors
+from safetensors.torch import save
+from torch import Tensor
+
+from isometry.data.sources import Images
+from isometry.errors import UserError
+from isometry.runs.files import write_bytes
+
+
+def cached(path: Path, decode: Callable[[], Images]) -> Images:
+    """The images in `path`; decoded and written there the first time.
+
+    Raises:
+        UserError: where the file is torn or altered.
+    """
+    if path.exists():
+        return read(path)
+    images = decode()
+    write(path, images)
+    return images
+
+
+def write(path: Path, images: Images) -> None:
+    """Write the tensors and their digest, whole or not at all."""
+    tensors = {field.name: getattr(images, field.name).contiguous() for field in fields(Images)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, save(tensors, metadata={"digest": digest(tensors)}))
+
+
+def read(path: Path) -> Images:
+    """Read the tensors and check the digest."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {field.name: file.get_tensor(field.name) for field in fields(Images)}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise _corrupt(path, str(error)) from error
+    if metadata.get("digest") != digest(tensors):
+        raise _corrupt(path, "its checksum does not match")
+    return Images(**tensors)
+
+
+def _corrupt(path: Path, why: str) -> UserError:
+    return UserError(f"the data cache {path} is corrupt ({why}): remove the file, it is decoded again")
+
+
+def digest(tensors: dict[str, Tensor]) -> str:
+    """BLAKE2 over names, shapes and bytes."""
+    state = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        state.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        state.update(memoryview(tensor.numpy()).cast("B"))
+    return state.hexdigest()
+
+
+def cache_name(source: str, raw_dir: Path | None) -> str:
+    """File name of a source's cache; files that a user points at get one of their own per folder and change time."""
+    if raw_dir is None:
+        return f"{source}.safetensors"
+    stamps = sorted((p.name, p.stat().st_mtime_ns, p.stat().st_size) for p in raw_dir.rglob("*") if p.is_file())
+    key = hashlib.blake2b(f"{os.path.realpath(raw_dir)}{stamps}".encode(), digest_size=4).hexdigest()
+    return f"{source}-{key}.safetensors"

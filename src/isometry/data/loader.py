@@ -1,0 +1,104 @@
+"""Batches by indexing one uint8 tensor on the training device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """(x/255 - mean)/std by channel, as x·scale - shift; both have shape [channels, 1, 1]."""
+
+    scale: Tensor
+    shift: Tensor
+
+    @classmethod
+    def of(cls, images: Tensor) -> Normalization:
+        """The channel statistics of uint8 images [N, C, H, W], exact (a histogram of 256 values, in float64)."""
+        values = torch.arange(256, dtype=torch.float64) / 255
+        counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.transpose(0, 1)])
+        share = counts.double() / counts.sum(1, keepdim=True)
+        mean = share @ values
+        std = (share @ values.square() - mean.square()).clamp_min(0).sqrt()
+        std = std.clamp_min(1e-8)
+        return cls((1 / (255 * std)).float().view(-1, 1, 1), (mean / std).float().view(-1, 1, 1))
+
+    def to(self, device: torch.device) -> Normalization:
+        """The same on another device."""
+        return Normalization(self.scale.to(device), self.shift.to(device))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] to normalized float32, in two passes over the batch."""
+        return images.to(torch.float32).mul_(self.scale).sub_(self.shift)
+
+
+class DeviceLoader:
+    """Shuffled batches of an in-memory data set, sharded by rank, resumable in the middle of an epoch.
+
+    The order of an epoch depends on (seed, epoch) only. `batch_size` is global: rank r of n takes rows r, r+n, ... of each
+    global batch. With `drop_last` (training) every batch is full and every rank has the same number of rows; without
+    it (evaluation) the last batch is short.
+
+    Args:
+        images, labels: uint8 [N, C, H, W] and int64 [N], on the device that trains.
+        normalization: applied to each batch.
+        batch_size: global.
+        shuffle: False keeps the order of the tensors.
+        seed: of the order.
+        drop_last: leave out the last batch if it is short.
+        rank, world_size: this process's shard.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        normalization: Normalization,
+        batch_size: int,
+        shuffle: bool = True,
+        seed: int = 0,
+        drop_last: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        self.images, self.labels, self.normalization = images, labels, normalization.to(images.device)
+        self.batch_size, self.shuffle, self.seed, self.drop_last = batch_size, shuffle, seed, drop_last
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+        self.position = 0  # batches of this epoch already handed out
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        count = len(self.labels) / self.batch_size
+        return math.floor(count) if self.drop_last else math.ceil(count)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        # Lightning never runs past the last batch of a sized iterator, so the epoch turns over here
+        if self.position >= len(self):
+            self.epoch, self.position = self.epoch + 1, 0
+        order = self.order(self.epoch)
+        while self.position < len(self):
+            start = self.position * self.batch_size
+            rows = order[start : start + self.batch_size][self.rank :: self.world_size]
+            self.position += 1  # before the yield: a checkpoint taken while this batch trains must not repeat it
+            yield self.normalization(self.images[rows]), self.labels[rows]
+
+    def order(self, epoch: int) -> Tensor:
+        """Indices of an epoch, on the device: a permutation drawn on the CPU, the same on every machine."""
+        if not self.shuffle:
+            return torch.arange(len(self.labels), device=self.images.device)
+        generator = torch.Generator().manual_seed((self.seed << 20) + epoch)
+        return torch.randperm(len(self.labels), generator=generator).to(self.images.device)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the loader stands."""
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from there: the remaining batches of the epoch come exactly once."""
+        self.epoch, self.position = state["epoch"], state["position"]

@@ -1,0 +1,125 @@
+"""The LightningDataModule: source, cache, splits and loaders."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from isometry.data.cache import cache_name, cached
+from isometry.data.loader import DeviceLoader, Normalization
+from isometry.data.sources import SOURCES, Images, stratified_split
+from isometry.errors import bad_value
+
+SPLIT_SEED = 0  # of the validation split: fixed, so that `seed` changes the training and not the task
+
+
+class ImageData(LightningDataModule):
+    """One of the data sets of `sources.SOURCES`, in memory on the training device.
+
+    Args:
+        source: name of the data set.
+        batch_size: global size of a micro-batch, split over the ranks.
+        val_size: training examples held out for validation (stratified, fixed seed).
+        cache_dir: folder of the decoded tensors and of downloads.
+        raw_dir: folder with the data set's own files; None downloads them.
+        eval_batch_size: batch of validation and test.
+        seed: of the order in which examples come.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        batch_size: int,
+        val_size: int,
+        cache_dir: str,
+        raw_dir: str | None = None,
+        eval_batch_size: int = 1000,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.source = SOURCES[source]
+        self.cache_dir = Path(cache_dir)
+        self.raw_dir = None if raw_dir is None else Path(raw_dir)
+        self.batch_size, self.eval_batch_size, self.val_size, self.seed = batch_size, eval_batch_size, val_size, seed
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        if self.raw_dir is not None and not self.raw_dir.is_dir():
+            raise bad_value("data.raw_dir", self.raw_dir, f"no such folder; {self.source.name} needs {self.source.files} there")
+        available = len(self.images.train_labels)
+        if not 0 < self.val_size < available:
+            raise bad_value("data.val_size", self.val_size, f"must lie between 1 and {available - 1} ({self.source.name})")
+        if self.batch_size > available - self.val_size:
+            raise bad_value(
+                "data.batch_size",
+                self.batch_size,
+                f"is larger than the training set of {available - self.val_size} examples ({self.source.name})",
+            )
+
+    @cached_property
+    def images(self) -> Images:
+        """The decoded data set, on the CPU."""
+        path = self.cache_dir / cache_name(self.source.name, self.raw_dir)
+        return cached(path, lambda: self.source.load(self.raw_dir, self.cache_dir))
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(channels, height, width)."""
+        return tuple(self.images.train_images.shape[1:])
+
+    @property
+    def num_classes(self) -> int:
+        """Number of labels."""
+        return self.source.num_classes
+
+    @cached_property
+    def normalization(self) -> Normalization:
+        """Channel statistics of the training split."""
+        return Normalization.of(self.images.train_images)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Put the splits on the device that trains; once."""
+        if not hasattr(self, "splits"):
+            device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+            self.splits = self._split(device)
+
+    def _split(self, device: torch.device) -> dict[str, tuple[Tensor, Tensor]]:
+        images, labels = self.images.train_images, self.images.train_labels
+        train, val = stratified_split(labels, self.val_size, SPLIT_SEED)
+        parts = {
+            "train": (images[train], labels[train]),
+            "val": (images[val], labels[val]),
+            "test": (self.images.test_images, self.images.test_labels),
+        }
+        return {name: (x.to(device), y.to(device)) for name, (x, y) in parts.items()}
+
+    def _loader(self, split: str, train: bool) -> DeviceLoader:
+        images, labels = self.splits[split]
+        return DeviceLoader(
+            images,
+            labels,
+            self.normalization,
+            self.batch_size if train else self.eval_batch_size,
+            shuffle=train,
+            seed=self.seed,
+            drop_last=train,
+            rank=self.trainer.global_rank if self.trainer is not None else 0,
+            world_size=self.trainer.world_size if self.trainer is not None else 1,
+        )
+
+    def train_dataloader(self) -> DeviceLoader:
+        return self._loader("train", train=True)
+
+    def val_dataloader(self) -> DeviceLoader:
+        return self._loader("val", train=False)
+
+    def test_dataloader(self) -> DeviceLoader:
+        return self._loader("test", train=False)
+
+    def transfer_batch_to_device(self, batch, device: torch.device, dataloader_idx: int):
+        """Batches are born on the device."""
+        return batch

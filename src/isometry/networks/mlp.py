@@ -1,0 +1,45 @@
+"""The fully connected network of the vanishing-gradient literature."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from isometry.activations import Activation
+from isometry.networks.layer import Layer, Network, Probe
+
+
+class MLP(Network):
+    """`depth` weighted layers: depth - 1 hidden ones of constant width, then the readout.
+
+    Args:
+        input_shape: shape of one image, (channels, height, width).
+        num_classes: units of the readout.
+        activation: φ of the hidden layers.
+        normalization: of the hidden preactivations, see `NORMALIZATIONS`.
+        depth: L, the number of weight matrices, the readout included (≥ 1).
+        width: units of a hidden layer.
+        bias: whether the layers carry biases.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        num_classes: int,
+        activation: Activation,
+        normalization: str = "none",
+        depth: int = 10,
+        width: int = 100,
+        bias: bool = True,
+    ):
+        super().__init__()
+        sizes = [math.prod(input_shape), *[width] * (depth - 1)]
+        hidden = [
+            Layer(nn.Linear(n_in, n_out, bias=bias), activation, normalization)
+            for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True)
+        ]
+        self.finish([*hidden, Layer(nn.Linear(sizes[-1], num_classes, bias=bias))])
+
+    def forward(self, x: Tensor, probe: Probe | None = None) -> Tensor:
+        return super().forward(x.flatten(1), probe)

@@ -1,0 +1,1 @@
+"""Data frame in, matplotlib figure out; one style."""

@@ -1,0 +1,62 @@
+"""The one style: Okabe-Ito colours (safe for colour-blind readers), and line styles and markers that survive grey print."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+matplotlib.use("Agg")  # files only: a run never opens a window
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999")
+LINES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+RC: Mapping[str, Any] = {
+    "figure.dpi": 150,
+    "font.size": 9,
+    "axes.grid": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 3.5,
+    "svg.fonttype": "none",
+}
+
+
+def figure(rows: int, columns: int, size: tuple[float, float], **kwargs: Any) -> tuple[Figure, Any]:
+    """A figure and its axes [rows, columns] in the house style; `size` is of one panel, in inches."""
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update(RC)
+    return plt.subplots(
+        rows, columns, figsize=(size[0] * columns, size[1] * rows), squeeze=False, layout="constrained", **kwargs
+    )
+
+
+def look(index: int) -> dict[str, Any]:
+    """Colour, line and marker of the index-th line."""
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "linestyle": LINES[index % len(LINES)],
+        "marker": MARKERS[index % len(MARKERS)],
+    }
+
+
+def save(figure: Figure, path: Path, formats: Sequence[str] = ("png",)) -> list[Path]:
+    """Write the figure whole in each format and close it; returns the paths."""
+    import matplotlib.pyplot as plt
+
+    from isometry.runs.files import write_whole
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    paths = [path.with_suffix(f".{suffix}") for suffix in formats]
+    for target in paths:
+        write_whole(target, lambda temporary: figure.savefig(temporary))
+    plt.close(figure)
+    return paths

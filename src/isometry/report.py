@@ -1,0 +1,127 @@
+"""`isometry report`, and what a multirun prints when it has ended: run table, figure, W&B folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from isometry.errors import bad_value
+from isometry.runs.directory import RunDirectory
+from isometry.runs.signal_store import read_signals
+from isometry.runs.table import CHOICES, run_table, runs_of
+
+STATE_COLOURS = {"finished": "green", "diverged": "red", "failed": "bold red", "interrupted": "yellow", "running": "cyan"}
+VERDICT_COLOURS = {"healthy": "green", "vanishing": "blue", "exploding": "red"}
+
+
+class ReportAtEnd(Callback):
+    """Hydra callback: reports the study when a multirun has ended."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        study = Path(config.paths.runs) / config.study_name
+        if runs_of(study):
+            report_study(study, wide_console())
+
+
+def wide_console() -> Console:
+    """The terminal, or 140 columns where the output goes to a file."""
+    console = Console()
+    return console if console.is_terminal else Console(width=140)
+
+
+def report(config: DictConfig) -> None:
+    """Report a study that has run."""
+    study = Path(config.paths.runs) / config.study_name
+    if not runs_of(study):
+        known = sorted({path.parents[1].name for path in Path(config.paths.runs).glob("*/*/status.json")})
+        raise bad_value("study_name", config.study_name, f"no runs below {study}; there are {', '.join(known) or 'none at all'}")
+    report_study(study, wide_console())
+
+
+def report_study(study: Path, console: Console) -> None:
+    """Print the table of a study, draw its figure, and say where W&B's folders are."""
+    table = run_table(study)
+    varying = varying_choices(table)
+    console.print(rich_table(table, varying, study.name))
+    console.print(f"Figure: {draw_study(study, table, varying)}", soft_wrap=True)
+    print_wandb(runs_of(study), study, console)
+
+
+def varying_choices(table: pd.DataFrame) -> list[str]:
+    """The choices that differ between the runs, and the seed if it does."""
+    columns = [column for column in (*CHOICES, "seed") if column in table]
+    return [column for column in columns if table[column].nunique(dropna=False) > 1] or ["activation"]
+
+
+def rich_table(table: pd.DataFrame, varying: list[str], title: str) -> Table:
+    """One row a run: what it is, how it ended, and whether the gradient reached the first layer."""
+    shown = Table(title=f"study {title}")
+    for column in varying:
+        shown.add_column(column)
+    for column in ("state", "verdict"):
+        shown.add_column(column)
+    for column in ("gradient\nrate", "layer 1 /\nlast", "layer 1\nmoved by", "largest\nupdate", "test\naccuracy"):
+        shown.add_column(column, justify="right")
+    for row in table.to_dict("records"):
+        shown.add_row(*(str(row[column]) for column in varying), *_cells(row))
+    return shown
+
+
+def _cells(row: dict[Any, Any]) -> list[str]:
+    state, verdict = str(row["state"]), row.get("verdict_init")
+    where = f" at step {row['first_nonfinite_step']:.0f}, layer {row['first_nonfinite_layer']:.0f}" if state == "diverged" else ""
+    return [
+        f"[{STATE_COLOURS.get(state, 'white')}]{state}{where}[/]",
+        f"[{VERDICT_COLOURS.get(str(verdict), 'white')}]{verdict or '-'}[/]",
+        _number(row.get("gradient_rate_init"), ".3f"),
+        _number(row.get("gradient_ratio_init"), ".2e"),
+        *(_number(value, ".1e") for value in _movement(Path(row["path"]), state)),
+        _number(row.get("test_accuracy"), ".3f"),
+    ]
+
+
+def _number(value: Any, form: str) -> str:
+    return "-" if value is None or pd.isna(value) else format(value, form)
+
+
+def _movement(run: Path, state: str) -> tuple[float | None, float | None]:
+    """‖W_t - W_0‖/‖W_0‖ of layer 1 at the end (none for a diverged run), and the largest ‖ΔW‖/‖W‖ of any layer and step."""
+    rows = read_signals(RunDirectory(run).signals, ["displacement", "update_ratio"])
+    moved = rows.query("layer == 1")["displacement"].dropna()
+    largest = rows["update_ratio"].dropna()
+    end = None if moved.empty or state == "diverged" else float(moved.iloc[-1])
+    return end, None if largest.empty else float(largest.max())
+
+
+def draw_study(study: Path, table: pd.DataFrame, varying: list[str]) -> Path:
+    """`gradient_against_depth.png` of a study: `backprop_norm` at initialization, a line a run; returns its path."""
+    from isometry.plots.depth import against_depth
+    from isometry.plots.style import save
+
+    panel, *rest = varying
+    frames = []
+    for row in table.to_dict("records"):
+        signals = read_signals(RunDirectory(Path(row["path"])).signals, ["kind", "backprop_norm"])
+        label = ", ".join(str(row[column]) for column in rest) or "all"
+        frames.append(signals.query("step == 0 and kind == 'hidden'").assign(panel=str(row[panel]), label=label))
+    ylabel = r"backprop_norm $\sqrt{\langle\|\delta_l\|^2\rangle}$"
+    figure = against_depth(pd.concat(frames), "backprop_norm", ylabel, "Does the gradient reach the first layer? (step 0)")
+    return save(figure, study / "gradient_against_depth")[0]
+
+
+def print_wandb(runs: list[RunDirectory], study: Path, console: Console) -> None:
+    """The offline runs of W&B, and the lines that upload or browse them."""
+    folders = [path for run in runs for path in sorted(run.path.glob("wandb/offline-run-*"))]
+    if not folders:
+        return
+    console.print(f"W&B offline runs ({len(folders)}):")
+    for folder in folders:
+        console.print(f"  {folder}", soft_wrap=True, highlight=False)
+    console.print(f"Upload:  wandb sync {study}/*/wandb/offline-run-*", soft_wrap=True, highlight=False)
+    console.print(f"Browse:  wandb leet {folders[-1].parent}", soft_wrap=True, highlight=False)

@@ -1,0 +1,86 @@
+"""`runs/<study>/<run id>/`: where each file of a run is, and the state the run is in."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from isometry.runs.files import read_json, write_json, write_text
+from isometry.runs.identity import sources_digest
+
+State = Literal["running", "finished", "diverged", "failed", "interrupted"]
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The folder of one run.
+
+    Attributes:
+        path: `<paths.runs>/<study>/<run id>`.
+    """
+
+    path: Path
+
+    @property
+    def run_id(self) -> str:
+        return self.path.name
+
+    @property
+    def study(self) -> str:
+        return self.path.parent.name
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def signals(self) -> Path:
+        return self.path / "signals.parquet"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        return self.checkpoints / "last.ckpt"
+
+    def begin(self, config_yaml: str) -> int:
+        """Make the folder, write the config and `state: running`; returns the number of this attempt, from 1."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        attempt = (self.status() or {}).get("attempt", 0) + 1
+        write_text(self.config, config_yaml)
+        self._write_status(state="running", start=_now(), end=None, reason=None, attempt=attempt)
+        return int(attempt)
+
+    def end(self, state: State, reason: str | None = None) -> None:
+        """Write how the run ended."""
+        before = self.status() or {}
+        self._write_status(**{**before, "state": state, "end": _now(), "reason": reason})
+
+    def _write_status(self, **entries: Any) -> None:
+        write_json(self.path / "status.json", {**entries, "host": socket.gethostname(), "sources": sources_digest()})
+
+    def status(self) -> dict[str, Any] | None:
+        """The content of `status.json`, None before the run began."""
+        return read_json(self.path / "status.json")
+
+    def summary(self) -> dict[str, Any] | None:
+        """The content of `summary.json`, None before the run ended."""
+        return read_json(self.path / "summary.json")
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write `summary.json`."""
+        write_json(self.path / "summary.json", dict(summary))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,64 @@
+"""Files that are whole or absent: written beside their place, synced, renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def write_whole(path: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` write a temporary file next to `path`, sync it and rename it there.
+
+    A reader sees the old content or the new one, whatever happens in between; the temporary name starts with a dot, which
+    readers of a directory of parts pass over.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        fill(temporary)
+        _sync(temporary)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write bytes whole."""
+    write_whole(path, lambda temporary: temporary.write_bytes(content) and None)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write UTF-8 text whole."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON whole, one key a line. NaN and infinities are written as Python's json does."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, None where there is no such file."""
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

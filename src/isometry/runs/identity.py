@@ -1,0 +1,89 @@
+"""Which run a configuration is: its id, and the digest of the sources that ran it."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+IRRELEVANT = (
+    "callbacks.progress",
+    "hydra",
+    "logger",
+    "paths",
+    "print_config",
+    "rerun",
+    "resume",
+    "study_name",
+    "tags",
+)
+"""Keys that cannot change a result; dotted paths into the resolved config. `trainer.devices` counts only as a number."""
+
+MAX_LENGTH = 100
+
+
+def run_id(config: Mapping[str, Any]) -> str:
+    """A readable slug of the main choices and eight hex digits of a hash, e.g. `mlp-d30-tanh-orthogonal-s1-3fa94c21`.
+
+    Args:
+        config: the resolved config as plain containers.
+    """
+    slug = "-".join(_choices(config))
+    safe = re.sub(r"[^a-z0-9.-]+", "_", slug.lower()).strip("._-")
+    return f"{safe[: MAX_LENGTH - 9]}-{config_hash(config)}"
+
+
+def _choices(config: Mapping[str, Any]) -> list[str]:
+    model = config["model"]
+    words = [model["name"], f"d{model['depth']}", config["activation"]["name"], config["initializer"]["name"]]
+    normalization = config["normalization"]["kind"]
+    return [*words, *([] if normalization == "none" else [normalization]), f"s{config['seed']}"]
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Eight hex digits over everything that can change the result."""
+    text = json.dumps(_canonical(relevant(config)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def relevant(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config without the keys of `IRRELEVANT`, and with a device count instead of device indices."""
+    kept = copy.deepcopy(dict(config))
+    for path in IRRELEVANT:
+        *parents, last = path.split(".")
+        node: Any = kept
+        for parent in parents:
+            node = node.get(parent) or {}
+        node.pop(last, None)
+    devices = kept.get("trainer", {}).get("devices")
+    if isinstance(devices, list):
+        kept["trainer"]["devices"] = len(devices)
+    return kept
+
+
+def _canonical(value: Any) -> Any:
+    """1 and 1.0 are one value; so is a number whatever its spelling in YAML."""
+    if isinstance(value, Mapping):
+        return {str(key): _canonical(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(item) for item in value]
+    if isinstance(value, float) and math.isfinite(value) and value == int(value) and abs(value) < 2**53:
+        return int(value)
+    return value
+
+
+@cache
+def sources_digest() -> str:
+    """Twelve hex digits over the package's python files: where they differ, a finished run is not silently reused."""
+    root = Path(__file__).resolve().parents[1]
+    state = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        state.update(path.relative_to(root).as_posix().encode())
+        state.update(path.read_bytes())
+    return state.hexdigest()[:12]

@@ -1,0 +1,50 @@
+"""The run table: one row a run of a study, from what lies in the run directories."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from isometry.runs.directory import RunDirectory
+
+CHOICES = {
+    "model": "model.name",
+    "depth": "model.depth",
+    "activation": "activation.name",
+    "initializer": "initializer.name",
+    "normalization": "normalization.kind",
+    "data": "data.source",
+    "optimizer": "optimizer.name",
+    "lr": "optimizer.lr",
+}
+"""Columns of the run table that come from a run's config, and the keys they come from."""
+
+
+def runs_of(study: Path) -> list[RunDirectory]:
+    """The run directories of a study, in the order in which they started."""
+    found = [RunDirectory(path.parent) for path in study.glob("*/status.json")]
+    return sorted(found, key=lambda run: ((run.status() or {}).get("start") or "", run.run_id))
+
+
+def run_table(study: Path) -> pd.DataFrame:
+    """One row a run: its choices, its state and its summary; columns that a run lacks are missing values."""
+    return pd.DataFrame([_row(run) for run in runs_of(study)])
+
+
+def _row(run: RunDirectory) -> dict[str, Any]:
+    config = yaml.safe_load(run.config.read_text())
+    choices = {column: lookup(config, key) for column, key in CHOICES.items()}
+    status = run.status() or {}
+    return {"run_id": run.run_id, **choices, **(run.summary() or {}), "state": status.get("state"), "path": str(run.path)}
+
+
+def lookup(config: Mapping[str, Any], key: str) -> Any:
+    """The value at a dotted key, None where there is none."""
+    node: Any = config
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node

@@ -1,0 +1,1 @@
+"""The measuring: probes inside the layers, float64 norms, and the recorder. Knows nothing of W&B, files or Lightning."""

@@ -1,0 +1,41 @@
+"""Norms that hold over float32's full range, without a host synchronization."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def norms(tensors: list[Tensor]) -> Tensor:
+    """The Euclidean norm of each tensor as a float64 vector.
+
+    Squares are taken in float64, so that 1e-40 and 1e38 are what they are: in float32 they underflow below about 1e-22
+    and overflow above about 1e19. An infinite or NaN entry makes the norm inf or nan.
+    """
+    if not tensors:
+        return torch.empty(0, dtype=torch.float64)
+    return torch.stack(torch._foreach_norm(tensors, 2, dtype=torch.float64))
+
+
+def differences(left: list[Tensor], right: list[Tensor]) -> Tensor:
+    """‖left - right‖ of each pair, float64; the difference itself is taken in the tensors' own precision, where it is
+    what the optimizer really did."""
+    return norms(list(torch._foreach_sub(left, right)))
+
+
+def nonfinite_counts(tensors: list[Tensor]) -> Tensor:
+    """How many entries of each tensor are inf or nan, as a float64 vector."""
+    return torch.stack([(~torch.isfinite(tensor)).sum(dtype=torch.float64) for tensor in tensors])
+
+
+def flags(tensors: list[Tensor]) -> Tensor:
+    """0 for each tensor whose entries are all finite, nan for the others; one dot product a tensor.
+
+    0·x is 0 for a finite x and nan otherwise, and unlike a sum of the entries it cannot overflow by itself.
+    """
+    return torch.stack([torch.dot(tensor.reshape(-1), torch.zeros_like(tensor).reshape(-1)) for tensor in tensors])
+
+
+def per_example_norms(tensor: Tensor) -> Tensor:
+    """‖row‖ of each example of a batch [B, ...], as a float64 vector [B]."""
+    return torch.linalg.vector_norm(tensor.flatten(1), dim=1, dtype=torch.float64)

@@ -1,0 +1,72 @@
+"""Probes: what a layer shows while it computes.
+
+`SignalProbe` goes through the network with one micro-batch of a recorded step and keeps references to the tensors; the tap
+on each preactivation is the identity whose backward also writes ‖δ_i‖ of every example into a slot. `WatchProbe` goes
+with all other steps and only keeps what is needed to say which layer was the first to lose a finite value.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from isometry.signals.norms import per_example_norms
+
+
+class Tap(torch.autograd.Function):
+    """The identity; its backward returns ‖g_i‖ of each example as the "gradient" of the slot.
+
+    A Function and not a tensor hook, because a Function is compiled with the graph.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, slot: Tensor) -> Tensor:
+        return h.view_as(h)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        return gradient, per_example_norms(gradient)
+
+
+class SignalProbe:
+    """References to the tensors of one forward pass, layer by layer in forward order."""
+
+    def __init__(self) -> None:
+        self.inputs: list[Tensor] = []
+        self.preactivations: list[Tensor] = []
+        self.arguments: list[Tensor] = []
+        self.activations: list[Tensor] = []
+        self.slots: list[Tensor] = []
+
+    def preactivation(self, layer: int, x: Tensor, h: Tensor) -> Tensor:
+        slot = torch.zeros(h.shape[0], dtype=torch.float64, device=h.device, requires_grad=True)
+        self.slots.append(slot)
+        self.inputs.append(x.detach())
+        self.preactivations.append(h.detach())
+        return Tap.apply(h, slot)  # type: ignore[no-any-return]
+
+    def activation(self, layer: int, z: Tensor, a: Tensor) -> None:
+        self.arguments.append(z.detach())
+        self.activations.append(a.detach())
+
+    def delta_norms(self) -> list[Tensor]:
+        """After the backward pass: ‖δ_i‖ [B] of every layer, in the scale of the loss that was differentiated."""
+        return [torch.full_like(slot, torch.nan) if slot.grad is None else slot.grad for slot in self.slots]
+
+
+class WatchProbe:
+    """Keeps the preactivations of one forward pass and nothing else."""
+
+    def __init__(self) -> None:
+        self.preactivations: list[Tensor] = []
+
+    def preactivation(self, layer: int, x: Tensor, h: Tensor) -> Tensor:
+        self.preactivations.append(h.detach())
+        return h
+
+    def activation(self, layer: int, z: Tensor, a: Tensor) -> None:
+        pass

@@ -1,0 +1,104 @@
+"""The length map of a wide random network and its criticality (Poole et al. 2016; Schoenholz et al. 2017).
+
+Conventions: h = W φ(h') + b, Var W = σ_w²/fan_in, Var b = σ_b², z ~ N(0, 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+
+from isometry.theory.quadrature import expectation
+
+
+_ORIGIN = 1e-24  # a q so small that φ is its own tangent (one tangent a side at a kink)
+
+
+class Nonlinearity(Protocol):
+    """What the theory needs to know of an activation."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kinks(self) -> Sequence[float]: ...
+    def phi(self, z: NDArray[np.float64]) -> NDArray[np.float64]: ...
+    def phi_prime(self, z: NDArray[np.float64]) -> NDArray[np.float64]: ...
+
+
+def second_moment(phi: Nonlinearity, q: float) -> float:
+    """E φ(√q z)²."""
+    return expectation(lambda h: phi.phi(h) ** 2, q, phi.kinks)
+
+
+def slope_moment(phi: Nonlinearity, q: float, power: int = 2) -> float:
+    """E φ'(√q z)^power; μ_k of Pennington et al. 2017 is power = 2k."""
+    return expectation(lambda h: phi.phi_prime(h) ** power, q, phi.kinks)
+
+
+def variance_map(phi: Nonlinearity, q: float, sigma_w: float, sigma_b: float) -> float:
+    """q_{l+1} = σ_w² E φ(√q_l z)² + σ_b² (Poole et al. 2016, eq. 3)."""
+    return sigma_w**2 * second_moment(phi, q) + sigma_b**2
+
+
+def chi(phi: Nonlinearity, q: float, sigma_w: float) -> float:
+    """χ(q) = σ_w² E φ'(√q z)², the growth of E‖δ‖² a layer going back (Schoenholz et al. 2017, eq. 5)."""
+    return sigma_w**2 * slope_moment(phi, q)
+
+
+@dataclass(frozen=True)
+class CriticalPoint:
+    """Where χ₁ = 1.
+
+    Attributes:
+        sigma_w: the weight scale (σ_w, not its square).
+        sigma_b: the bias scale it belongs to.
+        q_star: the second moment there; 0 for a critical point at the origin, inf for one that is only approached.
+        kind: `fixed_point` (χ₁ = 1 at a q* > 0), `origin` (at q* = 0), `homogeneous` (φ is relu-like: χ does not depend
+            on q), `asymptotic` (no fixed point has χ₁ = 1; σ_w makes χ → 1 as q grows).
+    """
+
+    sigma_w: float
+    sigma_b: float
+    q_star: float
+    kind: str
+
+
+def critical(phi: Nonlinearity, sigma_b: float = 0.0) -> CriticalPoint:
+    """The σ_w at which χ₁ = σ_w² E φ'(√q* z)² = 1 for the given σ_b (Schoenholz et al. 2017, sec. 3).
+
+    Along the curve σ_w²(q) = 1/E φ'(√q z)² the fixed-point condition leaves one equation in q, solved by bracketing.
+    """
+    if _is_homogeneous(phi):
+        return CriticalPoint(slope_moment(phi, 1.0) ** -0.5, sigma_b, np.nan, "homogeneous")
+    if sigma_b == 0 and float(phi.phi(np.zeros(1))[0]) == 0 and slope_moment(phi, _ORIGIN) > 0:
+        return CriticalPoint(slope_moment(phi, _ORIGIN) ** -0.5, 0.0, 0.0, "origin")
+    q_star = _smallest_root(phi, sigma_b)
+    if q_star is None:
+        return CriticalPoint(slope_moment(phi, 1e8) ** -0.5, sigma_b, np.inf, "asymptotic")
+    return CriticalPoint(slope_moment(phi, q_star) ** -0.5, sigma_b, q_star, "fixed_point")
+
+
+def _is_homogeneous(phi: Nonlinearity) -> bool:
+    """φ(s z) = s φ(z) for s > 0, tested at a few points."""
+    z = np.array([-3.0, -0.5, 0.7, 2.0])
+    return bool(np.allclose(phi.phi(1e3 * z), 1e3 * phi.phi(z), rtol=1e-12, atol=0) and phi.phi(z).any())
+
+
+def _smallest_root(phi: Nonlinearity, sigma_b: float) -> float | None:
+    """The smallest q with σ_w²(q) E φ² + σ_b² = q, None where there is none in [1e-10, 1e8]."""
+
+    def excess(log_q: float) -> float:
+        q = float(np.exp(log_q))
+        return variance_map(phi, q, slope_moment(phi, q) ** -0.5, sigma_b) / q - 1.0
+
+    grid = np.log(np.geomspace(1e-10, 1e8, 181))
+    values = [excess(g) for g in grid]
+    for low, high, left, right in zip(grid[:-1], grid[1:], values[:-1], values[1:], strict=True):
+        if left > 0 >= right:
+            return float(np.exp(brentq(excess, low, high, xtol=1e-14, rtol=1e-14)))
+    return None
