@@ -120,3 +120,14 @@ def resolved(config: DictConfig) -> dict[str, Any]:
         raise UserError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from error
     assert isinstance(plain, dict)
     return plain  # type: ignore[return-value]
+
+
+def compose(verb: str = "train", overrides: Iterable[str] = ()) -> DictConfig:
+    """The config that `isometry VERB overrides` would run with, without Hydra's own node; for code and notebooks."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    extra = extra_conf_dir()
+    search = [] if extra is None else [f"hydra.searchpath=[file://{extra}]"]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return hydra_compose(verb, [*overrides, *search])

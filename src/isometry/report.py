@@ -40,7 +40,9 @@ def report(config: DictConfig) -> None:
     study = Path(config.paths.runs) / config.study_name
     if not runs_of(study):
         known = sorted({path.parents[1].name for path in Path(config.paths.runs).glob("*/*/status.json")})
-        raise bad_value("study_name", config.study_name, f"no runs below {study}; there are {', '.join(known) or 'none at all'}")
+        raise bad_value(
+            "study_name", config.study_name, f"no runs below {study}; there are {', '.join(known) or 'none at all'}"
+        )
     report_study(study, wide_console())
 
 
@@ -75,7 +77,9 @@ def rich_table(table: pd.DataFrame, varying: list[str], title: str) -> Table:
 
 def _cells(row: dict[Any, Any]) -> list[str]:
     state, verdict = str(row["state"]), row.get("verdict_init")
-    where = f" at step {row['first_nonfinite_step']:.0f}, layer {row['first_nonfinite_layer']:.0f}" if state == "diverged" else ""
+    where = (
+        f" at step {row['first_nonfinite_step']:.0f}, layer {row['first_nonfinite_layer']:.0f}" if state == "diverged" else ""
+    )
     return [
         f"[{STATE_COLOURS.get(state, 'white')}]{state}{where}[/]",
         f"[{VERDICT_COLOURS.get(str(verdict), 'white')}]{verdict or '-'}[/]",

@@ -33,6 +33,13 @@ def checkpoints(folder: Path, every_n_steps: int | None, every_n_epochs: int) ->
     """
     when = {"every_n_train_steps": every_n_steps} if every_n_steps else {"every_n_epochs": every_n_epochs}
     common = {"dirpath": folder, "enable_version_counter": False, "auto_insert_metric_name": False}
-    best = ModelCheckpoint(filename="best", monitor="val_accuracy", mode="max", every_n_epochs=every_n_epochs, **common)
+    best = ModelCheckpoint(
+        filename="best",
+        monitor="val_accuracy",
+        mode="max",
+        every_n_epochs=every_n_epochs,
+        save_on_train_epoch_end=False,  # after a validation; a run cut short within its first epoch has none
+        **common,
+    )
     last = ModelCheckpoint(filename="last", save_on_train_epoch_end=None if every_n_steps else True, **when, **common)
     return [best, last]

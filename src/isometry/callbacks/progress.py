@@ -7,7 +7,8 @@ import time
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 REDRAW_SECONDS = 0.1
 
@@ -42,7 +43,9 @@ class Progress(Callback):
     def _show(self, trainer: Trainer) -> None:
         assert self._bar is not None
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.endswith("accuracy")}
-        note = " ".join([f"epoch {trainer.current_epoch + 1}", *(f"{key} {value:.3f}" for key, value in sorted(metrics.items()))])
+        note = " ".join(
+            [f"epoch {trainer.current_epoch + 1}", *(f"{key} {value:.3f}" for key, value in sorted(metrics.items()))]
+        )
         self._bar.update(self._task, completed=trainer.global_step, note=note, refresh=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -39,7 +39,12 @@ class Signals(Callback):
         unknown = set(log_columns) - set(COLUMNS)
         if unknown:
             raise bad_value("callbacks.signals.log_columns", sorted(unknown)[0], f"allowed are {', '.join(COLUMNS)}")
-        self.every_n_steps, self.flush_every, self.log_columns, self.store = every_n_steps, flush_every, list(log_columns), store
+        self.every_n_steps, self.flush_every, self.log_columns, self.store = (
+            every_n_steps,
+            flush_every,
+            list(log_columns),
+            store,
+        )
         self.recorder: Recorder | None = None
         self.divergence: Divergence | None = None
         self._initial: list[torch.Tensor] | None = None
@@ -97,7 +102,9 @@ class Signals(Callback):
             self.recorder.before_update(bool(self._recorded))
             self._updated = True
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         if self.recorder is None or not self._updated:
             return
         self.recorder.after_update(bool(self._recorded))

@@ -7,8 +7,8 @@ import io
 import pickle
 import struct
 import tarfile
-from zlib import error as zlib_error
 from pathlib import Path
+from zlib import error as zlib_error
 
 import numpy as np
 import torch

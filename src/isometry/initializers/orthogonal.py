@@ -31,8 +31,8 @@ class Orthogonal(PerLayer):
 class DeltaOrthogonal(Orthogonal):
     """Convolution kernels that are zero but for an orthogonal matrix at their centre (Xiao et al. 2018, algorithm 1).
 
-    Linear layers of the same network become orthogonal. σ_w = gain: a kernel of one non-zero position acts as a fully
-    connected layer on the channels.
+    Linear layers of the same network become orthogonal. A kernel of one non-zero position acts as an
+    orthogonal layer on the channels, so σ_w = gain √(channels in/channels out).
 
     Raises:
         InitializerError: for a network without a convolution, or a convolution with fewer outputs than inputs.
@@ -42,7 +42,9 @@ class DeltaOrthogonal(Orthogonal):
 
     def __call__(self, layers: list[LayerSpec], generator: Generator) -> None:
         if not any(spec.map == "conv" for spec in layers):
-            raise InitializerError("initializer=delta_orthogonal needs convolutions: use model=convnet, or initializer=orthogonal")
+            raise InitializerError(
+                "initializer=delta_orthogonal needs convolutions: use model=convnet, or initializer=orthogonal"
+            )
         super().__call__(layers, generator)
 
     def draw(self, spec: LayerSpec, generator: Generator) -> float:

@@ -168,7 +168,9 @@ class Recorder:
     def _note_alive(self, probe: SignalProbe) -> None:
         """Union over the micro-batches of the units that are not dead."""
         alive = [alive_units(a.unsqueeze(0))[0] for a in probe.activations]
-        self.alive = alive if self.alive is None else [torch.maximum(old, new) for old, new in zip(self.alive, alive, strict=True)]
+        self.alive = (
+            alive if self.alive is None else [torch.maximum(old, new) for old, new in zip(self.alive, alive, strict=True)]
+        )
 
     def after_backward(self, scale: float | Tensor = 1.0) -> None:
         """After the backward pass of a micro-batch.

@@ -68,7 +68,7 @@ def merge_moments(counts: Tensor, parts: Tensor) -> Tensor:
     Returns:
         [L, 2].
     """
-    weight = (counts / counts.sum()).view(-1, 1)
+    weight = (counts.double() / counts.sum()).view(-1, 1)
     mean = (weight * parts[..., 0]).sum(0)
     variance = (weight * (parts[..., 1] + (parts[..., 0] - mean).square())).sum(0)
     return torch.stack([mean, variance], dim=-1)

@@ -15,7 +15,6 @@ from scipy.optimize import brentq
 
 from isometry.theory.quadrature import expectation
 
-
 _ORIGIN = 1e-24  # a q so small that φ is its own tangent (one tangent a side at a kink)
 
 

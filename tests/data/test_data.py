@@ -1,0 +1,158 @@
+import pytest
+import torch
+
+from isometry.data.cache import cached
+from isometry.data.loader import DeviceLoader, Normalization
+from isometry.data.module import ImageData
+from isometry.data.sources import Images, stratified_split
+from isometry.errors import UserError
+
+
+def small_images(count=40):
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (count, 1, 4, 4), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(count) % 4
+    return Images(pixels, labels, pixels[:8].clone(), labels[:8].clone())
+
+
+def loader(count=40, **kwargs):
+    images = small_images(count)
+    # labels are replaced by the index, so that a batch says which examples it holds
+    return DeviceLoader(
+        images.train_images, torch.arange(count), Normalization.of(images.train_images), **{"batch_size": 8, **kwargs}
+    )
+
+
+def examples(batches):
+    return torch.cat([labels for _, labels in batches]).tolist()
+
+
+def test_mnist_5k_is_real_mnist_split_evenly(data_cache):
+    data = ImageData("mnist_5k", 64, 500, str(data_cache))
+    data.setup()
+    sizes = {name: len(labels) for name, (_, labels) in data.splits.items()}
+    assert sizes == {"train": 4000, "val": 500, "test": 500}
+    for name, each in (("train", 400), ("val", 50), ("test", 50)):
+        assert torch.bincount(data.splits[name][1]).tolist() == [each] * 10
+    everything = torch.cat([images for images, _ in data.splits.values()]).flatten(1)
+    assert len(everything.unique(dim=0)) > 4990  # disjoint: MNIST itself holds a few near duplicates at the most
+    # MNIST's published mean and standard deviation, up to the sampling of 5,000
+    x = data.images.train_images.double() / 255
+    assert x.mean().item() == pytest.approx(0.1307, abs=0.003)
+    assert x.std().item() == pytest.approx(0.3081, abs=0.004)
+
+
+def test_mnist_5k_digits_look_like_their_labels(data_cache):
+    """A nearest-class-mean classifier on real digits is right about four times in five; on shuffled labels once in ten."""
+    data = ImageData("mnist_5k", 64, 500, str(data_cache))
+    data.setup()
+    (train, y), (test, z) = data.splits["train"], data.splits["test"]
+    means = torch.stack([train[y == digit].double().mean(0) for digit in range(10)]).flatten(1)
+    accuracy = (torch.cdist(test.double().flatten(1), means).argmin(1) == z).double().mean()
+    assert 0.75 < accuracy < 0.9
+
+
+def test_normalization_is_exact():
+    images = small_images().train_images
+    z = Normalization.of(images)(images).double()
+    assert z.mean().abs() < 1e-6
+    assert z.std(correction=0).item() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_normalization_is_by_channel():
+    images = torch.stack([torch.full((10, 4, 4), 10), torch.arange(160).view(10, 4, 4)], dim=1).to(torch.uint8)
+    z = Normalization.of(images)(images)
+    assert z[:, 1].mean().abs() < 1e-5
+    assert torch.isfinite(z).all()
+
+
+def test_an_epoch_sees_each_example_once_and_the_next_in_another_order():
+    batches = loader()
+    first, second = examples(batches), examples(batches)
+    assert sorted(first) == sorted(second) == list(range(40))
+    assert first != second
+    assert examples(loader()) == first
+
+
+def test_order_depends_on_the_seed():
+    assert examples(loader(seed=1)) != examples(loader(seed=2))
+
+
+def test_a_short_last_batch_is_dropped_in_training_and_kept_in_evaluation():
+    assert len(loader(42)) == 5
+    assert len(examples(loader(42))) == 40
+    assert len(loader(42, drop_last=False, shuffle=False)) == 6
+    assert examples(loader(42, drop_last=False, shuffle=False)) == list(range(42))
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_share_a_global_batch(world_size):
+    ranks = [loader(rank=rank, world_size=world_size) for rank in range(world_size)]
+    for whole, *parts in zip(loader(), *ranks, strict=True):
+        assert sorted(torch.cat([labels for _, labels in parts]).tolist()) == sorted(whole[1].tolist())
+
+
+@pytest.mark.parametrize("taken", [1, 3, 4])
+def test_resuming_in_the_middle_sees_the_rest_exactly_once(taken):
+    interrupted = loader()
+    iterator = iter(interrupted)
+    before = [next(iterator) for _ in range(taken)]
+    resumed = loader()
+    resumed.load_state_dict(interrupted.state_dict())
+    assert examples(before) + examples(resumed) == loader().order(0).tolist()
+    assert examples(resumed) == loader().order(1).tolist()
+
+
+def test_resuming_at_the_end_of_an_epoch_begins_the_next():
+    done = loader()
+    examples(done)
+    resumed = loader()
+    resumed.load_state_dict(done.state_dict())
+    assert examples(resumed) == loader().order(1).tolist()
+
+
+@pytest.mark.parametrize("held_out", [1, 7, 10, 500])
+def test_stratified_split(held_out):
+    labels = torch.arange(1000) % 10
+    rest, chosen = stratified_split(labels, held_out, seed=3)
+    assert sorted(rest.tolist() + chosen.tolist()) == list(range(1000))
+    counts = torch.bincount(labels[chosen], minlength=10)
+    assert counts.max() - counts.min() <= 2
+    assert torch.equal(stratified_split(labels, held_out, seed=3)[1], chosen)
+
+
+def test_cache_is_decoded_once(tmp_path):
+    calls = []
+
+    def decode():
+        calls.append(1)
+        return small_images()
+
+    for _ in range(2):
+        images = cached(tmp_path / "x" / "a.safetensors", decode)
+    assert len(calls) == 1
+    assert torch.equal(images.train_images, small_images().train_images)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda raw: raw[:-5], lambda raw: raw[:-5] + b"12345", lambda raw: b"", lambda raw: b"x" * 99]
+)
+def test_a_corrupt_cache_is_told(tmp_path, damage):
+    path = tmp_path / "a.safetensors"
+    cached(path, small_images)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match="remove the file"):
+        cached(path, small_images)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        ({"batch_size": 4001}, "data.batch_size"),
+        ({"val_size": 4500}, "data.val_size"),
+        ({"raw_dir": "nowhere"}, "data.raw_dir"),
+    ],
+)
+def test_impossible_sizes_name_the_key(data_cache, arguments, key):
+    with pytest.raises(UserError, match=key):
+        ImageData(**{"source": "mnist_5k", "batch_size": 64, "val_size": 500, "cache_dir": str(data_cache), **arguments})

@@ -1,0 +1,113 @@
+"""Each initializer against its own definition, on drawn weights; the declared σ_w against the drawn standard deviation."""
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+
+from isometry import activations
+from isometry import initializers as init
+from isometry.networks.convnet import ConvNet
+from isometry.networks.mlp import MLP
+
+
+def draw(initializer, network=None, seed=0):
+    network = network or MLP((1, 20, 20), 10, activations.relu(), depth=4, width=300)
+    initializer(network.layer_map(), torch.Generator().manual_seed(seed))
+    return network.layer_map()
+
+
+STANDARD_DEVIATIONS = [
+    (init.Gaussian(sigma_w=1.5, sigma_b=0.2), lambda n_in, n_out: 1.5 / math.sqrt(n_in)),
+    (init.Gaussian(sigma_w=1.5, distribution="uniform"), lambda n_in, n_out: 1.5 / math.sqrt(n_in)),
+    (init.Normal(std=0.3), lambda n_in, n_out: 0.3),
+    (init.FanScaled("fan_in"), lambda n_in, n_out: math.sqrt(1 / n_in)),
+    (init.FanScaled("fan_avg"), lambda n_in, n_out: math.sqrt(2 / (n_in + n_out))),
+    (init.FanScaled("fan_avg", distribution="uniform"), lambda n_in, n_out: math.sqrt(2 / (n_in + n_out))),
+    (init.FanScaled("fan_in", gain=math.sqrt(2)), lambda n_in, n_out: math.sqrt(2 / n_in)),
+    (init.FanScaled("fan_out", gain=math.sqrt(2)), lambda n_in, n_out: math.sqrt(2 / n_out)),
+    (init.TorchDefault(), lambda n_in, n_out: math.sqrt(1 / (3 * n_in))),
+    (init.Orthogonal(gain=1.2), lambda n_in, n_out: 1.2 / math.sqrt(max(n_in, n_out))),
+    (init.Critical(), lambda n_in, n_out: math.sqrt(2 / n_in)),
+    (init.Critical(distribution="uniform"), lambda n_in, n_out: math.sqrt(2 / n_in)),
+    (init.Critical(distribution="orthogonal"), lambda n_in, n_out: math.sqrt(2 / max(n_in, n_out))),
+]
+
+
+@pytest.mark.parametrize(("initializer", "std"), STANDARD_DEVIATIONS)
+def test_standard_deviation_and_declared_sigma_w(initializer, std):
+    for spec in draw(initializer):
+        weight, expected = spec.weighted.weight, std(spec.fan_in, spec.fan_out)
+        # 3,000 to 120,000 entries: the standard error of a standard deviation is under 1/√6000
+        assert weight.std().item() == pytest.approx(expected, rel=5 / math.sqrt(2 * weight.numel()))
+        assert spec.sigma_w == pytest.approx(expected * math.sqrt(spec.fan_in), rel=1e-6)
+        assert abs(weight.mean().item()) < 5 * expected / math.sqrt(weight.numel())
+
+
+@pytest.mark.parametrize(
+    ("initializer", "shape"), [(init.FanScaled(), "norm"), (init.FanScaled(distribution="uniform"), "uniform")]
+)
+def test_shape_of_the_distribution(initializer, shape):
+    weight = draw(initializer)[1].weighted.weight.flatten()[:20000]
+    standardized = (weight / weight.std()).numpy(force=True)
+    parameters = (0, 1) if shape == "norm" else (-math.sqrt(3), 2 * math.sqrt(3))
+    assert stats.kstest(standardized, shape, parameters).pvalue > 1e-3
+
+
+def test_biases_follow_sigma_b_and_are_zero_by_default():
+    assert all(not spec.weighted.bias.any() for spec in draw(init.FanScaled()))
+    layers = draw(init.Gaussian(1.0, sigma_b=0.5), MLP((1, 4, 4), 10, activations.relu(), depth=3, width=4000))
+    assert layers[1].weighted.bias.std().item() == pytest.approx(0.5, rel=0.06)
+    assert layers[1].sigma_b == 0.5
+
+
+def test_torch_default_is_torchs_own():
+    layer = draw(init.TorchDefault())[1]
+    own = torch.nn.Linear(300, 300)
+    assert layer.weighted.weight.abs().max().item() == pytest.approx(own.weight.abs().max().item(), rel=1e-3)
+    assert layer.weighted.bias.abs().max().item() == pytest.approx(own.bias.abs().max().item(), rel=0.05)
+
+
+def test_orthogonal_has_all_singular_values_at_the_gain():
+    for spec in draw(init.Orthogonal(gain=1.7)):
+        values = torch.linalg.svdvals(spec.weighted.weight.double())
+        torch.testing.assert_close(values, torch.full_like(values, 1.7), rtol=1e-5, atol=0)
+
+
+def test_deep_orthogonal_linear_network_is_an_isometry():
+    network = MLP((1, 10, 10), 100, activations.linear(), depth=100, width=100).double()
+    draw(init.Orthogonal(), network)
+    jacobian = torch.func.jacrev(lambda x: network(x.view(1, 1, 10, 10))[0])(torch.randn(100, dtype=torch.float64))
+    assert torch.linalg.svdvals(jacobian).sub(1).abs().max() < 1e-5
+
+
+def test_delta_orthogonal_convolution_preserves_the_norm_of_a_circular_image():
+    network = ConvNet((4, 8, 8), 4, activations.linear(), depth=6, channels=16, stages=1)
+    draw(init.DeltaOrthogonal(), network)
+    x = torch.randn(3, 4, 8, 8)
+    h = x
+    for layer in network.layers[:-1]:
+        h = layer(h)
+    torch.testing.assert_close(h.norm(), x.norm())
+    kernel = network.layers[1].weighted.weight
+    assert kernel[:, :, 1, 1].any()
+    assert kernel.count_nonzero() == kernel[:, :, 1, 1].count_nonzero()
+
+
+def test_delta_orthogonal_refuses_what_it_cannot_do():
+    with pytest.raises(init.InitializerError, match="model=convnet"):
+        draw(init.DeltaOrthogonal())
+    with pytest.raises(init.InitializerError, match="4 channels to 2"):
+        draw(init.DeltaOrthogonal(), ConvNet((4, 8, 8), 4, activations.relu(), depth=3, channels=2))
+
+
+def test_critical_needs_a_hidden_layer():
+    with pytest.raises(init.InitializerError, match=r"model\.depth=1"):
+        draw(init.Critical(), MLP((1, 4, 4), 3, activations.tanh(), depth=1))
+
+
+def test_same_seed_same_weights_other_seed_other_weights():
+    a, b, c = (draw(init.FanScaled(), seed=seed)[1].weighted.weight for seed in (1, 1, 2))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)

@@ -1,0 +1,174 @@
+"""The recorder against the plain account in `reference.py`, and against itself where the mathematics says "the same"."""
+
+import importlib.util
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from isometry import activations
+from isometry.initializers import FanScaled, Normal
+from isometry.networks.convnet import ConvNet
+from isometry.networks.mlp import MLP
+from isometry.signals.recorder import COLUMNS, Recorder
+
+_spec = importlib.util.spec_from_file_location("reference", Path(__file__).parent / "reference.py")
+reference = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(reference)
+
+
+def build(kind="mlp", activation="tanh", normalization="none", depth=4, initializer=None, dtype=torch.float64):
+    torch.manual_seed(0)
+    phi = getattr(activations, activation)()
+    if kind == "mlp":
+        network = MLP((1, 4, 4), 3, phi, normalization, depth=depth, width=6)
+    else:
+        network = ConvNet((1, 6, 6), 3, phi, normalization, depth=depth, channels=4, stages=2)
+    (initializer or FanScaled(gain=1.3))(network.layer_map(), torch.Generator().manual_seed(1))
+    side = 4 if kind == "mlp" else 6
+    return network.to(dtype), torch.randn(10, 1, side, side, dtype=dtype), torch.randint(0, 3, (10,))
+
+
+def measure(network, x, labels, micro_batches=1, lr=0.1, recorder=None, clip=None, first=True):
+    """One optimizer step with the recorder, as a training loop would do it."""
+    recorder = recorder or Recorder(network.layer_map(), flush_every=4)
+    optimizer = torch.optim.SGD(network.parameters(), lr=lr)
+    optimizer.zero_grad()
+    for part, target in zip(x.chunk(micro_batches), labels.chunk(micro_batches), strict=True):
+        logits = network(part, recorder.begin(True))
+        loss = F.cross_entropy(logits, target) / micro_batches
+        recorder.after_forward(loss)
+        loss.backward()
+        recorder.after_backward(1 / (len(target) * micro_batches))
+    recorder.before_update(True)
+    if clip is not None:
+        torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
+    optimizer.step()
+    recorder.after_update(True)
+    return recorder
+
+
+def row(flush, step, layer):
+    """The measured columns of one (step, layer) as a dict."""
+    return {c: flush.values[step, i, layer] for i, c in enumerate(COLUMNS) if flush.measured[step, i, layer]}
+
+
+@pytest.mark.parametrize("kind", ["mlp", "convnet"])
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh", "relu", "gelu"])
+@pytest.mark.parametrize("normalization", ["none", "layer", "rms", "batch"])
+def test_every_column_is_the_float64_definition(kind, activation, normalization):
+    network, x, labels = build(kind, activation, normalization)
+    expected = reference.columns(network, x, labels)
+    flush = measure(network, x, labels).flush()
+    for layer, wanted in enumerate(expected):
+        measured = row(flush, 0, layer)
+        for column, value in wanted.items():
+            assert reference.close(measured[column], value, 1e-9), (layer, column, measured[column], value)
+
+
+def test_null_is_where_a_value_does_not_exist():
+    network, x, labels = build("convnet", "linear")
+    flush = measure(network, x, labels).flush()
+    hidden, readout = row(flush, 0, 0), row(flush, 0, 3)
+    assert "sample_weight_grad_rms" not in hidden  # a convolution would need extra backward passes
+    assert "sample_weight_grad_rms" in readout
+    assert "dead" not in readout
+    assert "saturation" not in readout
+    network, x, labels = build("mlp", "relu", "batch")
+    assert "sample_weight_grad_rms" not in row(measure(network, x, labels).flush(), 0, 0)  # examples interact
+
+
+def test_update_columns_are_what_happened_to_the_weights():
+    network, x, labels = build()
+    start = [spec.weighted.weight.detach().clone() for spec in network.layer_map()]
+    recorder = measure(network, x, labels, lr=0.5)
+    middle = [spec.weighted.weight.detach().clone() for spec in network.layer_map()]
+    measure(network, x, labels, lr=0.5, recorder=recorder)
+    end = [spec.weighted.weight.detach() for spec in network.layer_map()]
+    flush = recorder.flush()
+    for layer, (w0, w1, w2) in enumerate(zip(start, middle, end, strict=True)):
+        first, second = row(flush, 0, layer), row(flush, 1, layer)
+        assert first["update_norm"] == pytest.approx(float((w1 - w0).norm()), rel=1e-12)
+        assert second["update_ratio"] == pytest.approx(float((w2 - w1).norm() / w1.norm()), rel=1e-12)
+        assert first["displacement"] == 0
+        assert second["displacement"] == pytest.approx(float((w1 - w0).norm() / w0.norm()), rel=1e-12)
+
+
+def test_clipping_changes_the_clipped_norm_only():
+    network, x, labels = build()
+    plain = measure(*build()).flush()
+    clipped = measure(network, x, labels, clip=1e-3).flush()
+    before, after = COLUMNS.index("weight_grad_norm"), COLUMNS.index("weight_grad_norm_clipped")
+    np.testing.assert_allclose(clipped.values[:, before], plain.values[:, before], rtol=1e-12)
+    np.testing.assert_allclose(plain.values[:, after], plain.values[:, before], rtol=1e-12)
+    assert np.sqrt((clipped.values[0, after] ** 2).sum()) <= 1e-3
+
+
+@pytest.mark.parametrize("micro_batches", [2, 5])
+def test_accumulation_measures_the_whole_batch(micro_batches):
+    whole, parts = measure(*build()).flush(), measure(*build(), micro_batches=micro_batches).flush()
+    np.testing.assert_array_equal(whole.measured, parts.measured)
+    np.testing.assert_allclose(parts.values[whole.measured], whole.values[whole.measured], rtol=1e-9, atol=1e-300)
+
+
+def test_vanishing_gradients_are_numbers_in_float32():
+    """Twelve sigmoid layers with N(0, 1e-4²): δ at layer 1 is of the order of 1e-41, a float32 denormal, and not 0."""
+    network, x, labels = build(activation="sigmoid", depth=12, initializer=Normal(1e-3), dtype=torch.float32)
+    flush = measure(network, x, labels).flush()
+    delta = flush.values[0, COLUMNS.index("backprop_norm")]
+    double, *_ = build(activation="sigmoid", depth=12, initializer=Normal(1e-3))
+    expected = [layer["backprop_norm"] for layer in reference.columns(double, x.double(), labels)]
+    assert delta[0] < 1e-32  # its square is not representable in float32
+    np.testing.assert_allclose(delta, expected, rtol=1e-4)
+
+
+def test_the_first_non_finite_forward_layer_is_named():
+    network, x, labels = build(depth=5)
+    recorder = measure(network, x, labels)
+    with torch.no_grad():
+        network.layers[2].weighted.weight[0, 0] = math.inf
+    measure(network, x, labels, recorder=recorder)
+    measure(network, x, labels, recorder=recorder)
+    flush = recorder.flush()
+    assert (flush.divergence.step, flush.divergence.kind, flush.divergence.layer) == (1, "forward", 3)
+    assert flush.steps.tolist() == [0, 1]  # rows after the divergence are noise
+
+
+def test_a_non_finite_gradient_with_finite_activations_is_named_from_the_top():
+    network, x, labels = build(depth=5)
+    recorder = Recorder(network.layer_map())
+    logits = network(x, recorder.begin(False))
+    loss = F.cross_entropy(logits, labels)
+    recorder.after_forward(loss)
+    loss.backward()
+    recorder.after_backward(0.1)
+    network.layers[1].weighted.weight.grad[0, 0] = math.nan
+    network.layers[3].weighted.weight.grad[0, 0] = math.inf
+    recorder.before_update(False)
+    recorder.after_update(False)
+    divergence = recorder.flush().divergence
+    assert (divergence.step, divergence.kind, divergence.layer) == (0, "gradient", 4)
+
+
+def test_unrecorded_steps_leave_no_rows():
+    network, x, labels = build()
+    recorder = measure(network, x, labels)
+    recorder.after_forward(F.cross_entropy(network(x, recorder.begin(False)), labels))
+    recorder.before_update(False)
+    recorder.after_update(False)
+    assert recorder.flush().steps.tolist() == [0]
+    measure(network, x, labels, recorder=recorder)
+    assert recorder.flush().steps.tolist() == [2]
+
+
+def test_measuring_does_not_change_the_training():
+    network, x, labels = build()
+    twin, *_ = build()
+    measure(network, x, labels)
+    F.cross_entropy(twin(x), labels).backward()
+    torch.optim.SGD(twin.parameters(), lr=0.1).step()
+    for a, b in zip(network.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(a, b)

@@ -1,0 +1,89 @@
+"""Golden numbers of one small network per model: init, forward, gradients and update.
+
+A refactor that changes a number is seen here. Written by `python tests/test_golden.py` after a *meant* change; the reason
+belongs into the commit's message. Tolerance 1e-9: float64 sums differ in the last digits between BLAS libraries.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from isometry.build import build_network
+from isometry.config import compose
+from isometry.signals.recorder import COLUMNS, Recorder
+
+FOLDER = Path(__file__).parent / "golden"
+CASES = {
+    "mlp": [
+        "model=mlp",
+        "model.depth=4",
+        "model.width=8",
+        "activation=tanh",
+        "initializer=gaussian",
+        "initializer.sigma_b=0.1",
+    ],
+    "convnet": ["model=convnet", "model.depth=4", "model.channels=4", "activation=gelu", "initializer=he_normal"],
+    "mlp_batch": ["model=mlp", "model.depth=4", "model.width=8", "activation=relu", "normalization=batch"],
+}
+
+
+def numbers_of(overrides: list[str]) -> dict[str, list[float]]:
+    """Norms and sums of everything that one step makes, and what the recorder says of it."""
+    network = build_network(compose("train", [*overrides, "seed=7"]), (1, 8, 8), 5).double()
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(6, 1, 8, 8, generator=generator, dtype=torch.float64)
+    labels = torch.tensor([0, 1, 2, 3, 4, 0])
+    parameters = dict(network.named_parameters())
+    result = {f"init {name}": fingerprint(value) for name, value in parameters.items()}
+    recorder = Recorder(network.layer_map(), flush_every=1)
+    logits = network(x, recorder.begin(True))
+    loss = F.cross_entropy(logits, labels)
+    recorder.after_forward(loss)
+    loss.backward()
+    recorder.after_backward(1 / 6)
+    recorder.before_update(True)
+    result |= {"forward": logits.detach().flatten().tolist(), "loss": [float(loss.detach())]}
+    result |= {f"gradient {name}": fingerprint(value.grad) for name, value in parameters.items()}
+    torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9).step()
+    recorder.after_update(True)
+    result |= {f"update {name}": fingerprint(value) for name, value in parameters.items()}
+    flush = recorder.flush()
+    for index, column in enumerate(COLUMNS):
+        result[f"signal {column}"] = [
+            v if m else None for v, m in zip(flush.values[0, index], flush.measured[0, index], strict=True)
+        ]
+    return result
+
+
+def fingerprint(tensor: torch.Tensor) -> list[float]:
+    """Norm, sum, and first entry: scale, sign and order."""
+    tensor = tensor.detach()
+    return [float(tensor.norm()), float(tensor.sum()), float(tensor.flatten()[0])]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_golden(case):
+    golden = json.loads((FOLDER / f"{case}.json").read_text())
+    numbers = numbers_of(CASES[case])
+    assert numbers.keys() == golden.keys()
+    for key, expected in golden.items():
+        assert [v is None for v in numbers[key]] == [v is None for v in expected], key
+        measured, pinned = ([v for v in values if v is not None] for values in (numbers[key], expected))
+        assert measured == pytest.approx(pinned, rel=1e-9, abs=1e-12), key
+
+
+def test_every_model_has_a_golden():
+    from isometry.config import conf_dir
+
+    assert {path.stem for path in (conf_dir() / "model").glob("*.yaml")} <= set(CASES)
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for name, overrides in CASES.items():
+        (FOLDER / f"{name}.json").write_text(json.dumps(numbers_of(overrides), indent=1) + "\n")
