@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -94,7 +95,7 @@ class Classifier(LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_totals("test")
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.parameters())
         if self.make_scheduler is None:
             return optimizer

@@ -69,7 +69,7 @@ def instantiate(node: DictConfig | Mapping[str, Any], *args: Any, **kwargs: Any)
     import hydra.utils
 
     target = plain["_target_"]
-    arguments = {key: value for key, value in plain.items() if key not in (*METADATA, "_target_")}
+    arguments = {str(key): value for key, value in plain.items() if key not in (*METADATA, "_target_")}
     try:
         factory = hydra.utils.get_object(target)
     except (ImportError, AttributeError, ValueError) as error:

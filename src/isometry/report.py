@@ -1,4 +1,4 @@
-"""`isometry report`, and what a multirun prints when it has ended: run table, figure, W&B folders."""
+"""`isometry report`: run table, figure and W&B folders of a study."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
@@ -18,15 +17,6 @@ from isometry.runs.table import CHOICES, run_table, runs_of
 
 STATE_COLOURS = {"finished": "green", "diverged": "red", "failed": "bold red", "interrupted": "yellow", "running": "cyan"}
 VERDICT_COLOURS = {"healthy": "green", "vanishing": "blue", "exploding": "red"}
-
-
-class ReportAtEnd(Callback):
-    """Hydra callback: reports the study when a multirun has ended."""
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        study = Path(config.paths.runs) / config.study_name
-        if runs_of(study):
-            report_study(study, wide_console())
 
 
 def wide_console() -> Console:

@@ -70,7 +70,7 @@ def fit(
     started = time.perf_counter()
     try:
         trainer.fit(classifier, data)
-        metrics = dict(trainer.callback_metrics)
+        metrics: dict[str, Any] = dict(trainer.callback_metrics)
         state = "finished" if signals.divergence is None else "diverged"
         if state == "finished":
             metrics |= trainer.test(classifier, data, verbose=False)[0]

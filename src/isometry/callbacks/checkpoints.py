@@ -31,8 +31,8 @@ def checkpoints(folder: Path, every_n_steps: int | None, every_n_epochs: int) ->
         every_n_steps: write `last` after so many optimizer steps; None: after epochs.
         every_n_epochs: write both after so many epochs.
     """
-    when = {"every_n_train_steps": every_n_steps} if every_n_steps else {"every_n_epochs": every_n_epochs}
-    common = {"dirpath": folder, "enable_version_counter": False, "auto_insert_metric_name": False}
+    when: dict[str, Any] = {"every_n_train_steps": every_n_steps} if every_n_steps else {"every_n_epochs": every_n_epochs}
+    common: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False, "auto_insert_metric_name": False}
     best = ModelCheckpoint(
         filename="best",
         monitor="val_accuracy",

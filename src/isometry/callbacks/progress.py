@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
@@ -34,7 +35,9 @@ class Progress(Callback):
         self._task = self._bar.add_task(self.label, total=None if total == float("inf") else int(total), note="")
         self._bar.start()
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         now = time.monotonic()
         if self._bar is not None and now - self._drawn > REDRAW_SECONDS:
             self._drawn = now

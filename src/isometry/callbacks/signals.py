@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 
 from isometry.errors import bad_value
@@ -53,7 +53,7 @@ class Signals(Callback):
 
     # ---- life of the recorder -----------------------------------------------------------------------------------
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         if self.every_n_steps is None:
             return
         self.recorder = Recorder(pl_module.network.layer_map(), self.flush_every, trainer.global_step)
@@ -67,11 +67,11 @@ class Signals(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._initial = state_dict["initial"] or None
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         # rows before the checkpoint's step would otherwise be lost to a resume
         self._flush(trainer)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._flush(trainer)
         if self.recorder is not None and self.divergence is None:
             self.recorder.weights_only()
@@ -79,7 +79,7 @@ class Signals(Callback):
 
     # ---- one step -----------------------------------------------------------------------------------------------
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if self.recorder is None:
             return
         if self._recorded is None:
@@ -88,23 +88,21 @@ class Signals(Callback):
         self._examples = len(batch[1])
         pl_module.probe = self.recorder.begin(self._recorded)
 
-    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:
+    def on_before_backward(self, trainer: Trainer, pl_module: Any, loss: torch.Tensor) -> None:
         pl_module.probe = None
         if self.recorder is not None:
             self.recorder.after_forward(loss)
 
-    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_after_backward(self, trainer: Trainer, pl_module: Any) -> None:
         if self.recorder is not None:
             self.recorder.after_backward(1.0 / (self._examples * trainer.accumulate_grad_batches))
 
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
         if self.recorder is not None:
             self.recorder.before_update(bool(self._recorded))
             self._updated = True
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.recorder is None or not self._updated:
             return
         self.recorder.after_update(bool(self._recorded))

@@ -59,7 +59,7 @@ def digest(tensors: dict[str, Tensor]) -> str:
     state = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(tensors.items()):
         state.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        state.update(memoryview(tensor.numpy()).cast("B"))
+        state.update(tensor.reshape(-1).numpy().data)
     return state.hexdigest()
 
 

@@ -8,6 +8,7 @@ import pickle
 import struct
 import tarfile
 from pathlib import Path
+from typing import Any
 from zlib import error as zlib_error
 
 import numpy as np
@@ -45,19 +46,20 @@ def read_idx(path: Path) -> Tensor:
     return torch.from_numpy(body.reshape(shape).copy())
 
 
+_ARRAY_PARTS = {
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("_codecs", "encode"),
+}
+
+
 class _ArraysOnly(pickle.Unpickler):
     """CIFAR's batches hold numpy arrays and plain containers; nothing else is ever built from a user's file."""
 
-    _ALLOWED = {
-        ("numpy", "dtype"),
-        ("numpy", "ndarray"),
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("_codecs", "encode"),
-    }
-
-    def find_class(self, module: str, name: str):
-        if (module, name) not in self._ALLOWED:
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ARRAY_PARTS:
             raise BrokenFileError(f"a CIFAR batch wants to build {module}.{name}: refused")
         return super().find_class(module, name)
 

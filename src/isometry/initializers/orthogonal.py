@@ -54,7 +54,7 @@ class DeltaOrthogonal(Orthogonal):
         outputs, inputs, height, width = weight.shape
         if outputs < inputs:
             raise InitializerError(
-                f"initializer=delta_orthogonal: {spec.name} maps {inputs} channels to {outputs}; it needs at least as many out as in"
+                f"initializer=delta_orthogonal: {spec.name} maps {inputs} channels to {outputs}; needed are as many out as in"
             )
         weight.zero_()
         nn.init.orthogonal_(weight[:, :, height // 2, width // 2], self.gain, generator)

@@ -13,7 +13,7 @@ from isometry.networks.layer import LayerSpec
 Distribution = Literal["gaussian", "uniform"]
 
 
-def fill(weight: Tensor, std: float, distribution: Distribution, generator: Generator) -> None:
+def fill(weight: Tensor, std: float, distribution: str, generator: Generator) -> None:
     """Independent entries of mean 0 and standard deviation `std`."""
     if distribution == "uniform":
         weight.uniform_(-math.sqrt(3) * std, math.sqrt(3) * std, generator=generator)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from isometry.activations import Activation
@@ -34,7 +36,7 @@ class ConvNet(Network):
         depth: int = 8,
         channels: int = 32,
         kernel_size: int = 3,
-        padding: str = "circular",
+        padding: Literal["circular", "zeros"] = "circular",
         stages: int = 2,
         channel_multiplier: int = 2,
         bias: bool = True,

@@ -110,7 +110,7 @@ class Network(nn.Module):
 
     def layer_map(self) -> list[LayerSpec]:
         """The layers in forward order, 1..L."""
-        return [layer.spec for layer in self.layers]
+        return [layer.spec for layer in self.layers if isinstance(layer, Layer)]
 
     def forward(self, x: Tensor, probe: Probe | None = None) -> Tensor:
         """Images [batch, channels, height, width] to logits [batch, classes]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 from torch import Tensor, nn
@@ -36,8 +37,7 @@ class MLP(Network):
         super().__init__()
         sizes = [math.prod(input_shape), *[width] * (depth - 1)]
         hidden = [
-            Layer(nn.Linear(n_in, n_out, bias=bias), activation, normalization)
-            for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True)
+            Layer(nn.Linear(n_in, n_out, bias=bias), activation, normalization) for n_in, n_out in itertools.pairwise(sizes)
         ]
         self.finish([*hidden, Layer(nn.Linear(sizes[-1], num_classes, bias=bias))])
 

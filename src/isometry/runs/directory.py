@@ -71,11 +71,13 @@ class RunDirectory:
 
     def status(self) -> dict[str, Any] | None:
         """The content of `status.json`, None before the run began."""
-        return read_json(self.path / "status.json")
+        content: dict[str, Any] | None = read_json(self.path / "status.json")
+        return content
 
     def summary(self) -> dict[str, Any] | None:
         """The content of `summary.json`, None before the run ended."""
-        return read_json(self.path / "summary.json")
+        content: dict[str, Any] | None = read_json(self.path / "summary.json")
+        return content
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 
-def write_whole(path: Path, fill: Callable[[Path], None]) -> None:
+def write_whole(path: Path, fill: Callable[[Path], object]) -> None:
     """Let `fill` write a temporary file next to `path`, sync it and rename it there.
 
     A reader sees the old content or the new one, whatever happens in between; the temporary name starts with a dot, which
@@ -32,7 +32,7 @@ def write_whole(path: Path, fill: Callable[[Path], None]) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write bytes whole."""
-    write_whole(path, lambda temporary: temporary.write_bytes(content) and None)
+    write_whole(path, lambda temporary: temporary.write_bytes(content))
 
 
 def write_text(path: Path, content: str) -> None:

@@ -83,7 +83,8 @@ def read_signals(folder: Path, columns: Sequence[str] | None = None) -> pd.DataF
     """All rows of a run by step and layer. Where a column was not measured the value is NaN (null in the file)."""
     parts = SignalStore(folder).parts()
     if not parts:
-        return SCHEMA.empty_table().to_pandas()
+        return pd.DataFrame(SCHEMA.empty_table().to_pandas())
     wanted = None if columns is None else ["step", "layer", *columns]
-    frame: pd.DataFrame = pa.concat_tables([pq.read_table(part, columns=wanted) for part in parts]).to_pandas()
+    tables = [pq.read_table(part, columns=wanted) for part in parts]
+    frame = pd.DataFrame(pa.concat_tables(tables).to_pandas())
     return frame.sort_values(["step", "layer"], ignore_index=True)

@@ -38,4 +38,5 @@ def flags(tensors: list[Tensor]) -> Tensor:
 
 def per_example_norms(tensor: Tensor) -> Tensor:
     """‖row‖ of each example of a batch [B, ...], as a float64 vector [B]."""
-    return torch.linalg.vector_norm(tensor.flatten(1), dim=1, dtype=torch.float64)
+    result: Tensor = torch.linalg.vector_norm(tensor.flatten(1), dim=1, dtype=torch.float64)
+    return result

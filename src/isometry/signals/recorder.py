@@ -14,6 +14,7 @@ Nothing in a step waits for the device.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -159,10 +160,12 @@ class Recorder:
 
     def _saturation(self, probe: SignalProbe) -> Tensor:
         share = torch.full((len(self.layers),), torch.nan, dtype=torch.float64, device=self.device)
-        for intervals in {_saturated(spec) for spec in self.layers} - {None}:
+        for intervals in {_saturated(spec) for spec in self.layers}:
+            if intervals is None:
+                continue
             rows = [i for i, spec in enumerate(self.layers) if _saturated(spec) == intervals]
             chosen = [probe.arguments[i] for i in rows]
-            share[rows] = by_shape(chosen, lambda stack, inside=intervals: share_inside(stack, inside))
+            share[rows] = by_shape(chosen, functools.partial(share_inside, intervals=intervals))
         return share
 
     def _note_alive(self, probe: SignalProbe) -> None:

@@ -1,0 +1,1 @@
+"""Launching many runs. What Hydra loads at every start imports nothing heavy."""

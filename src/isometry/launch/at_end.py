@@ -1,0 +1,22 @@
+"""What a multirun prints when it has ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+
+class ReportAtEnd(Callback):
+    """Hydra callback: reports the study when a multirun has ended."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        # Hydra builds this object at the start of every command: pandas and matplotlib are imported only here
+        from isometry.report import report_study, wide_console
+        from isometry.runs.table import runs_of
+
+        study = Path(config.paths.runs) / config.study_name
+        if runs_of(study):
+            report_study(study, wide_console())

@@ -1,0 +1,75 @@
+"""The command line as a user types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ISOMETRY = str(Path(sys.executable).parent / "isometry")
+
+
+def isometry(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run([ISOMETRY, *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+
+
+def test_help_fits_one_screen_and_has_three_examples(tmp_path):
+    text = isometry("train", "--help", cwd=tmp_path).stdout
+    assert len(text.splitlines()) <= 40
+    assert text.count("  isometry train ") >= 3
+    for group in ("activation:", "initializer:", "model:", "study:"):
+        assert group in text
+    assert not list(tmp_path.iterdir())
+
+
+def test_bare_command_lists_the_verbs(tmp_path):
+    done = isometry(cwd=tmp_path)
+    assert done.returncode == 0
+    for verb in ("train", "plot", "report"):
+        assert f"  {verb}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["trane"], "no such verb"),
+        (["train", "model=mlpp"], "Available options in 'model'"),
+        (["train", "model.dept=3"], "model.dept"),
+        (["train", "model.depth=0"], "model.depth=0"),
+        (["train", "data=cifar10", "data.raw_dir=/nowhere"], "data.raw_dir=/nowhere"),
+        (["report", "study_name=nothing"], "study_name=nothing"),
+    ],
+)
+def test_mistakes_end_with_one_message_and_code_2(tmp_path, arguments, words):
+    done = isometry(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("runs/*/*"))
+
+
+def test_plot_activation_draws_and_names_the_saturation(tmp_path):
+    done = isometry("plot", "activation=sigmoid", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "largest slope 0.25; saturated on [-inf, -4.357], [4.357, inf]" in done.stdout
+    picture = tmp_path / done.stdout.splitlines()[-1]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_multirun_ends_with_table_figure_and_runs(tmp_path):
+    grid = ["activation=tanh,relu", "initializer=normal_small,critical", "model.depth=6", "trainer.max_steps=5", "logger=csv"]
+    done = isometry("train", "-m", *grid, "study_name=grid", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for words in ("tanh", "relu", "normal_small", "critical", "vanishing", "healthy", "gradient_against_depth.png"):
+        assert words in done.stdout
+    summaries = [json.loads(path.read_text()) for path in tmp_path.glob("runs/grid/*/summary.json")]
+    assert len(summaries) == 4
+    assert {summary["study"] for summary in summaries} == {"grid"}
+    assert (tmp_path / "runs/grid/gradient_against_depth.png").exists()
+    again = isometry("report", "study_name=grid", cwd=tmp_path)
+    assert "vanishing" in again.stdout
