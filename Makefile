@@ -5,7 +5,7 @@ BIN := .venv/bin
 # one thread a test process: two processes on two cores, and sums that do not depend on the machine
 TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: ablation test test-slow lint lock install clean
+.PHONY: ablation test test-slow lint lock install clean docs
 
 ablation: .venv/installed
 	$(BIN)/isometry train -m study=vanishing_exploding
@@ -38,3 +38,8 @@ lock:
 
 clean:
 	rm -rf .venv runs data
+
+# the pictures and tables of docs/, written again
+docs: .venv/installed
+	$(BIN)/isometry train -m study=vanishing_exploding
+	cp runs/vanishing_exploding/gradient_against_depth.png docs/
