@@ -14,8 +14,9 @@ import torch
 from torch.nn import functional as F
 
 from isometry.build import build_network
+from isometry.columns import MEASURED
 from isometry.config import compose
-from isometry.signals.recorder import COLUMNS, Recorder
+from isometry.signals.recorder import Recorder
 
 FOLDER = Path(__file__).parent / "golden"
 CASES = {
@@ -53,7 +54,7 @@ def numbers_of(overrides: list[str]) -> dict[str, list[float]]:
     recorder.after_update(True)
     result |= {f"update {name}": fingerprint(value) for name, value in parameters.items()}
     flush = recorder.flush()
-    for index, column in enumerate(COLUMNS):
+    for index, column in enumerate(MEASURED):
         result[f"signal {column}"] = [
             v if m else None for v, m in zip(flush.values[0, index], flush.measured[0, index], strict=True)
         ]

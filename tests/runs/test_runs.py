@@ -10,9 +10,8 @@ from isometry.runs import files, identity
 from isometry.runs.decision import decide
 from isometry.runs.directory import RunDirectory
 from isometry.runs.metrics import MetricsFile
-from isometry.runs.signal_store import MEASURED, SCHEMA, SignalStore, read_signals
+from isometry.runs.signal_store import SCHEMA, SignalStore, read_signals
 from isometry.runs.table import run_table
-from isometry.signals.recorder import COLUMNS
 
 CONFIG = {
     "model": {"name": "mlp", "depth": 30, "width": 100},
@@ -178,10 +177,6 @@ def table(steps, layers=2, value=1.0):
         for n in range(layers)
     ]
     return pa.Table.from_pylist(rows, schema=SCHEMA)
-
-
-def test_columns_are_the_recorders():
-    assert MEASURED == COLUMNS
 
 
 def test_parts_are_read_back_whole_by_us_and_by_pandas(tmp_path):

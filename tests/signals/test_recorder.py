@@ -10,10 +10,11 @@ import torch
 from torch.nn import functional as F
 
 from isometry import activations
+from isometry.columns import MEASURED
 from isometry.initializers import FanScaled, Normal
 from isometry.networks.convnet import ConvNet
 from isometry.networks.mlp import MLP
-from isometry.signals.recorder import COLUMNS, Recorder
+from isometry.signals.recorder import Recorder
 
 _spec = importlib.util.spec_from_file_location("reference", Path(__file__).parent / "reference.py")
 reference = importlib.util.module_from_spec(_spec)
@@ -53,7 +54,7 @@ def measure(network, x, labels, micro_batches=1, lr=0.1, recorder=None, clip=Non
 
 def row(flush, step, layer):
     """The measured columns of one (step, layer) as a dict."""
-    return {c: flush.values[step, i, layer] for i, c in enumerate(COLUMNS) if flush.measured[step, i, layer]}
+    return {c: flush.values[step, i, layer] for i, c in enumerate(MEASURED) if flush.measured[step, i, layer]}
 
 
 @pytest.mark.parametrize("kind", ["mlp", "convnet"])
@@ -101,7 +102,7 @@ def test_clipping_changes_the_clipped_norm_only():
     network, x, labels = build()
     plain = measure(*build()).flush()
     clipped = measure(network, x, labels, clip=1e-3).flush()
-    before, after = COLUMNS.index("weight_grad_norm"), COLUMNS.index("weight_grad_norm_clipped")
+    before, after = MEASURED.index("weight_grad_norm"), MEASURED.index("weight_grad_norm_clipped")
     np.testing.assert_allclose(clipped.values[:, before], plain.values[:, before], rtol=1e-12)
     np.testing.assert_allclose(plain.values[:, after], plain.values[:, before], rtol=1e-12)
     assert np.sqrt((clipped.values[0, after] ** 2).sum()) <= 1e-3
@@ -118,7 +119,7 @@ def test_vanishing_gradients_are_numbers_in_float32():
     """Twelve sigmoid layers with N(0, 1e-4²): δ at layer 1 is of the order of 1e-41, a float32 denormal, and not 0."""
     network, x, labels = build(activation="sigmoid", depth=12, initializer=Normal(1e-3), dtype=torch.float32)
     flush = measure(network, x, labels).flush()
-    delta = flush.values[0, COLUMNS.index("backprop_norm")]
+    delta = flush.values[0, MEASURED.index("backprop_norm")]
     double, *_ = build(activation="sigmoid", depth=12, initializer=Normal(1e-3))
     expected = [layer["backprop_norm"] for layer in reference.columns(double, x.double(), labels)]
     assert delta[0] < 1e-32  # its square is not representable in float32

@@ -11,10 +11,11 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 
+from isometry.columns import MEASURED
 from isometry.errors import bad_value
 from isometry.networks.layer import LayerSpec
 from isometry.runs.signal_store import SCHEMA, SignalStore
-from isometry.signals.recorder import COLUMNS, Divergence, Flush, Recorder
+from isometry.signals.recorder import Divergence, Flush, Recorder
 
 DEFAULT_COLUMNS = ("backprop_norm", "weight_grad_norm", "update_ratio", "displacement", "activation_var", "saturation")
 
@@ -36,9 +37,9 @@ class Signals(Callback):
         log_columns: Sequence[str] = DEFAULT_COLUMNS,
         store: SignalStore | None = None,
     ):
-        unknown = set(log_columns) - set(COLUMNS)
+        unknown = set(log_columns) - set(MEASURED)
         if unknown:
-            raise bad_value("callbacks.signals.log_columns", sorted(unknown)[0], f"allowed are {', '.join(COLUMNS)}")
+            raise bad_value("callbacks.signals.log_columns", sorted(unknown)[0], f"allowed are {', '.join(MEASURED)}")
         self.every_n_steps, self.flush_every, self.log_columns, self.store = (
             every_n_steps,
             flush_every,
@@ -134,7 +135,7 @@ def to_table(flush: Flush, layers: Sequence[LayerSpec]) -> pa.Table:
         "name": pa.array([spec.name for spec in layers] * len(steps), pa.string()),
         "kind": pa.array([spec.kind for spec in layers] * len(steps), pa.string()),
     }
-    for index, column in enumerate(COLUMNS):
+    for index, column in enumerate(MEASURED):
         values, measured = flush.values[:, index].ravel(), flush.measured[:, index].ravel()
         columns[column] = pa.array(values, pa.float64(), mask=~measured)
     return pa.table(columns, schema=SCHEMA)
@@ -147,9 +148,9 @@ def log_layers(logger: Logger, flush: Flush, layers: Sequence[LayerSpec], column
     digits = max(3, len(str(len(layers))))
     for row, step in enumerate(flush.steps):
         values = {
-            f"{column}/layer_{spec.index:0{digits}d}": float(flush.values[row, COLUMNS.index(column), i])
+            f"{column}/layer_{spec.index:0{digits}d}": float(flush.values[row, MEASURED.index(column), i])
             for column in columns
             for i, spec in enumerate(layers)
-            if flush.measured[row, COLUMNS.index(column), i]
+            if flush.measured[row, MEASURED.index(column), i]
         }
         logger.log_metrics(values, int(step))

@@ -10,27 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from isometry.columns import MEASURED
 from isometry.runs.files import write_whole
-
-MEASURED = (
-    "weight_norm",
-    "weight_grad_norm",
-    "weight_grad_norm_clipped",
-    "bias_grad_norm",
-    "sample_weight_grad_rms",
-    "update_norm",
-    "update_ratio",
-    "displacement",
-    "backprop_norm",
-    "preactivation_mean",
-    "preactivation_var",
-    "forward_second_moment",
-    "activation_var",
-    "saturation",
-    "dead",
-    "nonfinite",
-)
-"""The float64 columns, in the order of DESIGN.md; `docs/measuring.md` defines each."""
 
 SCHEMA = pa.schema(
     [

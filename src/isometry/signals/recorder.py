@@ -23,33 +23,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from isometry.columns import MEASURED
 from isometry.networks.layer import LayerSpec
 from isometry.signals.norms import differences, flags, nonfinite_counts, norms, per_example_norms
 from isometry.signals.probe import SignalProbe, WatchProbe
 from isometry.signals.statistics import alive_units, by_shape, merge_moments, moments, share_inside
 
-COLUMNS = (
-    "weight_norm",
-    "weight_grad_norm",
-    "weight_grad_norm_clipped",
-    "bias_grad_norm",
-    "sample_weight_grad_rms",
-    "update_norm",
-    "update_ratio",
-    "displacement",
-    "backprop_norm",
-    "preactivation_mean",
-    "preactivation_var",
-    "forward_second_moment",
-    "activation_var",
-    "saturation",
-    "dead",
-    "nonfinite",
-)
-"""The statistics of a (step, layer), in the order of DESIGN.md."""
-
 _WATCH = ("forward_flag", "gradient_flag", "loss_flag")
-_ROW = {name: index for index, name in enumerate((*COLUMNS, *_WATCH))}
+_ROW = {name: index for index, name in enumerate((*MEASURED, *_WATCH))}
 
 
 @dataclass(frozen=True)
@@ -73,7 +54,7 @@ class Flush:
 
     Attributes:
         steps: [S] the recorded steps.
-        values: [S, columns, L] float64, columns as in `COLUMNS`.
+        values: [S, columns, L] float64, columns as in `MEASURED`.
         measured: [S, columns, L] bool; False where a value does not exist (null).
         divergence: the first non-finite number, None while all are finite.
     """
@@ -118,7 +99,7 @@ class Recorder:
 
     def _existing(self) -> NDArray[np.bool_]:
         """[columns, L]: False where a statistic does not exist for a layer, whatever the step."""
-        exists = np.ones((len(COLUMNS), len(self.layers)), dtype=bool)
+        exists = np.ones((len(MEASURED), len(self.layers)), dtype=bool)
         mixed = any(spec.normalization == "batch" for spec in self.layers)
         for index, spec in enumerate(self.layers):
             exists[_ROW["sample_weight_grad_rms"], index] = spec.map == "linear" and not mixed
@@ -276,7 +257,7 @@ class Recorder:
         rows = [i for i in range(last) if self.columns_measured[i] is not None]
         result = Flush(
             np.array([self.first_step + i for i in rows], dtype=np.int64),
-            host[rows][:, : len(COLUMNS)],
+            host[rows][:, : len(MEASURED)],
             self._measured_mask(rows, host),
             divergence,
         )
@@ -285,7 +266,7 @@ class Recorder:
         return result
 
     def _measured_mask(self, rows: list[int], host: NDArray[np.float64]) -> NDArray[np.bool_]:
-        written = np.zeros((len(rows), len(COLUMNS), len(self.layers)), dtype=bool)
+        written = np.zeros((len(rows), len(MEASURED), len(self.layers)), dtype=bool)
         for index, row in enumerate(rows):
             for column in self.columns_measured[row] or ():
                 written[index, _ROW[column]] = True
