@@ -5,6 +5,7 @@ import pytest
 from scipy import special
 
 from isometry import activations
+from isometry.errors import UserError
 
 Z = np.linspace(-6, 6, 241) + 0.0137  # no kink is hit
 
@@ -21,6 +22,14 @@ REFERENCE = {
     "gelu": lambda z: z * special.ndtr(z),
     "silu": lambda z: z * special.expit(z),
     "softplus": lambda z: np.logaddexp(0, z),
+    "hard_tanh": lambda z: np.clip(z, -1, 1),
+    "arctan": np.arctan,
+    "prelu": lambda z: np.where(z > 0, z, 0.25 * z),
+    "celu": lambda z: np.where(z > 0, z, np.expm1(z)),
+    "mish": lambda z: z * np.tanh(np.logaddexp(0, z)),
+    "sine": np.sin,
+    "squared_relu": lambda z: np.where(z > 0, z, 0) ** 2,
+    "swish": lambda z: z * special.expit(z),
 }
 
 
@@ -72,3 +81,28 @@ def test_gelu_has_a_second_stretch_around_its_minimum():
 @pytest.mark.parametrize(("name", "slope"), [("sigmoid", 0.25), ("tanh", 1.0), ("relu", 1.0), ("erf", 2 / math.sqrt(math.pi))])
 def test_largest_slope(name, slope):
     assert getattr(activations, name)().slope_max == pytest.approx(slope, rel=1e-9)
+
+
+def test_squared_relu_has_no_largest_slope_and_prelu_a_learned_one():
+    assert activations.squared_relu().slope_max == math.inf
+    assert activations.squared_relu().saturated_intervals is None
+    assert activations.prelu().saturated_intervals is None
+
+
+def test_any_torch_module_by_name_with_arguments():
+    assert activations.from_torch("Hardswish").phi(1.0) == pytest.approx(4 / 6)
+    assert activations.from_torch("Softshrink", lambd=0.25).phi(1.0) == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("module", ["Nonsense", "Softmax", "GLU", "Linear", "functional", "LayerNorm"])
+def test_what_is_not_an_elementwise_module_is_refused(module):
+    with pytest.raises(UserError, match="activation"):
+        activations.from_torch(module)
+
+
+def test_a_users_function_becomes_an_activation():
+    cube = activations.wrap("cube", lambda: lambda z: z**3)
+    assert cube.phi(2.0) == 8
+    assert cube.phi_prime(2.0) == 12
+    with pytest.raises(UserError, match="not elementwise"):
+        activations.wrap("cumulated", lambda: lambda z: z.cumsum(1))

@@ -21,7 +21,11 @@ DEFAULTS |= {"optimizer": "sgd", "scheduler": "constant"}
 YAML_FILES = sorted(conf_dir().rglob("*.yaml"))
 
 # options that need company
-COMPANY = {("initializer", "delta_orthogonal"): ["model=convnet"]}
+COMPANY = {
+    ("initializer", "delta_orthogonal"): ["model=convnet"],
+    ("activation", "squared_relu"): ["optimizer.lr=1e-6"],  # it explodes at the default rate
+    ("initializer", "identity"): ["model.width=784"],
+}
 
 
 @pytest.mark.parametrize("path", YAML_FILES, ids=lambda path: path.relative_to(conf_dir()).as_posix())
@@ -127,6 +131,23 @@ KEYS = [
     (["optimizer.betas=[0.5,0.9]"], ["optimizer=adam"]),
     (["optimizer.eps=1e-2"], ["optimizer=adam"]),
     (["optimizer.weight_decay=0.5"], ["optimizer=adamw"]),
+    (["activation.initial_slope=0.5"], ["activation=prelu"]),
+    (["activation.alpha=2.0"], ["activation=celu"]),
+    (["activation.beta=3.0"], ["activation=swish"]),
+    (["activation.module=Tanhshrink"], ["activation=torch_nn"]),
+    (["initializer.distribution=truncated"], []),
+    (["initializer.a=0.2"], ["initializer=uniform"]),
+    (["initializer.gain=0.9"], ["initializer=identity", "model.width=784"]),
+    (["initializer.connections=5"], ["initializer=sparse"]),
+    (["initializer.std=0.5"], ["initializer=sparse"]),
+    (["optimizer.nesterov=false"], ["optimizer=nesterov"]),
+    (["optimizer.alpha=0.5"], ["optimizer=rmsprop"]),
+    (["optimizer.momentum=0.5"], ["optimizer=rmsprop"]),
+    (["optimizer.lr_decay=0.5"], ["optimizer=adagrad"]),
+    (["scheduler.gamma=0.5"], ["scheduler=step"]),
+    (["scheduler.milestones=[0.9]"], ["scheduler=step"]),
+    (["scheduler.final=0.5"], ["scheduler=cosine"]),
+    (["scheduler.warmup=0.9"], ["scheduler=warmup_cosine"]),
     (["loss=mse"], []),
     (["seed=1"], []),
 ]

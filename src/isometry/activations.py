@@ -8,14 +8,18 @@ very same torch function in float64, so a nonlinearity is written down exactly o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from isometry.errors import bad_value
 
 SATURATION_SHARE = 0.05
 """A unit is saturated where |φ'| is under this share of max |φ'| (DESIGN.md, `saturation`)."""
@@ -45,15 +49,15 @@ class Activation:
         name: the word used in tables and figures.
         module: makes a fresh module for one layer (fresh, because PReLU owns a weight).
         kinks: points where φ or φ' is not smooth; quadrature splits there.
-        bounded_slope: False where |φ'| has no maximum (then `saturation` does not exist).
-        periodic: True where φ' keeps oscillating, so that no finite set of intervals describes saturation.
+        slope: φ' of a tensor, given where saturation is no finite set of intervals (sine).
+        learned: True where φ' depends on a trained parameter (then `saturation` does not exist).
     """
 
     name: str
     module: Callable[[], nn.Module]
     kinks: tuple[float, ...] = ()
-    bounded_slope: bool = True
-    periodic: bool = False
+    slope: Callable[[Tensor], Tensor] | None = None
+    learned: bool = False
 
     def phi(self, z: np.ndarray | float) -> np.ndarray:
         """φ(z) in float64, elementwise; any shape."""
@@ -75,13 +79,15 @@ class Activation:
 
     @cached_property
     def slope_max(self) -> float:
-        """max |φ'|, on a dense grid; inf where φ' is unbounded."""
-        return float(np.abs(self.phi_prime(_GRID)).max()) if self.bounded_slope else math.inf
+        """max |φ'|, on a dense grid; inf where φ' keeps growing far out."""
+        slopes = np.abs(self.phi_prime(_GRID))
+        largest, inner = float(slopes.max()), float(slopes[np.abs(_GRID) <= 40].max())
+        return largest if largest <= 2 * inner else math.inf
 
     @cached_property
     def saturated_intervals(self) -> tuple[tuple[float, float], ...] | None:
         """The closed intervals of z on which |φ'(z)| < 5 % of its maximum; None where that set does not exist."""
-        if not self.bounded_slope or self.periodic:
+        if math.isinf(self.slope_max) or self.learned or self.slope is not None:
             return None
         low = np.abs(self.phi_prime(_GRID)) < SATURATION_SHARE * self.slope_max
         return tuple(self._interval(start, stop) for start, stop in _stretches(low))
@@ -175,3 +181,95 @@ def softplus() -> Activation:
     """φ(z) = ln(1 + e^z)."""
     # torch switches to the identity above z = 20, where the two differ by 2e-9
     return Activation("softplus", nn.Softplus, kinks=(20.0,))
+
+
+def hard_tanh() -> Activation:
+    """φ(z) = z clipped to [-1, 1]."""
+    return _pointwise("hard_tanh", F.hardtanh, kinks=(-1.0, 1.0))
+
+
+def arctan() -> Activation:
+    """φ(z) = arctan z."""
+    return _pointwise("arctan", torch.atan)
+
+
+def prelu(initial_slope: float = 0.25) -> Activation:
+    """φ(z) = z for z > 0, else a learned slope times z, one a layer (He et al. 2015)."""
+    return Activation("prelu", lambda: nn.PReLU(init=initial_slope), kinks=(0.0,), learned=True)
+
+
+def celu(alpha: float = 1.0) -> Activation:
+    """φ(z) = z for z > 0, else α(e^(z/α) - 1) (Barron 2017)."""
+    return Activation("celu", lambda: nn.CELU(alpha), kinks=(0.0,))
+
+
+def mish() -> Activation:
+    """φ(z) = z tanh(softplus z) (Misra 2019)."""
+    return _pointwise("mish", F.mish)
+
+
+def sine() -> Activation:
+    """φ(z) = sin z (Sitzmann et al. 2020)."""
+    return _pointwise("sine", torch.sin, slope=torch.cos)
+
+
+def squared_relu() -> Activation:
+    """φ(z) = max(z, 0)² (So et al. 2021); its slope has no maximum, so nothing saturates."""
+    return _pointwise("squared_relu", lambda z: torch.relu(z).square(), kinks=(0.0,))
+
+
+def swish(beta: float = 1.0) -> Activation:
+    """φ(z) = z sigmoid(βz) (Ramachandran et al. 2017); β = 1 is SiLU."""
+    return _pointwise("swish", lambda z: z * torch.sigmoid(beta * z))
+
+
+def from_torch(module: str, kinks: Sequence[float] = (0.0,), **arguments: Any) -> Activation:
+    """Any elementwise module of `torch.nn` by its name, e.g. `Hardswish`.
+
+    Args:
+        module: class name in `torch.nn`.
+        kinks: points at which quadrature splits; too many do no harm.
+        arguments: of the class.
+
+    Raises:
+        UserError: where `torch.nn` has no such module, or it is not elementwise.
+    """
+    kind = getattr(nn, module, None)
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise bad_value("activation.module", module, "no module of torch.nn; Hardswish, Softshrink or Tanhshrink are some")
+    return wrap(module, lambda: kind(**arguments), kinks)
+
+
+def wrap(name: str, make: Callable[[], Any], kinks: Sequence[float] = (0.0,)) -> Activation:
+    """An Activation from whatever a user's config builds: an Activation, a module, or a plain function of a tensor.
+
+    Raises:
+        UserError: where it is not elementwise.
+    """
+    try:
+        made = make()
+    except TypeError as error:
+        raise bad_value("activation", name, f"cannot be built ({error})") from error
+    if isinstance(made, Activation):
+        return made
+    if not callable(made):
+        raise bad_value("activation", name, "must build an Activation, a torch module or a function of a tensor")
+    fresh = make if isinstance(made, nn.Module) else lambda: Pointwise(make())
+    learned = isinstance(made, nn.Module) and any(True for _ in made.parameters())
+    activation = Activation(name, fresh, tuple(kinks), learned=learned)
+    _require_elementwise(activation)
+    return activation
+
+
+def _require_elementwise(activation: Activation) -> None:
+    """φ of two numbers is φ of each: a softmax or a GLU is not an activation of this kind."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # a Softmax warns of its default dimension before it is refused
+            pair = activation.phi(np.array([0.3, -1.7]))
+            alone = np.concatenate([activation.phi(np.array([0.3])), activation.phi(np.array([-1.7]))])
+            module = activation.module().double()
+            row = module(torch.tensor([[0.3, -1.7]], dtype=torch.float64)).detach().numpy()[0]
+    except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
+        raise bad_value("activation", activation.name, f"cannot be applied to a tensor ({error})") from error
+    if not (np.array_equal(pair, alone) and np.array_equal(row, pair)):
+        raise bad_value("activation", activation.name, "is not elementwise")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from isometry.activations import Activation
+from isometry.activations import Activation, wrap
 from isometry.classifier import Classifier
 from isometry.config import instantiate
 from isometry.data.module import ImageData
@@ -32,6 +32,11 @@ def build_data(config: DictConfig) -> ImageData:
     return data
 
 
+def build_activation(node: DictConfig) -> Activation:
+    """φ from its config, which may build an Activation, a torch module or (with `_partial_: true`) name a function."""
+    return wrap(node.name, functools.partial(instantiate, node), node.get("kinks") or (0.0,))
+
+
 def build_network(config: DictConfig, input_shape: tuple[int, ...], num_classes: int) -> Network:
     """The network, initialized from `seed` alone: no other random draw shifts its weights.
 
@@ -40,7 +45,7 @@ def build_network(config: DictConfig, input_shape: tuple[int, ...], num_classes:
     """
     if config.normalization.kind not in NORMALIZATIONS:
         raise UserError(f"normalization.kind={config.normalization.kind}: allowed are {', '.join(NORMALIZATIONS)}")
-    activation: Activation = instantiate(config.activation)
+    activation = build_activation(config.activation)
     initialize = instantiate(config.initializer)
     network: Network = instantiate(
         config.model,

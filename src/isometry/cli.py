@@ -13,7 +13,7 @@ from isometry.errors import UserError
 
 VERBS = {
     "train": ("isometry.train", "train one network, or a grid of them with -m"),
-    "plot": ("isometry.plots.command", "draw an activation with its derivative and where it saturates"),
+    "plot": ("isometry.plot", "draw an activation with its derivative and where it saturates"),
     "report": ("isometry.report", "table, figure and W&B folders of a study"),
 }
 """Verb to the module whose function of the verb's name is the task, and one line of help."""

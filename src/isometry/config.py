@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -15,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from isometry.errors import UserError, bad_value
 
-METADATA = ("name",)
+METADATA = ("name", "kinks")
 """Keys of a config node that name it for people and are not passed to its target."""
 
 _REGISTERED: set[str] = set()
@@ -74,6 +75,8 @@ def instantiate(node: DictConfig | Mapping[str, Any], *args: Any, **kwargs: Any)
         factory = hydra.utils.get_object(target)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"_target_={target}: cannot be imported ({error})") from error
+    if arguments.pop("_partial_", False):
+        factory = functools.partial(functools.partial, factory)
     return factory(*args, **{key: _build(value) for key, value in arguments.items()}, **kwargs)
 
 

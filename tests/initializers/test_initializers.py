@@ -27,6 +27,8 @@ STANDARD_DEVIATIONS = [
     (init.FanScaled("fan_avg", distribution="uniform"), lambda n_in, n_out: math.sqrt(2 / (n_in + n_out))),
     (init.FanScaled("fan_in", gain=math.sqrt(2)), lambda n_in, n_out: math.sqrt(2 / n_in)),
     (init.FanScaled("fan_out", gain=math.sqrt(2)), lambda n_in, n_out: math.sqrt(2 / n_out)),
+    (init.FanScaled("fan_in", distribution="truncated"), lambda n_in, n_out: math.sqrt(1 / n_in)),
+    (init.Uniform(a=0.3), lambda n_in, n_out: 0.3 / math.sqrt(3)),
     (init.TorchDefault(), lambda n_in, n_out: math.sqrt(1 / (3 * n_in))),
     (init.Orthogonal(gain=1.2), lambda n_in, n_out: 1.2 / math.sqrt(max(n_in, n_out))),
     (init.Critical(), lambda n_in, n_out: math.sqrt(2 / n_in)),
@@ -111,3 +113,30 @@ def test_same_seed_same_weights_other_seed_other_weights():
     a, b, c = (draw(init.FanScaled(), seed=seed)[1].weighted.weight for seed in (1, 1, 2))
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
+
+
+def test_truncated_weights_stay_within_two_deviations():
+    weight = draw(init.FanScaled(distribution="truncated"))[1].weighted.weight
+    assert weight.abs().max().item() <= 2 / math.sqrt(300) / 0.8796
+    assert weight.abs().max().item() > 1.99 / math.sqrt(300) / 0.8796
+
+
+def test_sparse_rows_have_their_number_of_connections():
+    for spec in draw(init.Sparse(connections=15)):
+        assert (spec.weighted.weight.count_nonzero(1) == 15).all()
+        kept = spec.weighted.weight[spec.weighted.weight != 0]
+        assert kept.std().item() == pytest.approx(1.0, rel=5 / math.sqrt(2 * len(kept)))
+        assert spec.sigma_w == pytest.approx(math.sqrt(15))
+    assert draw(init.Sparse(15), MLP((1, 2, 2), 3, activations.tanh(), depth=2))[0].sigma_w == 2.0  # four inputs only
+
+
+def test_identity_is_one_and_refuses_other_shapes():
+    layers = draw(init.Identity(gain=0.5), MLP((1, 3, 3), 4, activations.tanh(), depth=3, width=9))
+    assert torch.equal(layers[0].weighted.weight, 0.5 * torch.eye(9))
+    assert layers[-1].sigma_w == 1.0
+    with pytest.raises(init.InitializerError, match=r"model\.width=9"):
+        draw(init.Identity(), MLP((1, 3, 3), 4, activations.tanh(), depth=3, width=8))
+    convolution = ConvNet((3, 4, 4), 2, activations.tanh(), depth=2, channels=3, stages=1)
+    draw(init.Identity(), convolution)
+    x = torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(convolution.layers[0].weighted(x), x)

@@ -3,16 +3,20 @@
 from isometry.initializers.base import InitializerError, PerLayer
 from isometry.initializers.critical import Critical
 from isometry.initializers.orthogonal import DeltaOrthogonal, Orthogonal
-from isometry.initializers.scaled import FanScaled, Gaussian, Normal, TorchDefault
+from isometry.initializers.scaled import FanScaled, Gaussian, Normal, TorchDefault, Uniform
+from isometry.initializers.structured import Identity, Sparse
 
 __all__ = [
     "Critical",
     "DeltaOrthogonal",
     "FanScaled",
     "Gaussian",
+    "Identity",
     "InitializerError",
     "Normal",
     "Orthogonal",
     "PerLayer",
+    "Sparse",
     "TorchDefault",
+    "Uniform",
 ]

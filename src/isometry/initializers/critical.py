@@ -16,7 +16,7 @@ class Critical(PerLayer):
 
     Args:
         sigma_b: standard deviation of the biases; the critical σ_w depends on it.
-        distribution: `gaussian`, `uniform` or `orthogonal` weights.
+        distribution: `gaussian`, `uniform`, `truncated` or `orthogonal` weights.
     """
 
     def __init__(self, sigma_b: float = 0.0, distribution: Distribution | str = "gaussian"):

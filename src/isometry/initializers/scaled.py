@@ -5,18 +5,25 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from isometry.initializers.base import PerLayer
 from isometry.networks.layer import LayerSpec
 
-Distribution = Literal["gaussian", "uniform"]
+Distribution = Literal["gaussian", "uniform", "truncated"]
+
+TRUNCATED_STD = 0.8796256610342398
+"""Standard deviation of N(0, 1) cut at ±2: √(1 - 4φ(2)/(2Φ(2) - 1))."""
 
 
 def fill(weight: Tensor, std: float, distribution: str, generator: Generator) -> None:
-    """Independent entries of mean 0 and standard deviation `std`."""
+    """Independent entries of mean 0 and standard deviation `std`: `gaussian`, `uniform`, or a Gaussian `truncated` at ±2
+    of its own deviations, widened so that `std` holds after the cut."""
     if distribution == "uniform":
         weight.uniform_(-math.sqrt(3) * std, math.sqrt(3) * std, generator=generator)
+    elif distribution == "truncated":
+        wide = std / TRUNCATED_STD
+        nn.init.trunc_normal_(weight, 0.0, wide, -2 * wide, 2 * wide, generator=generator)
     else:
         weight.normal_(0.0, std, generator=generator)
 
@@ -43,13 +50,26 @@ class Normal(PerLayer):
         return self.std * math.sqrt(spec.fan_in)
 
 
+class Uniform(PerLayer):
+    """W ~ U(-a, a) whatever the fans. σ_w = a √(fan_in/3)."""
+
+    distribution = "uniform"
+
+    def __init__(self, a: float = 0.1, sigma_b: float = 0.0):
+        self.a, self.sigma_b = a, sigma_b
+
+    def draw(self, spec: LayerSpec, generator: Generator) -> float:
+        fill(spec.weighted.weight, self.a / math.sqrt(3), "uniform", generator)
+        return self.a * math.sqrt(spec.fan_in / 3)
+
+
 class FanScaled(PerLayer):
     """Standard deviation gain/√fan: LeCun 1998 and He et al. 2015 (fan_in), Glorot & Bengio 2010 (mean of the fans).
 
     Args:
         mode: `fan_in`, `fan_out` or `fan_avg`.
         gain: factor on the standard deviation; √2 with `fan_in` is He's.
-        distribution: `gaussian` or `uniform`.
+        distribution: `gaussian`, `uniform` or `truncated`.
         sigma_b: standard deviation of the biases.
     """
 

@@ -15,7 +15,7 @@ Nothing in a step waits for the device.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from isometry.activations import SATURATION_SHARE
 from isometry.columns import MEASURED
 from isometry.networks.layer import LayerSpec
 from isometry.signals.norms import differences, flags, nonfinite_counts, norms, per_example_norms
@@ -104,7 +105,7 @@ class Recorder:
         for index, spec in enumerate(self.layers):
             exists[_ROW["sample_weight_grad_rms"], index] = spec.map == "linear" and not mixed
             exists[_ROW["bias_grad_norm"], index] = spec.weighted.bias is not None
-            exists[_ROW["saturation"], index] = _saturated(spec) is not None
+            exists[_ROW["saturation"], index] = _saturated(spec) is not None or _slope(spec) is not None
             exists[_ROW["dead"], index] = spec.kind == "hidden"
         return exists
 
@@ -147,6 +148,10 @@ class Recorder:
             rows = [i for i, spec in enumerate(self.layers) if _saturated(spec) == intervals]
             chosen = [probe.arguments[i] for i in rows]
             share[rows] = by_shape(chosen, functools.partial(share_inside, intervals=intervals))
+        for row, spec in enumerate(self.layers):
+            if (slope := _slope(spec)) is not None and spec.activation is not None:
+                steep = slope(probe.arguments[row]).abs() >= SATURATION_SHARE * spec.activation.slope_max
+                share[row] = 1.0 - steep.double().mean()
         return share
 
     def _note_alive(self, probe: SignalProbe) -> None:
@@ -291,6 +296,10 @@ class Recorder:
 
 def _saturated(spec: LayerSpec) -> tuple[tuple[float, float], ...] | None:
     return None if spec.activation is None else spec.activation.saturated_intervals
+
+
+def _slope(spec: LayerSpec) -> Callable[[Tensor], Tensor] | None:
+    return None if spec.activation is None else spec.activation.slope
 
 
 def _gradient(parameter: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from isometry.config import instantiate, resolved
+from isometry.build import build_activation
+from isometry.config import resolved
 from isometry.plots.activation import draw_activation
 from isometry.plots.style import save
 
@@ -14,7 +15,7 @@ from isometry.plots.style import save
 def plot(config: DictConfig) -> None:
     """Draw φ and φ' of the configured activation and print where the picture is."""
     resolved(config)
-    activation = instantiate(config.activation)
+    activation = build_activation(config.activation)
     target = Path(config.paths.runs) / "plots" / f"activation-{config.activation.name}"
     (path,) = save(draw_activation(activation, config.reach), target)
     intervals = activation.saturated_intervals

@@ -1,0 +1,59 @@
+"""Weights with a structure: the identity, and sparse rows."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Generator, nn
+
+from isometry.initializers.base import InitializerError, PerLayer
+from isometry.initializers.scaled import fill
+from isometry.networks.layer import LayerSpec
+
+
+class Identity(PerLayer):
+    """gain times the identity in every hidden layer, LeCun's Gaussian in the readout (Le et al. 2015 for recurrences).
+
+    Raises:
+        InitializerError: for a hidden layer with other outputs than inputs.
+    """
+
+    distribution = "identity"
+
+    def __init__(self, gain: float = 1.0, sigma_b: float = 0.0):
+        self.gain, self.sigma_b = gain, sigma_b
+
+    def draw(self, spec: LayerSpec, generator: Generator) -> float:
+        weight = spec.weighted.weight
+        if spec.kind == "readout":
+            fill(weight, 1 / math.sqrt(spec.fan_in), "gaussian", generator)
+            return 1.0
+        if weight.shape[0] != weight.shape[1]:
+            raise InitializerError(
+                f"initializer=identity: {spec.name} maps {weight.shape[1]} units to {weight.shape[0]}, which is not square; "
+                f"set model.width={weight.shape[1]}, or use initializer=orthogonal"
+            )
+        (nn.init.eye_ if spec.map == "linear" else nn.init.dirac_)(weight)
+        weight.mul_(self.gain)
+        return self.gain
+
+
+class Sparse(PerLayer):
+    """Each unit has `connections` incoming weights from N(0, std²), the others are 0 (Martens 2010, sec. 5).
+
+    σ_w = std √connections: the variance of h is that of a dense layer with σ_w²/fan_in.
+    """
+
+    distribution = "sparse"
+
+    def __init__(self, connections: int = 15, std: float = 1.0, sigma_b: float = 0.0):
+        self.connections, self.std, self.sigma_b = connections, std, sigma_b
+
+    def draw(self, spec: LayerSpec, generator: Generator) -> float:
+        rows = spec.weighted.weight.view(len(spec.weighted.weight), -1)
+        kept = min(self.connections, rows.shape[1])
+        chosen = torch.rand(rows.shape, generator=generator).argsort(1)[:, :kept]
+        values = torch.empty(len(rows), kept).normal_(0.0, self.std, generator=generator)
+        rows.zero_().scatter_(1, chosen, values)
+        return self.std * math.sqrt(kept)
