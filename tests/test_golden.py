@@ -42,7 +42,7 @@ def numbers_of(overrides: list[str]) -> dict[str, list[float]]:
     parameters = dict(network.named_parameters())
     result = {f"init {name}": fingerprint(value) for name, value in parameters.items()}
     recorder = Recorder(network.layer_map(), flush_every=1)
-    logits = network(x, recorder.begin(True))
+    logits = network(x, recorder.begin(True, 6))
     loss = F.cross_entropy(logits, labels)
     recorder.after_forward(loss)
     loss.backward()

@@ -66,6 +66,11 @@ def build_classifier(config: DictConfig, network: Network) -> Classifier:
     scheduler: Any = None
     if config.scheduler.get("_target_") is not None:
         scheduler = functools.partial(_scheduler, config.scheduler)
+    if config.activation_checkpointing and config.normalization.kind == "batch":
+        raise UserError("activation_checkpointing=true: with normalization=batch its statistics would be updated twice a step")
+    network.activation_checkpointing = config.activation_checkpointing
+    if config.compile:
+        network.compile()
     return Classifier(network, functools.partial(instantiate, config.optimizer), scheduler, config.loss)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,6 +22,16 @@ def _mean_squared_error(logits: Tensor, labels: Tensor) -> Tensor:
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cross_entropy": F.cross_entropy, "mse": _mean_squared_error}
 
 
+def log_scalars(trainer: Trainer, values: dict[str, float]) -> None:
+    """Hand scalars to the loggers now, at the number of optimizer steps taken.
+
+    Lightning would hand on an epoch's metrics only after the checkpoint of that epoch has been written, so that a process
+    killed between the two loses them; and in float32.
+    """
+    for logger in trainer.loggers:
+        logger.log_metrics({**values, "epoch": trainer.current_epoch}, step=trainer.global_step)
+
+
 class Classifier(LightningModule):
     """Trains a network on (images, labels) batches.
 
@@ -33,6 +43,8 @@ class Classifier(LightningModule):
 
     Attributes:
         probe: handed to the network with the next forward pass of training; None measures nothing.
+        totals: loss sum, correct answers and examples of the epoch in progress, by stage.
+        metrics: the latest value of each metric.
     """
 
     def __init__(
@@ -49,6 +61,7 @@ class Classifier(LightningModule):
         self.make_optimizer, self.make_scheduler = make_optimizer, make_scheduler
         self.probe: Probe | None = None
         self.totals: dict[str, Tensor] = {}
+        self.metrics: dict[str, float] = {}
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images)
@@ -83,8 +96,11 @@ class Classifier(LightningModule):
         totals = self.totals.pop(stage, None)
         if totals is None:
             return
-        loss, correct, count = self.trainer.strategy.reduce(totals, reduce_op="sum")
-        self.log_dict({f"{stage}_loss": loss / count, f"{stage}_accuracy": correct / count}, prog_bar=stage != "test")
+        loss, correct, count = self.trainer.strategy.reduce(totals, reduce_op="sum").tolist()
+        values = {f"{stage}_loss": loss / count, f"{stage}_accuracy": correct / count}
+        self.metrics |= values
+        self.log_dict(values, logger=False)  # for callbacks that monitor
+        log_scalars(self.trainer, values)
 
     def on_train_epoch_end(self) -> None:
         self._log_totals("train")
@@ -94,6 +110,14 @@ class Classifier(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self._log_totals("test")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["classifier"] = {"totals": {key: value.cpu() for key, value in self.totals.items()}, "metrics": self.metrics}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["classifier"]
+        self.totals = {key: value.to(self.device) for key, value in state["totals"].items()}
+        self.metrics = dict(state["metrics"])
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.parameters())

@@ -12,11 +12,15 @@ from isometry.config import conf_dir, extra_conf_dir
 from isometry.errors import UserError
 
 VERBS = {
-    "train": ("isometry.train", "train one network, or a grid of them with -m"),
-    "plot": ("isometry.plot", "draw an activation with its derivative and where it saturates"),
-    "report": ("isometry.report", "table, figure and W&B folders of a study"),
+    "train": ("isometry.train:train", "train one network, or a grid of them with -m"),
+    "eval": ("isometry.evaluate:evaluate", "test a run's checkpoint on its own data: isometry eval RUN_DIR"),
+    "plot": ("isometry.plot:plot", "draw an activation with its derivative and where it saturates"),
+    "report": ("isometry.report:report", "table, figure and W&B folders of a study"),
 }
-"""Verb to the module whose function of the verb's name is the task, and one line of help."""
+"""Verb to its task, and one line of help."""
+
+POSITIONAL = {"eval": "run"}
+"""A verb's key that may be given as a bare word."""
 
 USAGE = "isometry VERB [KEY=VALUE ...]\n\n" + "\n".join(f"  {verb:9} {text}" for verb, (_, text) in VERBS.items())
 
@@ -34,15 +38,22 @@ def run(argv: list[str]) -> int:
     verb = argv[1]
     if verb not in VERBS:
         return _complain(f"isometry {verb}: no such verb; allowed are {', '.join(VERBS)}")
+    arguments = [_as_override(verb, word) for word in argv[2:]]
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its exceptions on instead of ending the process
     try:
-        _hydra(verb, [argv[0], *argv[2:]])
+        _hydra(verb, [argv[0], *arguments])
     except Exception as error:
         if wants_traceback or not _is_users(error):
             raise
         return _complain(str(error))
     return 0
+
+
+def _as_override(verb: str, word: str) -> str:
+    """`isometry eval RUN_DIR` is `isometry eval run=RUN_DIR`."""
+    bare = verb in POSITIONAL and "=" not in word and not word.startswith(("-", "~", "+"))
+    return f"{POSITIONAL[verb]}={word}" if bare else word
 
 
 def _hydra(verb: str, argv: list[str]) -> None:
@@ -59,7 +70,8 @@ def _task(verb: str) -> Callable[[Any], Any]:
 
     def task(config: Any) -> Any:
         try:
-            return getattr(import_module(VERBS[verb][0]), verb)(config)
+            module, function = VERBS[verb][0].split(":")
+            return getattr(import_module(module), function)(config)
         except UserError as error:
             raise SystemExit(_complain(str(error))) from None
 

@@ -126,13 +126,19 @@ def test_id_does_not_depend_on_the_order_of_keys():
 def test_status_tells_state_times_and_attempt(tmp_path):
     run = RunDirectory(tmp_path / "study" / "run")
     assert run.status() is None
-    assert run.begin("a: 1\n") == 1
+    assert run.next_attempt() == 1
+    run.begin("a: 1\n")
     assert run.status()["state"] == "running"
     run.end("failed", "RuntimeError: x")
     status = run.status()
     assert (status["state"], status["reason"], status["attempt"]) == ("failed", "RuntimeError: x", 1)
     assert status["start"] <= status["end"]
-    assert run.begin("a: 1\n") == 2
+    assert run.next_attempt() == 2
+    assert run.next_attempt(resuming=True) == 1
+    run.begin("a: 1\n", resuming=True)
+    assert run.status()["start"] == status["start"]
+    run.begin("a: 1\n")
+    assert run.status()["attempt"] == 2
     assert (run.study, run.run_id) == ("study", "run")
 
 
@@ -143,7 +149,9 @@ def test_status_tells_state_times_and_attempt(tmp_path):
         ("finished", None, "skip"),
         ("diverged", None, "skip"),
         ("failed", None, "train"),
-        ("interrupted", None, "train"),
+        ("interrupted", None, "resume"),
+        ("running", None, "resume"),
+        ("interrupted", "all", "train"),
         ("finished", "failed", "skip"),
         ("finished", "all", "train"),
     ],
@@ -153,6 +161,8 @@ def test_decision(tmp_path, state, rerun, decision):
     if state is not None:
         run.begin("")
         run.end(state)
+        run.checkpoints.mkdir()
+        run.last_checkpoint.touch()
     assert decide(run, rerun)[0] == decision
 
 
@@ -234,6 +244,7 @@ def test_metrics_share_rows_and_survive_reopening(tmp_path):
     again.flush()
     frame = pd.read_csv(tmp_path / "metrics.csv")
     assert frame["step"].tolist() == [10, 20, 30]
+    assert list(frame) == ["step", "a", "b", "c"]
     assert frame["a"].tolist()[:2] == [0.1, 0.3]
     assert math.isnan(frame["b"][1])
     again.drop_from(10)
@@ -257,3 +268,10 @@ def test_run_table_joins_choices_state_and_summary(tmp_path):
     assert math.isnan(rows.loc["run1", "test_accuracy"])
     assert rows.loc["run0", "activation"] == "tanh"
     assert os.path.basename(rows.loc["run1", "path"]) == "run1"
+
+
+def test_without_a_checkpoint_there_is_nothing_to_resume(tmp_path):
+    run = RunDirectory(tmp_path / "study" / "run")
+    run.begin("")
+    run.end("interrupted")
+    assert decide(run, None)[0] == "train"

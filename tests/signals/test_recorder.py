@@ -39,7 +39,7 @@ def measure(network, x, labels, micro_batches=1, lr=0.1, recorder=None, clip=Non
     optimizer = torch.optim.SGD(network.parameters(), lr=lr)
     optimizer.zero_grad()
     for part, target in zip(x.chunk(micro_batches), labels.chunk(micro_batches), strict=True):
-        logits = network(part, recorder.begin(True))
+        logits = network(part, recorder.begin(True, len(part)))
         loss = F.cross_entropy(logits, target) / micro_batches
         recorder.after_forward(loss)
         loss.backward()
@@ -141,7 +141,7 @@ def test_the_first_non_finite_forward_layer_is_named():
 def test_a_non_finite_gradient_with_finite_activations_is_named_from_the_top():
     network, x, labels = build(depth=5)
     recorder = Recorder(network.layer_map())
-    logits = network(x, recorder.begin(False))
+    logits = network(x, recorder.begin(False, len(x)))
     loss = F.cross_entropy(logits, labels)
     recorder.after_forward(loss)
     loss.backward()
@@ -157,7 +157,7 @@ def test_a_non_finite_gradient_with_finite_activations_is_named_from_the_top():
 def test_unrecorded_steps_leave_no_rows():
     network, x, labels = build()
     recorder = measure(network, x, labels)
-    recorder.after_forward(F.cross_entropy(network(x, recorder.begin(False)), labels))
+    recorder.after_forward(F.cross_entropy(network(x, recorder.begin(False, len(x))), labels))
     recorder.before_update(False)
     recorder.after_update(False)
     assert recorder.flush().steps.tolist() == [0]

@@ -1,8 +1,18 @@
 """Lightning callbacks: thin adapters from the recorder to loggers and files."""
 
-from isometry.callbacks.checkpoints import AtomicCheckpointIO, checkpoints
+from isometry.callbacks.checkpoints import AtomicCheckpointIO, checkpoints, early_stopping
 from isometry.callbacks.progress import Progress
+from isometry.callbacks.resume import Interruption, ResumeState
 from isometry.callbacks.signals import Signals
 from isometry.callbacks.throughput import Throughput
 
-__all__ = ["AtomicCheckpointIO", "Progress", "Signals", "Throughput", "checkpoints"]
+__all__ = [
+    "AtomicCheckpointIO",
+    "Interruption",
+    "Progress",
+    "ResumeState",
+    "Signals",
+    "Throughput",
+    "checkpoints",
+    "early_stopping",
+]

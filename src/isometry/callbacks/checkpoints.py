@@ -1,13 +1,14 @@
-"""Checkpoints `last` and `best`, written whole, loadable with torch's `weights_only`."""
+"""Checkpoints `last` and `best`, written whole, loadable with torch's `weights_only`; and early stopping."""
 
 from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from isometry.runs.files import write_bytes
@@ -23,23 +24,63 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         write_bytes(Path(path), buffer.getvalue())
 
 
-def checkpoints(folder: Path, every_n_steps: int | None, every_n_epochs: int) -> list[ModelCheckpoint]:
+class LastCheckpoint(Checkpoint):
+    """`last.ckpt` every so many optimizer steps or epochs.
+
+    A save that falls on the last batch of an epoch waits until the epoch's validation and metrics are done: a resume from
+    in between would not repeat them (Lightning takes the epoch for finished).
+
+    Args:
+        path: of the checkpoint.
+        every_n_steps: optimizer steps between saves; None: after epochs.
+        every_n_epochs: epochs between saves, where `every_n_steps` is None.
+    """
+
+    def __init__(self, path: Path, every_n_steps: int | None, every_n_epochs: int):
+        self.path, self.every_n_steps, self.every_n_epochs = path, every_n_steps, every_n_epochs
+        self.saved_at = -1
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0 and not trainer.is_last_batch:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.every_n_steps or (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        if trainer.global_step != self.saved_at:
+            self.saved_at = trainer.global_step
+            trainer.save_checkpoint(self.path)
+
+
+def checkpoints(folder: Path, every_n_steps: int | None, every_n_epochs: int) -> list[Checkpoint]:
     """`best.ckpt` (highest validation accuracy) and `last.ckpt`.
 
     Args:
         folder: `checkpoints/` of the run.
-        every_n_steps: write `last` after so many optimizer steps; None: after epochs.
+        every_n_steps: write `last` after so many optimizer steps, and after epochs; None: only after epochs.
         every_n_epochs: write both after so many epochs.
     """
-    when: dict[str, Any] = {"every_n_train_steps": every_n_steps} if every_n_steps else {"every_n_epochs": every_n_epochs}
-    common: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False, "auto_insert_metric_name": False}
     best = ModelCheckpoint(
+        dirpath=folder,
         filename="best",
         monitor="val_accuracy",
         mode="max",
         every_n_epochs=every_n_epochs,
         save_on_train_epoch_end=False,  # after a validation; a run cut short within its first epoch has none
-        **common,
+        enable_version_counter=False,
     )
-    last = ModelCheckpoint(filename="last", save_on_train_epoch_end=None if every_n_steps else True, **when, **common)
-    return [best, last]
+    return [best, LastCheckpoint(folder / "last.ckpt", every_n_steps, every_n_epochs)]
+
+
+def early_stopping(monitor: str, mode: Literal["min", "max"], patience: int | None, min_delta: float) -> list[EarlyStopping]:
+    """Stop when `monitor` has not improved by `min_delta` in `patience` validations; nothing where patience is None."""
+    if patience is None:
+        return []
+    return [EarlyStopping(monitor, min_delta=min_delta, patience=patience, mode=mode, check_finite=False)]

@@ -57,10 +57,13 @@ class Signals(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         if self.every_n_steps is None:
             return
+        self._open(trainer, pl_module)
+        self._last_step = trainer.estimated_stepping_batches - 1
+
+    def _open(self, trainer: Trainer, pl_module: Any) -> None:
         self.recorder = Recorder(pl_module.network.layer_map(), self.flush_every, trainer.global_step)
         if self._initial is not None:
             self.recorder.initial = [w.to(self.recorder.device) for w in self._initial]
-        self._last_step = trainer.estimated_stepping_batches - 1
 
     def state_dict(self) -> dict[str, Any]:
         return {"initial": [] if self.recorder is None else self.recorder.initial}
@@ -71,6 +74,12 @@ class Signals(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         # rows before the checkpoint's step would otherwise be lost to a resume
         self._flush(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
+        # a resume from the last step has nothing to train: the row of the final weights is written all the same
+        if self.recorder is None and self.every_n_steps is not None:
+            self._open(trainer, pl_module)
+            self.on_train_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._flush(trainer)
@@ -87,7 +96,7 @@ class Signals(Callback):
             step = trainer.global_step
             self._recorded = step % self.every_n_steps == 0 or step == self._last_step  # type: ignore[operator]
         self._examples = len(batch[1])
-        pl_module.probe = self.recorder.begin(self._recorded)
+        pl_module.probe = self.recorder.begin(self._recorded, self._examples)
 
     def on_before_backward(self, trainer: Trainer, pl_module: Any, loss: torch.Tensor) -> None:
         pl_module.probe = None

@@ -8,9 +8,17 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from isometry.classifier import log_scalars
+
 
 class Throughput(Callback):
     """Counts training images against the wall time between the start and the end of training epochs, validation excluded."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"images": self.images, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.images, self.seconds = state_dict["images"], state_dict["seconds"]
 
     def __init__(self) -> None:
         self.images, self.seconds = 0, 0.0
@@ -20,6 +28,9 @@ class Throughput(Callback):
     def images_per_second(self) -> float | None:
         """Over the whole training so far; None before the first epoch has ended."""
         return self.images / self.seconds if self.seconds > 0 else None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_train_epoch_start(trainer, pl_module)  # a resume in mid-epoch starts no epoch
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch_images, self._paused, self._started = 0, 0.0, time.perf_counter()
@@ -39,5 +50,4 @@ class Throughput(Callback):
         seconds = time.perf_counter() - self._started - self._paused
         self.images, self.seconds = self.images + self._epoch_images, self.seconds + seconds
         values = {"images_per_second": self._epoch_images / seconds, "lr": trainer.optimizers[0].param_groups[0]["lr"]}
-        # as float64 tensors: a python float would be logged in float32, a rate of 0.05 as 0.0500000007
-        pl_module.log_dict({key: torch.tensor(value, dtype=torch.float64) for key, value in values.items()})
+        log_scalars(trainer, values)

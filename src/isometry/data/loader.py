@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from isometry.data.augment import Augment
+
 
 @dataclass(frozen=True)
 class Normalization:
@@ -52,6 +54,7 @@ class DeviceLoader:
         seed: of the order.
         drop_last: leave out the last batch if it is short.
         rank, world_size: this process's shard.
+        augment: (uint8 images of a global batch, generator) to images of the same shape; None leaves them as they are.
     """
 
     def __init__(
@@ -65,10 +68,11 @@ class DeviceLoader:
         drop_last: bool = True,
         rank: int = 0,
         world_size: int = 1,
+        augment: Augment | None = None,
     ):
         self.images, self.labels, self.normalization = images, labels, normalization.to(images.device)
         self.batch_size, self.shuffle, self.seed, self.drop_last = batch_size, shuffle, seed, drop_last
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.augment = rank, world_size, augment
         self.epoch = 0
         self.position = 0  # batches of this epoch already handed out
 
@@ -84,9 +88,17 @@ class DeviceLoader:
         order = self.order(self.epoch)
         while self.position < len(self):
             start = self.position * self.batch_size
-            rows = order[start : start + self.batch_size][self.rank :: self.world_size]
+            rows = order[start : start + self.batch_size]
+            images = self._augmented(rows)[self.rank :: self.world_size]
             self.position += 1  # before the yield: a checkpoint taken while this batch trains must not repeat it
-            yield self.normalization(self.images[rows]), self.labels[rows]
+            yield self.normalization(images), self.labels[rows[self.rank :: self.world_size]]
+
+    def _augmented(self, rows: Tensor) -> Tensor:
+        """The images of a global batch; what is random depends on (seed, epoch, position), so a resume draws the same."""
+        if self.augment is None:
+            return self.images[rows]
+        generator = torch.Generator().manual_seed(_mixed(self.seed, self.epoch, self.position))
+        return self.augment(self.images[rows], generator)
 
     def order(self, epoch: int) -> Tensor:
         """Indices of an epoch, on the device: a permutation drawn on the CPU, the same on every machine."""
@@ -102,3 +114,11 @@ class DeviceLoader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on from there: the remaining batches of the epoch come exactly once."""
         self.epoch, self.position = state["epoch"], state["position"]
+
+
+def _mixed(*numbers: int) -> int:
+    """One 63-bit seed of several numbers, the same in every process."""
+    mixed = 0
+    for number in numbers:
+        mixed = (mixed * 6_364_136_223_846_793_005 + number + 1_442_695_040_888_963_407) % 2**63
+    return mixed

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from isometry.data.augment import AUGMENTATIONS
 from isometry.data.cache import cache_name, cached
 from isometry.data.loader import DeviceLoader, Normalization
 from isometry.data.sources import SOURCES, Images, stratified_split
 from isometry.errors import bad_value
 
+SPLITS = ("train", "val", "test")
 SPLIT_SEED = 0  # of the validation split: fixed, so that `seed` changes the training and not the task
 
 
@@ -27,7 +30,9 @@ class ImageData(LightningDataModule):
         cache_dir: folder of the decoded tensors and of downloads.
         raw_dir: folder with the data set's own files; None downloads them.
         eval_batch_size: batch of validation and test.
-        seed: of the order in which examples come.
+        seed: of the order in which examples come, and of the augmentation.
+        train_size: use only so many training examples; None: all.
+        augmentation: a key of `augment.AUGMENTATIONS`, of the training images.
     """
 
     def __init__(
@@ -39,12 +44,19 @@ class ImageData(LightningDataModule):
         raw_dir: str | None = None,
         eval_batch_size: int = 1000,
         seed: int = 0,
+        train_size: int | None = None,
+        augmentation: str = "none",
     ):
         super().__init__()
         self.source = SOURCES[source]
         self.cache_dir = Path(cache_dir)
         self.raw_dir = None if raw_dir is None else Path(raw_dir)
         self.batch_size, self.eval_batch_size, self.val_size, self.seed = batch_size, eval_batch_size, val_size, seed
+        self.train_size = train_size
+        self._resume_at: dict[str, int] | None = None
+        if augmentation not in AUGMENTATIONS:
+            raise bad_value("data.augmentation", augmentation, f"allowed are {', '.join(AUGMENTATIONS)}")
+        self.augment = AUGMENTATIONS[augmentation]
         self._check_sizes()
 
     def _check_sizes(self) -> None:
@@ -53,11 +65,13 @@ class ImageData(LightningDataModule):
         available = len(self.images.train_labels)
         if not 0 < self.val_size < available:
             raise bad_value("data.val_size", self.val_size, f"must lie between 1 and {available - 1} ({self.source.name})")
-        if self.batch_size > available - self.val_size:
+        left = available - self.val_size
+        if self.train_size is not None and not 0 < self.train_size <= left:
+            raise bad_value("data.train_size", self.train_size, f"must lie between 1 and {left} ({self.source.name})")
+        left = self.train_size or left
+        if self.batch_size > left:
             raise bad_value(
-                "data.batch_size",
-                self.batch_size,
-                f"is larger than the training set of {available - self.val_size} examples ({self.source.name})",
+                "data.batch_size", self.batch_size, f"is larger than the training set of {left} examples ({self.source.name})"
             )
 
     @cached_property
@@ -91,7 +105,7 @@ class ImageData(LightningDataModule):
         images, labels = self.images.train_images, self.images.train_labels
         train, val = stratified_split(labels, self.val_size, SPLIT_SEED)
         parts = {
-            "train": (images[train], labels[train]),
+            "train": (images[train[: self.train_size]], labels[train[: self.train_size]]),
             "val": (images[val], labels[val]),
             "test": (self.images.test_images, self.images.test_labels),
         }
@@ -109,16 +123,33 @@ class ImageData(LightningDataModule):
             drop_last=train,
             rank=self.trainer.global_rank if self.trainer is not None else 0,
             world_size=self.trainer.world_size if self.trainer is not None else 1,
+            augment=self.augment if train else None,
         )
 
     def train_dataloader(self) -> DeviceLoader:
-        return self._loader("train", train=True)
+        self.training = self._loader("train", train=True)
+        if self._resume_at is not None:
+            self.training.load_state_dict(self._resume_at)
+            self._resume_at = None
+        return self.training
+
+    # Lightning restores a loader's position by itself, except where `estimated_stepping_batches` was asked before (as any
+    # scheduler does): the loader is made then, and its state is silently not loaded
+    def state_dict(self) -> dict[str, Any]:
+        return {"training": self.training.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._resume_at = state_dict["training"]
 
     def val_dataloader(self) -> DeviceLoader:
-        return self._loader("val", train=False)
+        return self.evaluation_loader("val")
 
     def test_dataloader(self) -> DeviceLoader:
-        return self._loader("test", train=False)
+        return self.evaluation_loader("test")
+
+    def evaluation_loader(self, split: str) -> DeviceLoader:
+        """Every example of a split once, in order, without augmentation."""
+        return self._loader(split, train=False)
 
     def transfer_batch_to_device(self, batch, device: torch.device, dataloader_idx: int):
         """Batches are born on the device."""

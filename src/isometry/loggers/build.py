@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from isometry.errors import bad_value
 from isometry.loggers.csv import MetricsLogger
 from isometry.runs.directory import RunDirectory
 from isometry.runs.metrics import MetricsFile
 
-NAMES = ("csv", "wandb")
+NAMES = ("csv", "wandb", "tensorboard")
 
 
 def build_loggers(
@@ -43,4 +43,29 @@ def build_loggers(
         from isometry.loggers.wandb import make_wandb  # a second of import for those who log there
 
         loggers.append(make_wandb(run, attempt, config, project, entity, offline))
+    if "tensorboard" in names:
+        loggers.append(make_tensorboard(run))
     return loggers
+
+
+def make_tensorboard(run: RunDirectory) -> Logger:
+    """Event files in the run directory: `tensorboard --logdir runs`.
+
+    Raises:
+        UserError: where the package tensorboard is not installed.
+    """
+    try:
+        return TensorBoardLogger(save_dir=run.path, name="tensorboard", version="", default_hp_metric=False)
+    except ModuleNotFoundError as error:
+        raise bad_value("logger.names", "tensorboard", "needs the package: pip install tensorboard") from error
+
+
+def close_loggers(loggers: Sequence[Logger], summary: Mapping[str, Any], failed: bool) -> None:
+    """Finish every logger; W&B gets the summary, and a run that failed is shown there as crashed."""
+    for logger in loggers:
+        logger.save()
+        logger.finalize("failed" if failed else "success")
+    if any(isinstance(logger, WandbLogger) for logger in loggers):
+        from isometry.loggers.wandb import finish
+
+        finish(loggers, summary, failed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def make_wandb(
     return logger
 
 
-def finish(loggers: list[Logger], summary: Mapping[str, Any], failed: bool) -> None:
+def finish(loggers: Sequence[Logger], summary: Mapping[str, Any], failed: bool) -> None:
     """Write the summary keys and close; a run that failed is shown as crashed."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):

@@ -56,8 +56,8 @@ class ConvNet(Network):
     def forward(self, x: Tensor, probe: Probe | None = None) -> Tensor:
         *convolutions, readout = self.layers
         for layer in convolutions:
-            x = layer(x, probe)
-        return readout(x.mean((2, 3)), probe)
+            x = self.run(layer, x, probe)
+        return self.run(readout, x.mean((2, 3)), probe)
 
 
 def stage_plan(convolutions: int, channels: int, stages: int, multiplier: int) -> tuple[list[int], list[int]]:

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from isometry.activations import Activation
 
@@ -100,6 +101,7 @@ class Network(nn.Module):
     """A network whose layers are all in `self.layers`, the readout last."""
 
     layers: nn.ModuleList
+    activation_checkpointing = False  # recompute each layer's forward pass in the backward pass: less memory, more time
 
     def finish(self, layers: list[Layer]) -> None:
         """Take the layers in forward order and number them; the last one is the readout."""
@@ -115,8 +117,14 @@ class Network(nn.Module):
     def forward(self, x: Tensor, probe: Probe | None = None) -> Tensor:
         """Images [batch, channels, height, width] to logits [batch, classes]."""
         for layer in self.layers:
-            x = layer(x, probe)
+            x = self.run(layer, x, probe)
         return x
+
+    def run(self, layer: nn.Module, x: Tensor, probe: Probe | None) -> Tensor:
+        """One layer, checkpointed if wanted; what a subclass with its own `forward` calls."""
+        if self.activation_checkpointing and torch.is_grad_enabled():
+            return checkpoint(layer, x, probe, use_reentrant=False)  # type: ignore[no-any-return]
+        return layer(x, probe)  # type: ignore[no-any-return]
 
 
 class ChannelNorm(nn.Module):

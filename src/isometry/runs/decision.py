@@ -8,13 +8,14 @@ from typing import Literal
 from isometry.runs.directory import RunDirectory
 from isometry.runs.identity import sources_digest
 
-Decision = Literal["train", "skip"]
+Decision = Literal["train", "resume", "skip"]
 RERUN = (None, "all", "failed")
 _OVER = ("finished", "diverged")
+_CUT_SHORT = ("interrupted", "running")
 
 
 def decide(run: RunDirectory, rerun: str | None) -> tuple[Decision, str]:
-    """Whether to train this run, and why, in words for the user.
+    """Whether to train, resume or skip this run, and why, in words for the user.
 
     Args:
         run: its directory, which need not exist.
@@ -23,11 +24,15 @@ def decide(run: RunDirectory, rerun: str | None) -> tuple[Decision, str]:
     status = run.status()
     if status is None:
         return "train", "new"
-    if status["state"] not in _OVER or rerun == "all":
-        return "train", f"was {status['state']}"
-    if status.get("sources") != sources_digest():
-        return "skip", f"{status['state']} already, with other sources of isometry; rerun=all trains it again"
-    return "skip", f"{status['state']} already; rerun=all trains it again"
+    state, same = status["state"], status.get("sources") == sources_digest()
+    sources = "" if same else ", with other sources of isometry"
+    if rerun == "all":
+        return "train", f"was {state}"
+    if state in _OVER:
+        return "skip", f"{state} already{sources}; rerun=all trains it again"
+    if state in _CUT_SHORT and run.last_checkpoint.exists():
+        return "resume", f"was {state}{sources}; goes on from its last checkpoint (rerun=all starts over)"
+    return "train", f"was {state}"
 
 
 def clear(run: RunDirectory) -> None:

@@ -53,13 +53,21 @@ class RunDirectory:
     def last_checkpoint(self) -> Path:
         return self.checkpoints / "last.ckpt"
 
-    def begin(self, config_yaml: str) -> int:
-        """Make the folder, write the config and `state: running`; returns the number of this attempt, from 1."""
+    def next_attempt(self, resuming: bool = False) -> int:
+        """The number of the attempt that is about to begin: 1, 2, ...; a resume goes on with the last one."""
+        return int((self.status() or {}).get("attempt", 0)) + (0 if resuming else 1)
+
+    def begin(self, config_yaml: str, resuming: bool = False) -> None:
+        """Make the folder, write the config and `state: running`.
+
+        Raises:
+            OSError: where the folder cannot be written.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        attempt = (self.status() or {}).get("attempt", 0) + 1
+        attempt = self.next_attempt(resuming)
+        start = (self.status() or {}).get("start") if resuming else _now()
         write_text(self.config, config_yaml)
-        self._write_status(state="running", start=_now(), end=None, reason=None, attempt=attempt)
-        return int(attempt)
+        self._write_status(state="running", start=start, end=None, reason=None, attempt=attempt)
 
     def end(self, state: State, reason: str | None = None) -> None:
         """Write how the run ended."""

@@ -26,7 +26,8 @@ class MetricsFile:
     def _read(self) -> None:
         with self.path.open(newline="") as file:
             for row in csv.DictReader(file):
-                self.rows[int(row.pop("step"))] = {key: value for key, value in row.items() if value != ""}
+                step = int(row.pop("step"))
+                self.rows[step] = {key: value for key, value in row.items() if value != ""}
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Add values to the row of `step`."""

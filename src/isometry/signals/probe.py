@@ -3,6 +3,8 @@
 `SignalProbe` goes through the network with one micro-batch of a recorded step and keeps references to the tensors; the tap
 on each preactivation is the identity whose backward also writes ‖δ_i‖ of every example into a slot. `WatchProbe` goes
 with all other steps and only keeps what is needed to say which layer was the first to lose a finite value.
+
+Everything is stored by layer, not appended: activation checkpointing runs a layer's forward pass twice.
 """
 
 from __future__ import annotations
@@ -33,25 +35,33 @@ class Tap(torch.autograd.Function):
 
 
 class SignalProbe:
-    """References to the tensors of one forward pass, layer by layer in forward order."""
+    """References to the tensors of one forward pass.
 
-    def __init__(self) -> None:
-        self.inputs: list[Tensor] = []
-        self.preactivations: list[Tensor] = []
-        self.arguments: list[Tensor] = []
-        self.activations: list[Tensor] = []
-        self.slots: list[Tensor] = []
+    Args:
+        layers: L.
+        examples: size of the micro-batch.
+        device: where the network computes.
+
+    Attributes:
+        inputs, preactivations, arguments, activations: of layers 1..L, once the forward pass has run.
+    """
+
+    def __init__(self, layers: int, examples: int, device: torch.device):
+        slots = torch.zeros(layers, examples, dtype=torch.float64, device=device)
+        self.slots = [slot.requires_grad_() for slot in slots.unbind()]
+        self.inputs: list[Tensor] = [slots] * layers
+        self.preactivations: list[Tensor] = [slots] * layers
+        self.arguments: list[Tensor] = [slots] * layers
+        self.activations: list[Tensor] = [slots] * layers
 
     def preactivation(self, layer: int, x: Tensor, h: Tensor) -> Tensor:
-        slot = torch.zeros(h.shape[0], dtype=torch.float64, device=h.device, requires_grad=True)
-        self.slots.append(slot)
-        self.inputs.append(x.detach())
-        self.preactivations.append(h.detach())
-        return Tap.apply(h, slot)  # type: ignore[no-any-return]
+        self.inputs[layer - 1] = x.detach()
+        self.preactivations[layer - 1] = h.detach()
+        return Tap.apply(h, self.slots[layer - 1])  # type: ignore[no-any-return]
 
     def activation(self, layer: int, z: Tensor, a: Tensor) -> None:
-        self.arguments.append(z.detach())
-        self.activations.append(a.detach())
+        self.arguments[layer - 1] = z.detach()
+        self.activations[layer - 1] = a.detach()
 
     def delta_norms(self) -> list[Tensor]:
         """After the backward pass: ‖δ_i‖ [B] of every layer, in the scale of the loss that was differentiated."""
@@ -61,11 +71,11 @@ class SignalProbe:
 class WatchProbe:
     """Keeps the preactivations of one forward pass and nothing else."""
 
-    def __init__(self) -> None:
-        self.preactivations: list[Tensor] = []
+    def __init__(self, layers: int):
+        self.preactivations: list[Tensor] = [torch.empty(0)] * layers
 
     def preactivation(self, layer: int, x: Tensor, h: Tensor) -> Tensor:
-        self.preactivations.append(h.detach())
+        self.preactivations[layer - 1] = h.detach()
         return h
 
     def activation(self, layer: int, z: Tensor, a: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 One optimizer step goes through it like this (the Lightning callback does no more than call these):
 
-    probe = recorder.begin(recorded)      before the forward pass of each micro-batch
+    probe = recorder.begin(recorded, n)   before the forward pass of each micro-batch
     recorder.after_forward(loss)          before its backward pass
     recorder.after_backward(scale)        after it
     recorder.before_update(gradients...)  gradients complete, unscaled, not yet clipped
@@ -116,9 +116,10 @@ class Recorder:
         """The optimizer step that is being measured."""
         return self.first_step + len(self.columns_measured)
 
-    def begin(self, recorded: bool) -> SignalProbe | WatchProbe:
-        """The probe for the next micro-batch."""
-        self.probe = SignalProbe() if recorded else WatchProbe()
+    def begin(self, recorded: bool, examples: int) -> SignalProbe | WatchProbe:
+        """The probe for the next micro-batch of so many examples."""
+        count = len(self.layers)
+        self.probe = SignalProbe(count, examples, self.device) if recorded else WatchProbe(count)
         return self.probe
 
     def after_forward(self, loss: Tensor) -> None:

@@ -1,0 +1,115 @@
+"""What a checkpoint must hold for a resumed run to equal the uninterrupted one, and stopping where that is possible."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class ResumeState(Callback):
+    """Random states of torch, numpy and python, and the number of CPU threads (sums depend on it).
+
+    Lightning saves none of them. Plain containers and tensors only: the checkpoint loads with `weights_only`.
+    """
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+        version, internal, gauss = random.getstate()
+        return {
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "numpy": [
+                str(name),
+                torch.from_numpy(np.asarray(keys).astype(np.int64)),
+                int(position),
+                int(has_gauss),
+                float(cached),
+            ],
+            "python": [version, list(internal), gauss],
+            "threads": torch.get_num_threads(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._loaded = state_dict
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # only here: building and restoring draw numbers too
+        if self._loaded is not None:
+            restore(self._loaded)
+            self._loaded = None
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        # what was logged before this step must not be lost with the process
+        for logger in trainer.loggers:
+            logger.save()
+
+
+def restore(state: dict[str, Any]) -> None:
+    """Set the random states and the thread count of `ResumeState.state_dict`."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    torch.set_num_threads(state["threads"])
+
+
+class Interruption(Callback):
+    """Ctrl-C and SIGTERM stop at the end of an optimizer step, after a checkpoint has been written; a second one at once.
+
+    Stopping inside a step could leave half of the weights updated.
+
+    Args:
+        checkpoint: where to write.
+    """
+
+    def __init__(self, checkpoint: Path):
+        self.checkpoint = checkpoint
+        self.requested = False
+        self._previous: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._request)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # not after the last batch: validation belongs to this epoch, and Lightning would not repeat it
+        if self.requested and self._step_complete(trainer) and not trainer.is_last_batch:
+            trainer.save_checkpoint(self.checkpoint)
+            raise KeyboardInterrupt
+
+    @staticmethod
+    def _step_complete(trainer: Trainer) -> bool:
+        return (trainer.fit_loop.epoch_loop.batch_idx + 1) % trainer.accumulate_grad_batches == 0
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restore()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}

@@ -1,0 +1,36 @@
+"""What a run says on the terminal."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.syntax import Syntax
+from rich.tree import Tree
+
+console = Console(stderr=True, highlight=False)
+
+
+def print_config(config: DictConfig) -> None:
+    """The resolved config as a tree, a branch a group."""
+    tree = Tree("config")
+    for key, value in config.items():
+        text = OmegaConf.to_yaml(value, resolve=True) if OmegaConf.is_config(value) else str(value)
+        tree.add(str(key)).add(Syntax(text.rstrip(), "yaml", background_color="default"))
+    console.print(tree)
+
+
+def quiet() -> None:
+    """Silence Lightning's advertisements and its advice on loaders, which are not ours."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*GPU available but not used.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*LeafSpec.*is deprecated.*",  # of torch, in Lightning's code
+        ".*resuming from a checkpoint that ended before the epoch ended.*",  # our loader resumes mid-epoch
+    ):
+        warnings.filterwarnings("ignore", message=message)
