@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ISOMETRY = str(Path(sys.executable).parent / "isometry")
 
 
@@ -32,25 +30,6 @@ def test_bare_command_lists_the_verbs(tmp_path):
     assert done.returncode == 0
     for verb in ("train", "plot", "report"):
         assert f"  {verb}" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["trane"], "no such verb"),
-        (["train", "model=mlpp"], "Available options in 'model'"),
-        (["train", "model.dept=3"], "model.dept"),
-        (["train", "model.depth=0"], "model.depth=0"),
-        (["train", "data=cifar10", "data.raw_dir=/nowhere"], "data.raw_dir=/nowhere"),
-        (["report", "study_name=nothing"], "study_name=nothing"),
-    ],
-)
-def test_mistakes_end_with_one_message_and_code_2(tmp_path, arguments, words):
-    done = isometry(*arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not list(tmp_path.glob("runs/*/*"))
 
 
 def test_plot_activation_draws_and_names_the_saturation(tmp_path):

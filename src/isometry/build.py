@@ -71,6 +71,7 @@ def build_classifier(config: DictConfig, network: Network) -> Classifier:
     network.activation_checkpointing = config.activation_checkpointing
     if config.compile:
         network.compile()
+    instantiate(config.optimizer, network.parameters())  # a mistake in its arguments is told now, not in the middle of `fit`
     return Classifier(network, functools.partial(instantiate, config.optimizer), scheduler, config.loss)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from isometry.config import conf_dir, extra_conf_dir
 from isometry.errors import UserError
+from isometry.messages import explain, is_users
 
 VERBS = {
     "train": ("isometry.train:train", "train one network, or a grid of them with -m"),
@@ -32,6 +33,8 @@ def main() -> None:
 
 def run(argv: list[str]) -> int:
     """Run one command line; returns the exit code: 0 fine, 2 the user's own mistake. Anything else raises."""
+    if len(argv) > 1 and argv[1] in ("-sc", "--shell-completion"):
+        argv = [argv[0], _verb_of_completion(), *argv[1:]]
     if len(argv) < 2 or argv[1] in ("-h", "--help", "help"):
         print(f"{USAGE}\n\nMore: isometry VERB --help")
         return 0
@@ -39,14 +42,16 @@ def run(argv: list[str]) -> int:
     if verb not in VERBS:
         return _complain(f"isometry {verb}: no such verb; allowed are {', '.join(VERBS)}")
     arguments = [_as_override(verb, word) for word in argv[2:]]
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    before = os.environ.get("HYDRA_FULL_ERROR", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its exceptions on instead of ending the process
     try:
-        _hydra(verb, [argv[0], *arguments])
+        _hydra(verb, [argv[0], *arguments], wants_traceback=before == "1")
     except Exception as error:
-        if wants_traceback or not _is_users(error):
+        if before == "1" or not is_users(error):
             raise
-        return _complain(str(error))
+        return _complain(explain(error, verb, arguments))
+    finally:
+        os.environ["HYDRA_FULL_ERROR"] = before
     return 0
 
 
@@ -56,16 +61,29 @@ def _as_override(verb: str, word: str) -> str:
     return f"{POSITIONAL[verb]}={word}" if bare else word
 
 
-def _hydra(verb: str, argv: list[str]) -> None:
+def _verb_of_completion() -> str:
+    """Take the verb out of the line that is being completed: Hydra's script knows of none.
+
+    The script sets COMP_LINE to what the user typed so far, `isometry train mod`; Hydra has to see `isometry mod`.
+    """
+    words = os.environ.get("COMP_LINE", "").split(" ")
+    verb = words[1] if len(words) > 1 and words[1] in VERBS else "train"
+    if len(words) > 2 and words[1] == verb:
+        os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
+        os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", "0")) - len(verb) - 1)
+    return verb
+
+
+def _hydra(verb: str, argv: list[str], wants_traceback: bool) -> None:
     """Let Hydra parse `argv`, compose `conf/<verb>.yaml` and call the verb's task."""
     import hydra
 
     extra = extra_conf_dir()
     sys.argv = [*argv, *([] if extra is None else [f"hydra.searchpath=[file://{extra}]"])]
-    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)(_task(verb))()
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)(_task(verb, wants_traceback))()
 
 
-def _task(verb: str) -> Callable[[Any], Any]:
+def _task(verb: str, wants_traceback: bool) -> Callable[[Any], Any]:
     """The verb's function; its module is imported when a config has been composed, so that --help is quick."""
 
     def task(config: Any) -> Any:
@@ -73,17 +91,11 @@ def _task(verb: str) -> Callable[[Any], Any]:
             module, function = VERBS[verb][0].split(":")
             return getattr(import_module(module), function)(config)
         except UserError as error:
+            if wants_traceback:
+                raise
             raise SystemExit(_complain(str(error))) from None
 
     return task
-
-
-def _is_users(error: Exception) -> bool:
-    """Whether this is a mistake in the command line or in a config."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    return isinstance(error, UserError | HydraException | OmegaConfBaseException)
 
 
 def _complain(message: str) -> int:

@@ -64,11 +64,10 @@ def instantiate(node: DictConfig | Mapping[str, Any], *args: Any, **kwargs: Any)
         UserError: for a target that is not honoured, and for an argument the target refuses.
     """
     plain = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
-    assert isinstance(plain, dict)
-    for target in _targets(plain):
-        _check_target(target)
+    check_targets(plain)  # type: ignore[arg-type]
     import hydra.utils
 
+    assert isinstance(plain, dict)
     target = plain["_target_"]
     arguments = {str(key): value for key, value in plain.items() if key not in (*METADATA, "_target_")}
     try:
@@ -77,7 +76,11 @@ def instantiate(node: DictConfig | Mapping[str, Any], *args: Any, **kwargs: Any)
         raise UserError(f"_target_={target}: cannot be imported ({error})") from error
     if arguments.pop("_partial_", False):
         factory = functools.partial(functools.partial, factory)
-    return factory(*args, **{key: _build(value) for key, value in arguments.items()}, **kwargs)
+    try:
+        return factory(*args, **{key: _build(value) for key, value in arguments.items()}, **kwargs)
+    except (TypeError, ValueError) as error:
+        given = ", ".join(f"{key}={value}" for key, value in arguments.items())
+        raise UserError(f"{target} refuses {given}: {error}") from error
 
 
 def _build(value: Any) -> Any:
@@ -93,6 +96,16 @@ def _targets(node: Any) -> Iterable[str]:
     elif isinstance(node, list | tuple):
         for child in node:
             yield from _targets(child)
+
+
+def check_targets(config: Mapping[str, Any]) -> None:
+    """Refuse a config with a `_target_` that is not honoured, wherever it stands.
+
+    Raises:
+        UserError: for the first such target. Nothing has been imported by then.
+    """
+    for target in _targets(config):
+        _check_target(target)
 
 
 def _check_target(target: str) -> None:

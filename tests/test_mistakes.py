@@ -1,0 +1,189 @@
+"""What bad input gets: exit code 2, one message that names the key, the value and what is allowed, no half-made run."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from isometry import cli
+
+# arguments, and the words that the message must hold
+MISTAKES = [
+    (["train", "model=mpl"], ["model=mpl", "did you mean mlp?", "convnet"]),
+    (["train", "activation=rleu"], ["activation=rleu", "did you mean relu?"]),
+    (["train", "data=imagenet"], ["data=imagenet", "mnist_5k"]),
+    (["train", "study=nothing"], ["study=nothing", "vanishing_exploding"]),
+    (["train", "experiment=nothing"], ["experiment=nothing", "mnist_mlp"]),
+    (["train", "model.dept=30"], ["model.dept=30", "did you mean model.depth?"]),
+    (["train", "model=convnet", "model.chanels=3"], ["model.chanels=3", "did you mean model.channels?"]),
+    (["train", "optimiser.lr=0.1"], ["optimiser.lr=0.1", "did you mean optimizer.lr?"]),
+    (["train", "model.depth=0"], ["model.depth=0", "at least 1"]),
+    (["train", "model.depth=deep"], ["model.depth=deep", "whole number"]),
+    (["train", "model=convnet", "model.depth=1"], ["model.depth=1", "at least 2"]),
+    (["train", "model=convnet", "model.kernel_size=2"], ["model.kernel_size=2", "odd"]),
+    (["train", "trainer.max_epochs=-1"], ["trainer.max_epochs=-1", "at least 1"]),
+    (["train", "trainer.max_epochs=null"], ["trainer.max_epochs=null", "trainer.max_steps"]),
+    (["train", "optimizer.lr=nan"], ["optimizer.lr=nan", "finite"]),
+    (["train", "optimizer.lr=-0.1"], ["optimizer.lr=-0.1", "above 0"]),
+    (["train", "optimizer=adam", "optimizer.betas=[0.9,2.0]"], ["betas=[0.9, 2.0]", "Invalid beta"]),
+    (["train", "+optimizer.speed=3"], ["speed=3", "unexpected keyword argument"]),
+    (["train", "initializer=delta_orthogonal"], ["initializer=delta_orthogonal", "model=convnet"]),
+    (["train", "initializer=identity"], ["initializer=identity", "model.width=784"]),
+    (["train", "initializer=critical", "model.depth=1"], ["initializer=critical", "model.depth=1"]),
+    (["train", "initializer.distribution=cauchy"], ["initializer.distribution=cauchy", "gaussian, uniform"]),
+    (["train", "activation=torch_nn", "activation.module=Softmax"], ["Softmax", "not elementwise"]),
+    (["train", "data.batch_size=5000"], ["data.batch_size=5000", "4000"]),
+    (["train", "data.val_size=4500"], ["data.val_size=4500", "4499"]),
+    (["train", "data=mnist", "data.raw_dir=/nowhere"], ["data.raw_dir=/nowhere", "train-images-idx3-ubyte"]),
+    (["train", "seed=abc"], ["seed=abc", "whole number"]),
+    (["train", "loss=hinge"], ["loss=hinge", "cross_entropy, mse"]),
+    (["train", "trainer.precision=7"], ["trainer.precision=7", "bf16-mixed"]),
+    (["train", "trainer.accelerator=abacus"], ["trainer.accelerator=abacus", "cpu"]),
+    (["train", "trainer.gradient_clip_val=-1"], ["trainer.gradient_clip_val=-1", "above 0"]),
+    (["train", "callbacks.signals.log_columns=[speed]"], ["speed", "backprop_norm"]),
+    (["train", "callbacks.signals.every_n_steps=0"], ["callbacks.signals.every_n_steps=0", "or null"]),
+    (["train", "logger.names=[mlflow]"], ["mlflow", "csv, wandb, tensorboard"]),
+    (["train", "study_name=a/b"], ["study_name=a/b", "letters"]),
+    (["train", "rerun=maybe"], ["rerun=maybe", "all, failed"]),
+    (["train", "model._target_=os.system"], ["_target_=os.system", "register_target"]),
+    (["train", "paths.runs=/dev/null/runs"], ["paths.runs=/dev/null/runs", "cannot write"]),
+    (["train", "resume=/nowhere"], ["resume=/nowhere", "not a run directory"]),
+    (["eval", "/nowhere"], ["run=/nowhere", "not a run directory"]),
+    (["train", "model.depth=${nothing}"], ["nothing"]),
+    (["train", "model.depth"], ["model.depth"]),
+    (["training"], ["no such verb", "train"]),
+]
+
+
+@pytest.fixture
+def isometry(tmp_path, data_cache, monkeypatch, capfd):
+    """Runs a command line in this process; returns exit code and standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ISOMETRY_DATA", str(data_cache))
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["isometry", *arguments])
+        try:
+            code = cli.run(["isometry", *arguments])
+        except SystemExit as stop:
+            code = stop.code
+        return code, capfd.readouterr().err
+
+    return call
+
+
+@pytest.mark.parametrize(("arguments", "words"), MISTAKES, ids=lambda value: " ".join(value))
+def test_mistake(isometry, tmp_path, arguments, words):
+    code, message = isometry(
+        *arguments, *(["logger.offline=true"] if arguments[0] == "train" and "resume" not in arguments[1] else [])
+    )
+    assert code == 2, message
+    assert "Traceback" not in message
+    assert message.startswith("isometry: ")
+    for word in words:
+        assert word in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_there_are_enough_of_them():
+    assert len(MISTAKES) >= 25
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu(isometry, tmp_path):
+    code, message = isometry("train", "trainer=gpu")
+    assert code == 2
+    assert "trainer.accelerator=gpu" in message
+    assert "no CUDA GPU" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_corrupt_cache_file(isometry, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "mnist_5k.safetensors").write_bytes(b"torn")
+    monkeypatch.setenv("ISOMETRY_DATA", str(cache))
+    code, message = isometry("train")
+    assert code == 2
+    assert "mnist_5k.safetensors is corrupt" in message
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_truncated_download(isometry, tmp_path, monkeypatch):
+    raw = tmp_path / "cache" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "train-images-idx3-ubyte").write_bytes(bytes([0, 0, 8, 3, 0, 0, 0, 9, 0, 0, 0, 28, 0, 0, 0, 28, 1, 2, 3]))
+    monkeypatch.setenv("ISOMETRY_DATA", str(tmp_path / "cache"))
+    code, message = isometry("train", "data=mnist", f"data.raw_dir={raw}")
+    assert code == 2
+    assert "truncated" in message
+    assert "train-images-idx3-ubyte" in message
+
+
+class Evil:
+    def __reduce__(self):
+        return (os.system, ("touch pwned",))
+
+
+def a_run(folder: Path, isometry) -> Path:
+    code, message = isometry("train", "model.depth=2", "trainer.max_steps=1", "logger=csv", f"paths.runs={folder}/runs")
+    assert code == 0, message
+    (path,) = folder.glob("runs/single/*/status.json")
+    return path.parent
+
+
+def test_a_strangers_run_directory_runs_no_code(isometry, tmp_path):
+    run = a_run(tmp_path, isometry)
+    config = run / "config.yaml"
+    honest = config.read_text()
+    for key in ("isometry.networks.mlp.MLP", "torch.optim.SGD", "lightning.pytorch.Trainer"):
+        config.write_text(honest.replace(key, "os.system"))
+        for command in (["eval", str(run)], ["train", f"resume={run}"]):
+            code, message = isometry(*command)
+            assert code == 2
+            assert "_target_=os.system" in message
+
+
+def test_a_checkpoint_that_is_not_one(isometry, tmp_path):
+    run = a_run(tmp_path, isometry)
+    evil = tmp_path / "evil.ckpt"
+    evil.write_bytes(pickle.dumps(Evil()))
+    torch.save({"state_dict": {"x": torch.zeros(1)}}, tmp_path / "other.ckpt")
+    torch.save({"x": [1, 2]}, tmp_path / "list.ckpt")
+    cases = {"evil.ckpt": "is not a checkpoint", "list.ckpt": "not a checkpoint of a training", "none.ckpt": "no such file"}
+    for name, words in {**cases, "other.ckpt": "does not fit the network"}.items():
+        code, message = isometry("eval", str(run), f"checkpoint={tmp_path / name}")
+        assert code == 2
+        assert words in message
+        assert "checkpoint=" in message
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_the_traceback_is_there_for_those_who_ask(tmp_path):
+    command = [str(Path(sys.executable).parent / "isometry"), "train", "model.depth=0"]
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "HYDRA_FULL_ERROR": "1"}, capture_output=True, text=True)
+    assert "Traceback" in done.stderr
+    assert done.returncode != 0
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("isometry train mod", "model="),
+        ("isometry train model=", "model=convnet"),
+        ("isometry train model.de", "model.depth="),
+        ("isometry plot activation=si", "activation=sigmoid"),
+    ],
+)
+def test_shell_completion_knows_the_verbs(tmp_path, line, expected):
+    command = [str(Path(sys.executable).parent / "isometry"), "-sc", "query=bash"]
+    environment = {**os.environ, "COMP_LINE": line, "COMP_POINT": str(len(line))}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert expected in done.stdout.split(), done.stdout + done.stderr
