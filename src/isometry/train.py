@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.profilers import AdvancedProfiler, Profiler, SimpleProfiler
 from omegaconf import DictConfig, OmegaConf
 
 from isometry.build import build_classifier, build_data, build_network, seed_everything
@@ -112,6 +113,15 @@ def begin(config: DictConfig, run: RunDirectory, resuming: bool) -> None:
         print_config(config)
 
 
+def make_profiler(name: str | None, run: RunDirectory) -> Profiler | None:
+    """Lightning's profiler, whose table goes to `fit-profile.txt` in the run directory."""
+    if name is None:
+        return None
+    console.print(f"profile: {run.path / 'fit-profile.txt'}", soft_wrap=True)
+    kind = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}[name]
+    return kind(dirpath=run.path, filename="profile")
+
+
 def build_trainer(config: DictConfig, run: RunDirectory, loggers: list[Any], callbacks: list[Any]) -> Trainer:
     """Lightning's Trainer with our callbacks, and checkpoints that are written whole."""
     own = [*callbacks, ResumeState(), Progress(run.run_id), Interruption(run.last_checkpoint)]
@@ -119,7 +129,7 @@ def build_trainer(config: DictConfig, run: RunDirectory, loggers: list[Any], cal
     saving = checkpoints(run.checkpoints, **config.callbacks.checkpoints)
     try:
         return instantiate(  # type: ignore[no-any-return]
-            config.trainer,
+            {**resolved(config)["trainer"], "profiler": make_profiler(config.trainer.profiler, run)},
             logger=loggers or False,
             callbacks=[*own, *stopping, *saving],
             plugins=[AtomicCheckpointIO()],

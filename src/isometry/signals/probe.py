@@ -26,7 +26,9 @@ class Tap(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, h: Tensor, slot: Tensor) -> Tensor:
-        return h.view_as(h)
+        # a compiled graph returns an output that is a view by viewing its base outside of the graph, past the tap: the
+        # readout's δ would be lost. There the copy is fused; eagerly a view costs nothing
+        return h.clone() if torch.compiler.is_compiling() else h.view_as(h)
 
     @staticmethod
     @once_differentiable
@@ -47,12 +49,12 @@ class SignalProbe:
     """
 
     def __init__(self, layers: int, examples: int, device: torch.device):
-        slots = torch.zeros(layers, examples, dtype=torch.float64, device=device)
-        self.slots = [slot.requires_grad_() for slot in slots.unbind()]
-        self.inputs: list[Tensor] = [slots] * layers
-        self.preactivations: list[Tensor] = [slots] * layers
-        self.arguments: list[Tensor] = [slots] * layers
-        self.activations: list[Tensor] = [slots] * layers
+        # each its own storage, as leaves of a compiled graph should be
+        self.slots = [torch.zeros(examples, dtype=torch.float64, device=device, requires_grad=True) for _ in range(layers)]
+        self.inputs: list[Tensor] = [torch.empty(0)] * layers
+        self.preactivations: list[Tensor] = [torch.empty(0)] * layers
+        self.arguments: list[Tensor] = [torch.empty(0)] * layers
+        self.activations: list[Tensor] = [torch.empty(0)] * layers
 
     def preactivation(self, layer: int, x: Tensor, h: Tensor) -> Tensor:
         self.inputs[layer - 1] = x.detach()
