@@ -1,0 +1,313 @@
+"""Ratios, measured side by side and interleaved in one process; written to `docs/benchmarks.md`.
+
+    python scripts/benchmark.py epoch loader start memory signals
+
+Each name is a section; a section that is run replaces its table in the document. Absolute times belong to the machine, ratios
+much less so; the document names machine, date and command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+IMPORTS = "import torch, lightning.pytorch, hydra"
+
+
+def interleave(variants: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """Median seconds of each variant; the variants take turns, so that a slow minute of the machine hits all of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, variant in variants.items():
+            seconds[name].append(variant())
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def clock(function: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+# ---- epoch ----------------------------------------------------------------------------------------------------------
+
+
+def synthetic_data(batch_size: int = 128, count: int = 60_000):
+    """60,000 images of MNIST's shape in our data module: the content does not matter for time."""
+    import torch
+
+    from isometry.data.module import ImageData
+    from isometry.data.sources import Images
+
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count + 500, 1, 28, 28), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(0, 10, (count + 500,), generator=generator)
+    data = ImageData.__new__(ImageData)
+    super(ImageData, data).__init__()
+    data.__dict__["images"] = Images(images, labels, images[:500].clone(), labels[:500].clone())
+    data.batch_size, data.eval_batch_size, data.val_size, data.seed = batch_size, 1000, 500, 0
+    data.train_size, data.augment, data._resume_at = None, None, None
+    return data
+
+
+def make_classifier(config):
+    """A fresh classifier of a config on MNIST's shape."""
+    from isometry.build import build_classifier, build_network
+
+    return build_classifier(config, build_network(config, (1, 28, 28), 10))
+
+
+def train_ours(config, data) -> float:
+    """Seconds of `fit` with everything `isometry train` does, W&B left out."""
+    from isometry.callbacks import Signals, Throughput
+    from isometry.loggers import build_loggers
+    from isometry.runs.directory import RunDirectory
+    from isometry.runs.signal_store import SignalStore
+    from isometry.train import build_trainer
+
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunDirectory(Path(folder) / "study" / "run")
+        run.begin("")
+        loggers = build_loggers(run, 1, {}, ["csv"], "isometry", None, True)
+        signals = Signals(**config.callbacks.signals, store=SignalStore(run.signals))
+        trainer = build_trainer(config, run, loggers, [signals, Throughput()])
+        classifier = make_classifier(config)
+        return clock(lambda: trainer.fit(classifier, data))
+
+
+def train_bare(config, data) -> float:
+    """Seconds of `fit` of a Trainer with everything switched off, on the same loader and module."""
+    from lightning.pytorch import Trainer
+
+    off = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(accelerator="cpu", max_epochs=1, limit_val_batches=0, num_sanity_val_steps=0, **off)
+    classifier = make_classifier(config)
+    return clock(lambda: trainer.fit(classifier, data))
+
+
+def train_by_hand(config, data) -> float:
+    """Seconds of a plain torch loop over the same batches, without our loader: index, normalize, step."""
+    import torch
+    from torch.nn import functional as F
+
+    network = make_classifier(config).network
+    optimizer = torch.optim.SGD(network.parameters(), lr=config.optimizer.lr)
+    images, labels = data.splits["train"]
+    normalize = data.normalization
+
+    def loop() -> None:
+        order = torch.randperm(len(labels))
+        for start in range(0, len(labels) - 127, 128):
+            rows = order[start : start + 128]
+            loss = F.cross_entropy(network(normalize(images[rows])), labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return clock(loop)
+
+
+def epoch(rounds: int) -> str:
+    """One epoch of 60,000 images: ours against a bare Trainer and a hand-written loop."""
+    from isometry.config import compose
+    from isometry.console import quiet
+
+    quiet()
+    data = synthetic_data()
+    data.setup()
+    lines = ["| depth | width | ours | bare Trainer | loop | ours/bare (≤ 1.05) | ours/loop (≤ 1.25, 1.15 at 30) | bare/loop |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for depth in (10, 30):
+        for width in (100, 300):
+            overrides = [f"model.depth={depth}", f"model.width={width}", "activation=relu", "initializer=he_normal"]
+            more = ["trainer=cpu", "trainer.max_epochs=1", "trainer.limit_val_batches=0", "optimizer.lr=0.001"]
+            config = compose("train", [*overrides, *more])
+            s = interleave(
+                {
+                    "ours": lambda c=config: train_ours(c, data),
+                    "bare": lambda c=config: train_bare(c, data),
+                    "loop": lambda c=config: train_by_hand(c, data),
+                },
+                rounds,
+            )
+            ratios = f"{s['ours'] / s['bare']:.2f} | {s['ours'] / s['loop']:.2f} | {s['bare'] / s['loop']:.2f}"
+            lines.append(f"| {depth} | {width} | {s['ours']:.2f} s | {s['bare']:.2f} s | {s['loop']:.2f} s | {ratios} |")
+            print(lines[-1], flush=True)
+    return "\n".join(lines)
+
+
+# ---- loader ---------------------------------------------------------------------------------------------------------
+
+
+def loader(rounds: int) -> str:
+    """Images per second of our loader against torchvision's Dataset in a DataLoader."""
+    import numpy as np
+    import torch
+    from torch.utils.data import DataLoader
+    from torchvision import datasets, transforms
+
+    data = synthetic_data()
+    data.setup()
+    images, labels = data.splits["train"]
+    with tempfile.TemporaryDirectory() as folder:
+        raw = Path(folder) / "MNIST" / "raw"
+        raw.mkdir(parents=True)
+        for stem, count in (("train", 60_000), ("t10k", 10)):
+            header = [0, 0, 8, 3, *np.array([count, 28, 28], dtype=">u4").tobytes()]
+            (raw / f"{stem}-images-idx3-ubyte").write_bytes(bytes(header) + images[:count].numpy().tobytes())
+            header = [0, 0, 8, 1, *np.array([count], dtype=">u4").tobytes()]
+            (raw / f"{stem}-labels-idx1-ubyte").write_bytes(bytes(header) + labels[:count].to(torch.uint8).numpy().tobytes())
+        transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))])
+        dataset = datasets.MNIST(folder, train=True, transform=transform)
+        ours = data.train_dataloader()
+
+        def run_through(batches) -> None:
+            for _ in batches:
+                pass
+
+        seconds = interleave(
+            {
+                "ours": lambda: clock(lambda: run_through(ours)),
+                "torchvision, 0 workers": lambda: clock(lambda: run_through(DataLoader(dataset, 128, shuffle=True))),
+                "torchvision, 2 workers": lambda: clock(lambda: run_through(DataLoader(dataset, 128, True, num_workers=2))),
+            },
+            rounds,
+        )
+    lines = ["| loader | images/s | ours is faster by (≥ 20) |", "|---|---|---|"]
+    for name, value in seconds.items():
+        lines.append(f"| {name} | {60_000 / value:,.0f} | {value / seconds['ours']:.0f} |")
+    return "\n".join(lines)
+
+
+# ---- start and memory -----------------------------------------------------------------------------------------------
+
+FIRST_STEP = """
+import sys, time
+from lightning.pytorch import Callback
+import isometry.train as t
+build = t.build_trainer
+class Stop(Callback):
+    def on_train_batch_end(self, *args): sys.stdout.flush(); import os; os._exit(0)
+t.build_trainer = lambda c, r, l, cb: build(c, r, l, [*cb, Stop()])
+from isometry.cli import main
+sys.argv = ["isometry", "train", *sys.argv[1:]]
+main()
+"""
+
+
+def process(command: list[str], folder: str) -> tuple[float, float]:
+    """Wall seconds and peak resident MiB of a process."""
+    started = time.perf_counter()
+    child = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    if status:
+        raise RuntimeError(f"{command} ended with {status}")
+    return time.perf_counter() - started, usage.ru_maxrss / 1024
+
+
+def full_size_arguments(folder: str) -> list[str]:
+    """A 60,000-image data set in `folder`, decoded already, and the arguments that train one epoch on it."""
+    from isometry.data.cache import write
+
+    write(Path(folder) / "data" / "mnist.safetensors", synthetic_data().images)
+    return ["data=mnist", "data.val_size=500", "logger=csv", "trainer.max_epochs=1", "rerun=all", f"paths.runs={folder}/runs"]
+
+
+def start(rounds: int) -> str:
+    """From the command to the first optimizer step, and a whole run of one epoch, against the imports alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = full_size_arguments(folder)
+        isometry = str(Path(sys.executable).parent / "isometry")
+        commands = {
+            "imports": [sys.executable, "-c", IMPORTS],
+            "to the first step": [sys.executable, "-c", FIRST_STEP, "logger=csv", f"paths.runs={folder}/runs", "rerun=all"],
+            "whole run, 60,000 images": [isometry, "train", *arguments],
+        }
+        process(commands["to the first step"], folder)  # decode the digits once, warm the disk
+        seconds = interleave({name: lambda c=c: process(c, folder)[0] for name, c in commands.items()}, rounds)
+    target = {"imports": "", "to the first step": "1.3", "whole run, 60,000 images": "1.5"}
+    lines = ["| process | seconds | over the imports | target |", "|---|---|---|---|"]
+    for name, value in seconds.items():
+        lines.append(f"| {name} | {value:.2f} | {value / seconds['imports']:.2f} | {target[name]} |")
+    return "\n".join(lines)
+
+
+def memory(rounds: int) -> str:
+    """Peak resident memory of a 60,000-image run against the imports plus the data."""
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = full_size_arguments(folder)
+        isometry = str(Path(sys.executable).parent / "isometry")
+        run = statistics.median(process([isometry, "train", *arguments], folder)[1] for _ in range(rounds))
+        imports = statistics.median(process([sys.executable, "-c", IMPORTS], folder)[1] for _ in range(rounds))
+    data = 61_000 * 28 * 28 / 2**20
+    lines = ["| imports | data | peak of the run | ratio (≤ 1.3) |", "|---|---|---|---|"]
+    lines.append(f"| {imports:.0f} MiB | {data:.0f} MiB | {run:.0f} MiB | {run / (imports + data):.2f} |")
+    return "\n".join(lines)
+
+
+# ---- the document ---------------------------------------------------------------------------------------------------
+
+SECTIONS: dict[str, tuple[Callable[[int], str], str, int]] = {
+    "epoch": (
+        epoch,
+        "One epoch of 60,000 images, batch 128, signals at the default interval",
+        3,
+    ),
+    "loader": (loader, "Loader: images per second to the training loop", 3),
+    "start": (start, "Start: wall time of processes", 5),
+    "memory": (memory, "Memory: peak resident size", 3),
+}
+
+
+def machine() -> str:
+    """What the numbers were measured on."""
+    import torch
+
+    model = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else None
+    cpu = model.group(1) if model else platform.processor()
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{os.cpu_count()} cores of {cpu}{gpu}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+
+
+def write(name: str, title: str, table: str, rounds: int) -> None:
+    """Replace a section of the document, or add it."""
+    today = datetime.date.today().isoformat()
+    body = f"## {title}\n\n`python scripts/benchmark.py {name} --rounds {rounds}`, {today}, {machine()}.\n\n{table}\n"
+    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+    text = DOCUMENT.read_text() if DOCUMENT.exists() else "# Benchmarks\n\nWritten by `scripts/benchmark.py`.\n"
+    section = f"{begin}{body}{end}"
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    text = pattern.sub(lambda _: section, text) if begin in text else f"{text}\n{section}"
+    DOCUMENT.write_text(text)
+
+
+def main() -> None:
+    """Run the named sections."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="+", choices=SECTIONS)
+    parser.add_argument("--rounds", type=int, help="rounds of interleaved measurement; the median counts")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    for name in arguments.sections:
+        function, title, rounds = SECTIONS[name]
+        rounds = arguments.rounds or rounds
+        table = function(rounds)
+        print(f"{title}\n{table}\n")
+        write(name, title, table, rounds)
+
+
+if __name__ == "__main__":
+    main()
