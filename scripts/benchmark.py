@@ -149,6 +149,53 @@ def epoch(rounds: int) -> str:
     return "\n".join(lines)
 
 
+def where_time_goes(rounds: int) -> str:
+    """The steps of the smallest network of `epoch` under cProfile: self time by where the code stands.
+
+    The profiler itself makes Python code slower, so shares of Python code are upper bounds.
+    """
+    import cProfile
+    import pstats
+
+    from isometry.config import compose
+    from isometry.console import quiet
+
+    quiet()
+    data = synthetic_data()
+    data.setup()
+    overrides = ["model.depth=10", "model.width=100", "activation=relu", "initializer=he_normal", "trainer=cpu"]
+    config = compose("train", [*overrides, "trainer.max_epochs=1", "trainer.limit_val_batches=0", "optimizer.lr=0.001"])
+    train_ours(config, data)
+    profiler = cProfile.Profile()
+    profiler.enable()
+    for _ in range(rounds):
+        train_ours(config, data)
+    profiler.disable()
+    places = {
+        "isometry/signals": "signals",
+        "isometry/callbacks": "callbacks",
+        "isometry/data": "loader",
+        "isometry/runs": "files",
+    }
+    places |= {
+        "isometry": "network, classifier",
+        "lightning": "Lightning",
+        "contextlib": "Lightning",
+        "torch": "torch, in Python",
+    }
+    seconds: dict[str, float] = {}
+    for (file, _, name), (_, _, own, _, _) in pstats.Stats(profiler).stats.items():  # type: ignore[attr-defined]
+        built_in = "torch kernels and autograd" if "torch" in name or "run_backward" in name else "Python's built-ins"
+        found = next((label for part, label in places.items() if part in file), "other")
+        label = built_in if file == "~" else found
+        seconds[label] = seconds.get(label, 0.0) + own
+    total = sum(seconds.values())
+    lines = ["| where | µs a step | share |", "|---|---|---|"]
+    for label, value in sorted(seconds.items(), key=lambda item: -item[1]):
+        lines.append(f"| {label} | {value / rounds / 468 * 1e6:.0f} | {value / total:.0%} |")
+    return "\n".join(lines)
+
+
 # ---- loader ---------------------------------------------------------------------------------------------------------
 
 
@@ -266,6 +313,7 @@ SECTIONS: dict[str, tuple[Callable[[int], str], str, int]] = {
         "One epoch of 60,000 images, batch 128, signals at the default interval",
         3,
     ),
+    "profile": (where_time_goes, "Where the time of a training step goes (10 layers of 100 units, cProfile)", 3),
     "loader": (loader, "Loader: images per second to the training loop", 3),
     "start": (start, "Start: wall time of processes", 5),
     "memory": (memory, "Memory: peak resident size", 3),

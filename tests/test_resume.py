@@ -39,20 +39,14 @@ SMALL = [
 ]
 
 
-class StopAt(Callback):
-    """Ends the process's training abruptly at a point of a step, as a kill would: nothing is saved."""
-
-    def __init__(self, hook: str, step: int):
-        self.hook, self.step = hook, step
-
-    def __getattribute__(self, name):
-        if name == object.__getattribute__(self, "hook"):
-            return self.stop
-        return super().__getattribute__(name)
+def StopAt(hook, step):
+    """A callback that ends the training abruptly at a point of a step, as a kill would: nothing is saved."""
 
     def stop(self, trainer, *args, **kwargs):
-        if trainer.global_step >= self.step:
+        if trainer.global_step >= step:
             raise KeyboardInterrupt
+
+    return type("StopAt", (Callback,), {hook: stop})()
 
 
 class FirstStep(Callback):

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from isometry.build import build_classifier, build_data, build_network, seed_everything
 from isometry.callbacks import (
     AtomicCheckpointIO,
+    CallbackGroup,
     Interruption,
     Progress,
     ResumeState,
@@ -131,7 +132,7 @@ def build_trainer(config: DictConfig, run: RunDirectory, loggers: list[Any], cal
         return instantiate(  # type: ignore[no-any-return]
             {**resolved(config)["trainer"], "profiler": make_profiler(config.trainer.profiler, run)},
             logger=loggers or False,
-            callbacks=[*own, *stopping, *saving],
+            callbacks=[CallbackGroup([*own, *stopping, *saving])],
             plugins=[AtomicCheckpointIO()],
             default_root_dir=str(run.path),
         )

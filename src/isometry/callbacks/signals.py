@@ -33,7 +33,7 @@ class Signals(Callback):
     def __init__(
         self,
         every_n_steps: int | None = 50,
-        flush_every: int = 50,
+        flush_every: int = 200,
         log_columns: Sequence[str] = DEFAULT_COLUMNS,
         store: SignalStore | None = None,
     ):

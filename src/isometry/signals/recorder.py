@@ -26,11 +26,11 @@ from torch import Tensor
 from isometry.activations import SATURATION_SHARE
 from isometry.columns import MEASURED
 from isometry.networks.layer import LayerSpec
-from isometry.signals.norms import differences, flags, nonfinite_counts, norms, per_example_norms
+from isometry.signals.norms import differences, nonfinite_counts, norms, per_example_norms, watched
 from isometry.signals.probe import SignalProbe, WatchProbe
 from isometry.signals.statistics import alive_units, by_shape, merge_moments, moments, share_inside
 
-_WATCH = ("forward_flag", "gradient_flag", "loss_flag")
+_WATCH = ("watched_forward", "watched_gradient", "watched_loss")
 _ROW = {name: index for index, name in enumerate((*MEASURED, *_WATCH))}
 
 
@@ -75,7 +75,7 @@ class Recorder:
         first_step: the step at which recording starts (> 0 after a resume).
     """
 
-    def __init__(self, layers: Sequence[LayerSpec], flush_every: int = 50, first_step: int = 0):
+    def __init__(self, layers: Sequence[LayerSpec], flush_every: int = 200, first_step: int = 0):
         self.layers, self.flush_every, self.first_step = list(layers), flush_every, first_step
         self.parameters = [spec.weighted.weight for spec in self.layers]
         self.weights = [parameter.detach() for parameter in self.parameters]  # the same storage, outside of autograd
@@ -91,8 +91,9 @@ class Recorder:
         self.probe: SignalProbe | WatchProbe | None = None
         self.forward_parts: list[Tensor] = []
         self.alive: list[Tensor] | None = None
-        self.backprop = torch.zeros(2, len(self.layers), dtype=torch.float64, device=self.device)
-        self.forward_flags = torch.zeros(2, len(self.layers), dtype=torch.float64, device=self.device)
+        self.backprop: Tensor | None = None  # [2, L] sums over examples of ‖δ_i‖² and of ‖δ_i‖²‖x_i‖²
+        self.to_watch: list[Tensor] = []
+        self.watched_before: Tensor | None = None  # of the micro-batches before the last one
         self.examples: list[int] = []
         self.measured: set[str] = set()
 
@@ -119,6 +120,8 @@ class Recorder:
     def begin(self, recorded: bool, examples: int) -> SignalProbe | WatchProbe:
         """The probe for the next micro-batch of so many examples."""
         count = len(self.layers)
+        if self.to_watch:
+            self.watched_before = self._with_earlier(watched(self.to_watch))
         self.probe = SignalProbe(count, examples, self.device) if recorded else WatchProbe(count)
         return self.probe
 
@@ -126,8 +129,7 @@ class Recorder:
         """Before the backward pass: forward statistics of this micro-batch, and whether all is finite."""
         probe = self.probe
         assert probe is not None
-        self.forward_flags[0] += by_shape(probe.preactivations, _flag_stack)
-        self.forward_flags[1] += loss.detach().double() * 0
+        self.to_watch = [*probe.preactivations, loss.detach()]
         if isinstance(probe, SignalProbe):
             self.examples.append(probe.preactivations[0].shape[0])
             self.forward_parts.append(self._forward_sums(probe))
@@ -172,10 +174,9 @@ class Recorder:
         if not isinstance(self.probe, SignalProbe):
             return
         deltas = [delta / scale for delta in self.probe.delta_norms()]
-        self.backprop[0] += torch.stack([delta.square().sum() for delta in deltas])
-        self.backprop[1] += torch.stack(
-            [(delta * per_example_norms(x)).square().sum() for delta, x in zip(deltas, self.probe.inputs, strict=True)]
-        )
+        weighted = [delta * per_example_norms(x) for delta, x in zip(deltas, self.probe.inputs, strict=True)]
+        sums = torch.stack([torch.stack([value.square().sum() for value in values]) for values in (deltas, weighted)])
+        self.backprop = sums if self.backprop is None else self.backprop + sums
         self.measured |= {"backprop_norm", "sample_weight_grad_rms"}
         self.probe = None
 
@@ -187,13 +188,19 @@ class Recorder:
             scale: a loss scale that the gradients still carry.
         """
         gradients = [_gradient(parameter) for parameter in self.parameters]
-        self._write("gradient_flag", flags(gradients))
-        self._write("forward_flag", self.forward_flags[0])
-        self._write("loss_flag", self.forward_flags[1])
+        together = watched([*self.to_watch, *gradients])
+        forward = self._with_earlier(together[: len(self.to_watch)])
+        self._write("watched_gradient", together[len(self.to_watch) :])
+        self._write("watched_forward", forward[:-1])
+        self._write("watched_loss", forward[-1])
         if recorded:
             self._record_forward()
             self._record_gradients(gradients, scale)
             torch._foreach_copy_(self.before, self.weights)
+
+    def _with_earlier(self, watched_now: Tensor) -> Tensor:
+        """Non-finite where any micro-batch of the step so far was."""
+        return watched_now if self.watched_before is None else watched_now + self.watched_before
 
     def _record_forward(self) -> None:
         counts = torch.tensor(self.examples, dtype=torch.float64, device=self.device)
@@ -205,6 +212,7 @@ class Recorder:
         self._write("activation_var", a[:, 1])
         self._write("saturation", (counts.view(-1, 1) * parts[..., 4]).sum(0) / counts.sum())
         assert self.alive is not None
+        assert self.backprop is not None
         self._write("dead", torch.stack([1.0 - alive.mean() for alive in self.alive]))
         self._write("backprop_norm", (self.backprop[0] / counts.sum()).sqrt())
         self._write("sample_weight_grad_rms", (self.backprop[1] / counts.sum()).sqrt())
@@ -236,8 +244,8 @@ class Recorder:
         """One more row for the weights as they are now, without a batch: norm and displacement."""
         self._write("weight_norm", norms(self.weights))
         self._write("displacement", differences(self.weights, self.initial) / norms(self.initial))
-        for flag in _WATCH:
-            self._write(flag, torch.zeros(len(self.layers), dtype=torch.float64, device=self.device))
+        for name in _WATCH:
+            self._write(name, torch.zeros(len(self.layers), dtype=torch.float64, device=self.device))
         self.columns_measured.append({"weight_norm", "displacement"})
 
     @property
@@ -305,7 +313,3 @@ def _slope(spec: LayerSpec) -> Callable[[Tensor], Tensor] | None:
 
 def _gradient(parameter: Tensor) -> Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-
-
-def _flag_stack(stack: Tensor) -> Tensor:
-    return flags(list(stack)).double()
