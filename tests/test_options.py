@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -185,3 +187,37 @@ def test_crop_flip_moves_and_mirrors_whole_images():
         mirrored += flipped and not straight
     assert 8 < mirrored < 32
     assert torch.equal(crop_flip(images, torch.Generator().manual_seed(0)), result)
+
+
+def write_raw_files(source, folder):
+    """120 training and 20 test images in a data set's own format."""
+    rng = np.random.default_rng(0)
+    if source in ("mnist", "fashion_mnist"):
+        for stem, count in (("train", 120), ("t10k", 20)):
+            for kind, shape, magic in (("images-idx3", (count, 28, 28), 3), ("labels-idx1", (count,), 1)):
+                body = rng.integers(0, 10 if magic == 1 else 256, shape, dtype=np.uint8)
+                header = bytes([0, 0, 8, magic]) + np.array(shape, dtype=">u4").tobytes()
+                (folder / f"{stem}-{kind}-ubyte").write_bytes(header + body.tobytes())
+        return
+    names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"] if source == "cifar10" else ["train", "test"]
+    key = "labels" if source == "cifar10" else "fine_labels"
+    for name in names:
+        count = 20 if name.startswith("test") else 120
+        batch = {"data": rng.integers(0, 256, (count, 3072), dtype=np.uint8), key: rng.integers(0, 10, count).tolist()}
+        (folder / name).write_bytes(pickle.dumps(batch))
+
+
+@pytest.mark.parametrize("source", ["mnist", "fashion_mnist", "cifar10", "cifar100"])
+def test_every_data_set_trains_three_steps_from_its_own_files(make_config, tmp_path, source):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    write_raw_files(source, raw)
+    small = ["data.batch_size=8", "data.val_size=20", f"paths.data={tmp_path}/cache"]
+    summary = train(make_config("model.depth=3", f"data={source}", f"data.raw_dir={raw}", *small))
+    assert summary["steps"] == 3
+    assert summary["gradient_rate_init"] > 0
+
+
+@pytest.mark.parametrize("option", ["auto", "cpu"])
+def test_every_trainer_that_this_machine_has(make_config, option):
+    assert train(make_config("model.depth=3", f"trainer={option}", "trainer.max_steps=3"))["steps"] == 3
