@@ -84,6 +84,11 @@ class Activation:
         largest, inner = float(slopes.max()), float(slopes[np.abs(_GRID) <= 40].max())
         return largest if largest <= 2 * inner else math.inf
 
+    @property
+    def saturates(self) -> bool:
+        """Whether the share of saturated units is defined (be it 0)."""
+        return self.slope is not None or self.saturated_intervals is not None
+
     @cached_property
     def saturated_intervals(self) -> tuple[tuple[float, float], ...] | None:
         """The closed intervals of z on which |φ'(z)| < 5 % of its maximum; None where that set does not exist."""

@@ -16,6 +16,7 @@ from isometry.errors import bad_value
 from isometry.networks.layer import LayerSpec
 from isometry.runs.signal_store import SCHEMA, SignalStore
 from isometry.signals.recorder import Divergence, Flush, Recorder
+from isometry.signals.scaling import gradient_scale, loss_scale
 
 DEFAULT_COLUMNS = ("backprop_norm", "weight_grad_norm", "update_ratio", "displacement", "activation_var", "saturation")
 
@@ -61,7 +62,8 @@ class Signals(Callback):
         self._last_step = trainer.estimated_stepping_batches - 1
 
     def _open(self, trainer: Trainer, pl_module: Any) -> None:
-        self.recorder = Recorder(pl_module.network.layer_map(), self.flush_every, trainer.global_step)
+        layers, scaler = pl_module.network.layer_map(), _scaler(trainer)
+        self.recorder = Recorder(layers, self.flush_every, trainer.global_step, skips_overflow=scaler is not None)
         if self._initial is not None:
             self.recorder.initial = [w.to(self.recorder.device) for w in self._initial]
 
@@ -105,11 +107,12 @@ class Signals(Callback):
 
     def on_after_backward(self, trainer: Trainer, pl_module: Any) -> None:
         if self.recorder is not None:
-            self.recorder.after_backward(1.0 / (self._examples * trainer.accumulate_grad_batches))
+            of_mean = 1.0 / (self._examples * trainer.accumulate_grad_batches)
+            self.recorder.after_backward(loss_scale(_scaler(trainer)) * of_mean)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
         if self.recorder is not None:
-            self.recorder.before_update(bool(self._recorded))
+            self.recorder.before_update(bool(self._recorded), gradient_scale(_scaler(trainer), optimizer))
             self._updated = True
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -133,6 +136,11 @@ class Signals(Callback):
             log_layers(logger, flush, self.recorder.layers, self.log_columns)
         if self.divergence is not None:
             trainer.should_stop = True
+
+
+def _scaler(trainer: Trainer) -> Any:
+    """The gradient scaler of fp16 mixed precision, None otherwise."""
+    return getattr(trainer.precision_plugin, "scaler", None)
 
 
 def to_table(flush: Flush, layers: Sequence[LayerSpec]) -> pa.Table:

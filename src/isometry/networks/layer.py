@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
 from isometry.activations import Activation
@@ -45,6 +46,7 @@ class LayerSpec:
         sigma_w, sigma_b: what the initializer *declared*: Var W = σ_w²/fan_in, Var b = σ_b²; None before initialization.
         distribution: the declared shape of the weights (`gaussian`, `uniform`, `orthogonal`, ...).
         branch: the residual branch this layer stands in, None outside of one.
+        uses: how often the layer is applied in one forward pass (weight sharing).
     """
 
     index: int
@@ -57,6 +59,22 @@ class LayerSpec:
     sigma_b: float | None = None
     distribution: str | None = None
     branch: int | None = None
+    uses: int = 1
+
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        """The parameters behind the weight: itself, or the originals of a parametrization (weight norm, say)."""
+        return self._behind("weight")
+
+    @property
+    def biases(self) -> list[nn.Parameter]:
+        """The parameters behind the bias; empty without one."""
+        return [] if self.weighted.bias is None else self._behind("bias")
+
+    def _behind(self, name: str) -> list[nn.Parameter]:
+        if parametrize.is_parametrized(self.weighted, name):
+            return list(self.weighted.parametrizations[name].parameters(recurse=False))  # type: ignore[index, union-attr, operator]
+        return [getattr(self.weighted, name)]
 
     @property
     def map(self) -> Literal["linear", "conv"]:
@@ -104,15 +122,20 @@ class Network(nn.Module):
     activation_checkpointing = False  # recompute each layer's forward pass in the backward pass: less memory, more time
 
     def finish(self, layers: list[Layer]) -> None:
-        """Take the layers in forward order and number them; the last one is the readout."""
+        """Take the layers in forward order and number them; the last one is the readout.
+
+        A layer that stands in the list more than once is one layer, numbered at its first place.
+        """
         self.layers = nn.ModuleList(layers)
-        for index, layer in enumerate(layers, start=1):
-            layer.spec.index, layer.spec.name = index, f"layers.{index - 1}"
-            layer.spec.kind = "readout" if index == len(layers) else "hidden"
+        distinct = list(dict.fromkeys(layers))
+        for index, layer in enumerate(distinct, start=1):
+            layer.spec.index, layer.spec.name = index, f"layers.{layers.index(layer)}"
+            layer.spec.kind = "readout" if layer is layers[-1] else "hidden"
+            layer.spec.uses = layers.count(layer)
 
     def layer_map(self) -> list[LayerSpec]:
         """The layers in forward order, 1..L."""
-        return [layer.spec for layer in self.layers if isinstance(layer, Layer)]
+        return [layer.spec for layer in dict.fromkeys(self.layers) if isinstance(layer, Layer)]
 
     def forward(self, x: Tensor, probe: Probe | None = None) -> Tensor:
         """Images [batch, channels, height, width] to logits [batch, classes]."""

@@ -19,14 +19,10 @@ def norms(tensors: list[Tensor]) -> Tensor:
     return torch.stack(torch._foreach_norm(tensors, 2, dtype=torch.float64))
 
 
-def differences(left: list[Tensor], right: list[Tensor]) -> Tensor:
-    """‖left - right‖ of each pair, float64; the difference itself is taken in the tensors' own precision, where it is
-    what the optimizer really did."""
-    return norms(list(torch._foreach_sub(left, right)))
-
-
 def nonfinite_counts(tensors: list[Tensor]) -> Tensor:
     """How many entries of each tensor are inf or nan, as a float64 vector."""
+    if not tensors:
+        return torch.empty(0, dtype=torch.float64)
     return torch.stack([(~torch.isfinite(tensor)).sum(dtype=torch.float64) for tensor in tensors])
 
 

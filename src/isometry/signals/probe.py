@@ -1,7 +1,7 @@
 """Probes: what a layer shows while it computes.
 
 `SignalProbe` goes through the network with one micro-batch of a recorded step and keeps references to the tensors; the tap
-on each preactivation is the identity whose backward also writes ‖δ_i‖ of every example into a slot. `WatchProbe` goes
+on each preactivation is the identity whose backward also writes ‖δ_i‖² of every example into a slot. `WatchProbe` goes
 with all other steps and only keeps what is needed to say which layer was the first to lose a finite value.
 
 Everything is stored by layer, not appended: activation checkpointing runs a layer's forward pass twice.
@@ -19,7 +19,10 @@ from isometry.signals.norms import per_example_norms
 
 
 class Tap(torch.autograd.Function):
-    """The identity; its backward returns ‖g_i‖ of each example as the "gradient" of the slot.
+    """The identity; its backward returns ‖g_i‖² of each example as the "gradient" of the slot.
+
+    Squares, because autograd adds up what a layer that is applied several times sends to its slot; in float64 they neither
+    overflow nor underflow.
 
     A Function and not a tensor hook, because a Function is compiled with the graph.
     """
@@ -33,7 +36,7 @@ class Tap(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        return gradient, per_example_norms(gradient)
+        return gradient, per_example_norms(gradient).square()
 
 
 class SignalProbe:
@@ -65,8 +68,8 @@ class SignalProbe:
         self.arguments[layer - 1] = z.detach()
         self.activations[layer - 1] = a.detach()
 
-    def delta_norms(self) -> list[Tensor]:
-        """After the backward pass: ‖δ_i‖ [B] of every layer, in the scale of the loss that was differentiated."""
+    def squared_deltas(self) -> list[Tensor]:
+        """After the backward pass: ‖δ_i‖² [B] of every layer, in the scale of the loss that was differentiated."""
         return [torch.full_like(slot, torch.nan) if slot.grad is None else slot.grad for slot in self.slots]
 
 

@@ -5,17 +5,16 @@ One optimizer step goes through it like this (the Lightning callback does no mor
     probe = recorder.begin(recorded, n)   before the forward pass of each micro-batch
     recorder.after_forward(loss)          before its backward pass
     recorder.after_backward(scale)        after it
-    recorder.before_update(gradients...)  gradients complete, unscaled, not yet clipped
-    recorder.after_update()               weights updated
-    frame = recorder.flush()              now and then
+    recorder.before_update(recorded)      gradients complete, not yet clipped
+    recorder.after_update(recorded)       weights updated
+    flush = recorder.flush()              now and then
 
 Nothing in a step waits for the device.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,12 +22,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from isometry.activations import SATURATION_SHARE
 from isometry.columns import MEASURED
 from isometry.networks.layer import LayerSpec
-from isometry.signals.norms import differences, nonfinite_counts, norms, per_example_norms, watched
+from isometry.signals import distributed
+from isometry.signals.forward import ForwardStatistics
+from isometry.signals.norms import nonfinite_counts, per_example_norms, watched
+from isometry.signals.parameters import LayerParameters
 from isometry.signals.probe import SignalProbe, WatchProbe
-from isometry.signals.statistics import alive_units, by_shape, merge_moments, moments, share_inside
 
 _WATCH = ("watched_forward", "watched_gradient", "watched_loss")
 _ROW = {name: index for index, name in enumerate((*MEASURED, *_WATCH))}
@@ -69,45 +69,48 @@ class Flush:
 class Recorder:
     """Measures a network through its layer map.
 
+    Where several processes train together, every process must call every method at the same steps: the statistics are those
+    of the global batch.
+
     Args:
         layers: the layer map, its parameters on the device that trains.
         flush_every: optimizer steps that fit between two flushes.
         first_step: the step at which recording starts (> 0 after a resume).
+        skips_overflow: True under a gradient scaler, where a non-finite gradient is a skipped step and no divergence.
     """
 
-    def __init__(self, layers: Sequence[LayerSpec], flush_every: int = 200, first_step: int = 0):
+    def __init__(self, layers: Sequence[LayerSpec], flush_every: int = 200, first_step: int = 0, skips_overflow: bool = False):
         self.layers, self.flush_every, self.first_step = list(layers), flush_every, first_step
-        self.parameters = [spec.weighted.weight for spec in self.layers]
-        self.weights = [parameter.detach() for parameter in self.parameters]  # the same storage, outside of autograd
-        self.device = self.weights[0].device
+        self.skips_overflow = skips_overflow
+        self.weights = LayerParameters([spec.weights for spec in self.layers])
+        self.biases = LayerParameters([spec.biases for spec in self.layers])
+        self.device = self.weights.values[0].device
         self.buffer = torch.full((flush_every, len(_ROW), len(self.layers)), torch.nan, dtype=torch.float64, device=self.device)
-        self.columns_measured: list[set[str] | None] = []
-        self.initial = [weight.clone() for weight in self.weights]
+        self.rows: list[NDArray[np.bool_] | None] = []  # [columns, L] of each step in the buffer; None: not recorded
+        self.initial = [weight.clone() for weight in self.weights.values]
         self.before = [torch.empty_like(weight) for weight in self.initial]
         self.exists = self._existing()
         self._open_step()
 
     def _open_step(self) -> None:
         self.probe: SignalProbe | WatchProbe | None = None
-        self.forward_parts: list[Tensor] = []
-        self.alive: list[Tensor] | None = None
+        self.forward = ForwardStatistics(self.layers, self.device)
         self.backprop: Tensor | None = None  # [2, L] sums over examples of ‖δ_i‖² and of ‖δ_i‖²‖x_i‖²
         self.to_watch: list[Tensor] = []
         self.watched_before: Tensor | None = None  # of the micro-batches before the last one
-        self.examples: list[int] = []
-        self.measured: set[str] = set()
-
-    # ---- what exists at all -------------------------------------------------------------------------------------
+        self.written = np.zeros((len(MEASURED), len(self.layers)), dtype=bool)
 
     def _existing(self) -> NDArray[np.bool_]:
         """[columns, L]: False where a statistic does not exist for a layer, whatever the step."""
         exists = np.ones((len(MEASURED), len(self.layers)), dtype=bool)
         mixed = any(spec.normalization == "batch" for spec in self.layers)
         for index, spec in enumerate(self.layers):
-            exists[_ROW["sample_weight_grad_rms"], index] = spec.map == "linear" and not mixed
-            exists[_ROW["bias_grad_norm"], index] = spec.weighted.bias is not None
-            exists[_ROW["saturation"], index] = _saturated(spec) is not None or _slope(spec) is not None
+            # ‖δ_i‖‖x_i‖ is the norm of one outer product: of a linear map applied once, where examples do not interact
+            exists[_ROW["sample_weight_grad_rms"], index] = spec.map == "linear" and not mixed and spec.uses == 1
+            exists[_ROW["saturation"], index] = spec.activation is not None and spec.activation.saturates
             exists[_ROW["dead"], index] = spec.kind == "hidden"
+            if not any(weight.requires_grad for weight in spec.weights):
+                exists[_ROW["sample_weight_grad_rms"], index] = False
         return exists
 
     # ---- one step -----------------------------------------------------------------------------------------------
@@ -115,7 +118,7 @@ class Recorder:
     @property
     def step(self) -> int:
         """The optimizer step that is being measured."""
-        return self.first_step + len(self.columns_measured)
+        return self.first_step + len(self.rows)
 
     def begin(self, recorded: bool, examples: int) -> SignalProbe | WatchProbe:
         """The probe for the next micro-batch of so many examples."""
@@ -126,43 +129,12 @@ class Recorder:
         return self.probe
 
     def after_forward(self, loss: Tensor) -> None:
-        """Before the backward pass: forward statistics of this micro-batch, and whether all is finite."""
+        """Before the backward pass: forward statistics of this micro-batch."""
         probe = self.probe
         assert probe is not None
         self.to_watch = [*probe.preactivations, loss.detach()]
         if isinstance(probe, SignalProbe):
-            self.examples.append(probe.preactivations[0].shape[0])
-            self.forward_parts.append(self._forward_sums(probe))
-            self._note_alive(probe)
-            self.measured |= {"preactivation_mean", "preactivation_var", "forward_second_moment", "activation_var"}
-            self.measured |= {"saturation", "dead"}
-
-    def _forward_sums(self, probe: SignalProbe) -> Tensor:
-        """[L, 5]: mean and variance of h, mean and variance of φ(z), saturated share."""
-        h = by_shape(probe.preactivations, moments)
-        a = by_shape(probe.activations, moments)
-        return torch.cat([h, a, self._saturation(probe).unsqueeze(1)], dim=1)
-
-    def _saturation(self, probe: SignalProbe) -> Tensor:
-        share = torch.full((len(self.layers),), torch.nan, dtype=torch.float64, device=self.device)
-        for intervals in {_saturated(spec) for spec in self.layers}:
-            if intervals is None:
-                continue
-            rows = [i for i, spec in enumerate(self.layers) if _saturated(spec) == intervals]
-            chosen = [probe.arguments[i] for i in rows]
-            share[rows] = by_shape(chosen, functools.partial(share_inside, intervals=intervals))
-        for row, spec in enumerate(self.layers):
-            if (slope := _slope(spec)) is not None and spec.activation is not None:
-                steep = slope(probe.arguments[row]).abs() >= SATURATION_SHARE * spec.activation.slope_max
-                share[row] = 1.0 - steep.double().mean()
-        return share
-
-    def _note_alive(self, probe: SignalProbe) -> None:
-        """Union over the micro-batches of the units that are not dead."""
-        alive = [alive_units(a.unsqueeze(0))[0] for a in probe.activations]
-        self.alive = (
-            alive if self.alive is None else [torch.maximum(old, new) for old, new in zip(self.alive, alive, strict=True)]
-        )
+            self.forward.add(probe)
 
     def after_backward(self, scale: float | Tensor = 1.0) -> None:
         """After the backward pass of a micro-batch.
@@ -173,11 +145,10 @@ class Recorder:
         """
         if not isinstance(self.probe, SignalProbe):
             return
-        deltas = [delta / scale for delta in self.probe.delta_norms()]
-        weighted = [delta * per_example_norms(x) for delta, x in zip(deltas, self.probe.inputs, strict=True)]
-        sums = torch.stack([torch.stack([value.square().sum() for value in values]) for values in (deltas, weighted)])
+        deltas = self.probe.squared_deltas()
+        weighted = [delta * per_example_norms(x).square() for delta, x in zip(deltas, self.probe.inputs, strict=True)]
+        sums = torch.stack([torch.stack([value.sum() for value in values]) for values in (deltas, weighted)]) / scale**2
         self.backprop = sums if self.backprop is None else self.backprop + sums
-        self.measured |= {"backprop_norm", "sample_weight_grad_rms"}
         self.probe = None
 
     def before_update(self, recorded: bool, scale: float | Tensor = 1.0) -> None:
@@ -187,107 +158,117 @@ class Recorder:
             recorded: whether to record norms, or only to watch for non-finite ones.
             scale: a loss scale that the gradients still carry.
         """
-        gradients = [_gradient(parameter) for parameter in self.parameters]
+        gradients, positions = self.weights.with_gradient()
         together = watched([*self.to_watch, *gradients])
         forward = self._with_earlier(together[: len(self.to_watch)])
-        self._write("watched_gradient", together[len(self.to_watch) :])
+        watched_gradient = self.weights.sum_by_layer(together[len(self.to_watch) :], positions)
+        frozen = ~self.weights.has(positions)
+        if frozen.any():
+            watched_gradient[torch.from_numpy(frozen)] = 0.0
+        self._write("watched_gradient", watched_gradient * 0 if self.skips_overflow else watched_gradient)
         self._write("watched_forward", forward[:-1])
         self._write("watched_loss", forward[-1])
         if recorded:
             self._record_forward()
-            self._record_gradients(gradients, scale)
-            torch._foreach_copy_(self.before, self.weights)
+            self._record_gradients(scale)
+            torch._foreach_copy_(self.before, self.weights.values)
 
     def _with_earlier(self, watched_now: Tensor) -> Tensor:
         """Non-finite where any micro-batch of the step so far was."""
         return watched_now if self.watched_before is None else watched_now + self.watched_before
 
     def _record_forward(self) -> None:
-        counts = torch.tensor(self.examples, dtype=torch.float64, device=self.device)
-        parts = torch.stack(self.forward_parts)
-        h, a = merge_moments(counts, parts[..., 0:2]), merge_moments(counts, parts[..., 2:4])
-        self._write("preactivation_mean", h[:, 0])
-        self._write("preactivation_var", h[:, 1])
-        self._write("forward_second_moment", h[:, 1] + h[:, 0].square())
-        self._write("activation_var", a[:, 1])
-        self._write("saturation", (counts.view(-1, 1) * parts[..., 4]).sum(0) / counts.sum())
-        assert self.alive is not None
         assert self.backprop is not None
-        self._write("dead", torch.stack([1.0 - alive.mean() for alive in self.alive]))
-        self._write("backprop_norm", (self.backprop[0] / counts.sum()).sqrt())
-        self._write("sample_weight_grad_rms", (self.backprop[1] / counts.sum()).sqrt())
+        for name, values in self.forward.combined().items():
+            self._record(name, values)
+        examples = self.forward.total_examples()
+        delta, weighted = (distributed.total(self.backprop) / examples).sqrt()
+        self._record("backprop_norm", delta)
+        self._record("sample_weight_grad_rms", weighted)
 
-    def _record_gradients(self, gradients: list[Tensor], scale: float | Tensor) -> None:
-        self._write("weight_norm", norms(self.weights))
-        self._write("weight_grad_norm", norms(gradients) / scale)
-        self._write("nonfinite", nonfinite_counts(gradients))
-        biased = [i for i, spec in enumerate(self.layers) if spec.weighted.bias is not None]
-        if biased:
-            bias_norms = norms([_gradient(self.layers[i].weighted.bias) for i in biased]) / scale  # type: ignore[arg-type]
-            self.buffer[self._slot, _ROW["bias_grad_norm"], biased] = bias_norms
-        self.measured |= {"weight_norm", "weight_grad_norm", "bias_grad_norm", "nonfinite"}
+    def _record_gradients(self, scale: float | Tensor) -> None:
+        self._record("weight_norm", self.weights.norm_by_layer(self.weights.values))
+        gradients, positions = self.weights.with_gradient()
+        has = self.weights.has(positions)
+        self._record("weight_grad_norm", self.weights.norm_by_layer(gradients, positions) / scale, has)
+        counts = self.weights.sum_by_layer(nonfinite_counts(gradients), positions)
+        self._record("nonfinite", counts, has)
+        bias_gradients, bias_positions = self.biases.with_gradient()
+        bias_norms = self.biases.norm_by_layer(bias_gradients, bias_positions).to(self.device)
+        self._record("bias_grad_norm", bias_norms / scale, self.biases.has(bias_positions))
 
     def after_update(self, recorded: bool) -> None:
         """The optimizer has stepped: what really changed, and the gradients it used (clipped)."""
         if recorded:
-            update = differences(self.weights, self.before)
-            weight = self.buffer[self._slot, _ROW["weight_norm"]]
-            self._write("weight_grad_norm_clipped", norms([_gradient(parameter) for parameter in self.parameters]))
-            self._write("update_norm", update)
-            self._write("update_ratio", update / weight)
-            self._write("displacement", differences(self.before, self.initial) / norms(self.initial))
-            self.measured |= {"weight_grad_norm_clipped", "update_norm", "update_ratio", "displacement"}
-        self.columns_measured.append(self.measured if recorded else None)
+            gradients, positions = self.weights.with_gradient()
+            clipped = self.weights.norm_by_layer(gradients, positions)
+            self._record("weight_grad_norm_clipped", clipped, self.weights.has(positions))
+            update = self._distance(self.weights.values, self.before)
+            self._record("update_norm", update)
+            self._record("update_ratio", update / self.buffer[len(self.rows), _ROW["weight_norm"]])
+            self._record_displacement(self.before)
+        self.rows.append(self.written & self.exists if recorded else None)
         self._open_step()
 
     def weights_only(self) -> None:
         """One more row for the weights as they are now, without a batch: norm and displacement."""
-        self._write("weight_norm", norms(self.weights))
-        self._write("displacement", differences(self.weights, self.initial) / norms(self.initial))
+        self._record("weight_norm", self.weights.norm_by_layer(self.weights.values))
+        self._record_displacement(self.weights.values)
         for name in _WATCH:
             self._write(name, torch.zeros(len(self.layers), dtype=torch.float64, device=self.device))
-        self.columns_measured.append({"weight_norm", "displacement"})
+        self.rows.append(self.written & self.exists)
+        self._open_step()
 
-    @property
-    def _slot(self) -> int:
-        return len(self.columns_measured)
+    def _record_displacement(self, weights: list[Tensor]) -> None:
+        self._record("displacement", self._distance(weights, self.initial) / self.weights.norm_by_layer(self.initial))
+
+    def _distance(self, left: list[Tensor], right: list[Tensor]) -> Tensor:
+        """‖left - right‖ by layer; the difference is taken in the weights' own precision, where it is what happened."""
+        return self.weights.norm_by_layer(list(torch._foreach_sub(left, right)))
+
+    def _record(self, name: str, values: Tensor, has: NDArray[np.bool_] | None = None) -> None:
+        self._write(name, values)
+        self.written[_ROW[name]] = True if has is None else has
+
+    def _write(self, name: str, values: Tensor) -> None:
+        self.buffer[len(self.rows), _ROW[name]] = values
 
     @property
     def full(self) -> bool:
         """Whether the buffer must be flushed before the next step."""
-        return len(self.columns_measured) == self.flush_every
-
-    def _write(self, name: str, values: Tensor) -> None:
-        self.buffer[self._slot, _ROW[name]] = values
+        return len(self.rows) == self.flush_every
 
     # ---- to the host --------------------------------------------------------------------------------------------
 
     def flush(self) -> Flush:
         """Copy everything to the host in one transfer and start over with an empty buffer."""
-        taken = len(self.columns_measured)
-        host = self.buffer[:taken].cpu().numpy().copy()
+        taken = len(self.rows)
+        buffer = self.buffer[:taken]
+        if distributed.world_size() > 1 and taken:
+            # every process watches its own share of the batch
+            buffer[:, len(MEASURED) :] = distributed.total(buffer[:, len(MEASURED) :])
+        host = buffer.cpu().numpy().copy()
         divergence = self._divergence(host)
         last = taken if divergence is None else divergence.step - self.first_step + 1
-        rows = [i for i in range(last) if self.columns_measured[i] is not None]
+        recorded = [(i, mask) for i, mask in enumerate(self.rows[:last]) if mask is not None]
+        chosen = [i for i, _ in recorded]
         result = Flush(
-            np.array([self.first_step + i for i in rows], dtype=np.int64),
-            host[rows][:, : len(MEASURED)],
-            self._measured_mask(rows, host),
+            np.array([self.first_step + i for i in chosen], dtype=np.int64),
+            host[chosen][:, : len(MEASURED)],
+            self._measured([mask for _, mask in recorded], host[chosen]),
             divergence,
         )
         self.first_step += taken
-        self.columns_measured = []
+        self.rows = []
         return result
 
-    def _measured_mask(self, rows: list[int], host: NDArray[np.float64]) -> NDArray[np.bool_]:
-        written = np.zeros((len(rows), len(MEASURED), len(self.layers)), dtype=bool)
-        for index, row in enumerate(rows):
-            for column in self.columns_measured[row] or ():
-                written[index, _ROW[column]] = True
-        # ‖W_0‖ = 0 leaves nothing to compare a displacement with
-        zero_start = (norms(self.initial) == 0).cpu().numpy()
-        written[:, _ROW["displacement"], zero_start] = False
-        return written & self.exists
+    def _measured(self, masks: list[NDArray[np.bool_]], host: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """The masks of the recorded steps; a displacement from W_0 = 0 (0/0 or x/0) does not exist."""
+        measured = np.array(masks, dtype=bool).reshape(len(masks), len(MEASURED), len(self.layers))
+        if len(masks):
+            started_at_zero = (self.weights.norm_by_layer(self.initial) == 0).cpu().numpy()
+            measured[:, _ROW["displacement"], started_at_zero] = False
+        return measured
 
     def _divergence(self, host: NDArray[np.float64]) -> Divergence | None:
         bad = ~np.isfinite(host[:, [_ROW[name] for name in _WATCH]])
@@ -301,15 +282,3 @@ class Recorder:
         if gradient.any():
             return Divergence(step, "gradient", self.layers[int(np.flatnonzero(gradient)[-1])].index)
         return Divergence(step, "forward", self.layers[-1].index)  # finite logits, non-finite loss
-
-
-def _saturated(spec: LayerSpec) -> tuple[tuple[float, float], ...] | None:
-    return None if spec.activation is None else spec.activation.saturated_intervals
-
-
-def _slope(spec: LayerSpec) -> Callable[[Tensor], Tensor] | None:
-    return None if spec.activation is None else spec.activation.slope
-
-
-def _gradient(parameter: Tensor) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

@@ -1,0 +1,97 @@
+"""The parameters of the layers, flat for fused kernels, and their norms by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from isometry.signals.norms import norms
+
+try:
+    from torch.distributed.tensor import DTensor, Shard
+except ImportError:  # a torch built without distributed: nothing can be sharded
+    DTensor = Shard = ()  # type: ignore[assignment, misc]
+
+
+class LayerParameters:
+    """Weights (or biases) of the layers: usually one tensor a layer, several behind a parametrization, none without a bias.
+
+    A sharded tensor (`DTensor`) is represented by its local shard; norms are completed by one all-reduce of the squares.
+
+    Args:
+        by_layer: the parameters of each layer, in forward order.
+    """
+
+    def __init__(self, by_layer: Sequence[Sequence[nn.Parameter]]):
+        self.count = len(by_layer)
+        self.parameters = [parameter for group in by_layer for parameter in group]
+        self.owners = [layer for layer, group in enumerate(by_layer) for _ in group]
+        self.values = [_local(parameter.detach()) for parameter in self.parameters]  # the same storage, outside of autograd
+        self.sharded = [_is_sharded(parameter) for parameter in self.parameters]
+
+    def with_gradient(self) -> tuple[list[Tensor], list[int]]:
+        """The gradients there are (shards of sharded ones), and the positions of their parameters."""
+        present = [i for i, parameter in enumerate(self.parameters) if parameter.grad is not None]
+        return [_local(self.parameters[i].grad) for i in present], present
+
+    def norm_by_layer(self, tensors: list[Tensor], positions: Sequence[int] | None = None) -> Tensor:
+        """Euclidean norm of each layer's tensors, float64 [L]; nan for a layer without one.
+
+        Args:
+            tensors: of the shapes of `values`.
+            positions: the parameters they belong to; None: all, in order.
+        """
+        chosen = range(len(self.parameters)) if positions is None else positions
+        if not tensors:
+            return torch.full((self.count,), torch.nan, dtype=torch.float64)
+        flat = self._complete(norms(tensors), chosen)
+        if [self.owners[i] for i in chosen] == list(range(self.count)):
+            return flat
+        return self._scatter(flat.square(), chosen).sqrt()
+
+    def sum_by_layer(self, flat: Tensor, positions: Sequence[int]) -> Tensor:
+        """The sum of one number a parameter over each layer's parameters, [L]; nan for a layer without one."""
+        return self._scatter(flat, positions)
+
+    def _scatter(self, flat: Tensor, positions: Sequence[int]) -> Tensor:
+        owners = [self.owners[i] for i in positions]
+        result = torch.zeros(self.count, dtype=torch.float64, device=flat.device)
+        result.index_add_(0, torch.tensor(owners, device=flat.device), flat)
+        empty = sorted(set(range(self.count)) - set(owners))
+        if empty:
+            result[empty] = torch.nan
+        return result
+
+    def _complete(self, flat: Tensor, positions: Sequence[int]) -> Tensor:
+        """Norms of whole tensors from norms of shards."""
+        shards = [k for k, i in enumerate(positions) if self.sharded[i]]
+        if not shards:
+            return flat
+        squares = flat[shards].square()
+        parameter = self.parameters[positions[shards[0]]]
+        for dimension, placement in enumerate(parameter.placements):  # type: ignore[attr-defined]
+            if isinstance(placement, Shard):
+                dist.all_reduce(squares, group=parameter.device_mesh.get_group(dimension))  # type: ignore[attr-defined]
+        flat = flat.clone()
+        flat[shards] = squares.sqrt()
+        return flat
+
+    def has(self, positions: Sequence[int]) -> NDArray[np.bool_]:
+        """[L]: whether a layer owns one of the parameters."""
+        mask = np.zeros(self.count, dtype=bool)
+        mask[[self.owners[i] for i in positions]] = True
+        return mask
+
+
+def _local(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _is_sharded(tensor: Tensor) -> bool:
+    return isinstance(tensor, DTensor) and any(isinstance(p, Shard) for p in tensor.placements)
