@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from isometry.activations import Activation, wrap
 from isometry.classifier import Classifier
-from isometry.config import instantiate
+from isometry.config import instantiate, resolved
 from isometry.data.module import ImageData
 from isometry.errors import UserError
 from isometry.initializers.base import InitializerError
@@ -71,8 +71,18 @@ def build_classifier(config: DictConfig, network: Network) -> Classifier:
     network.activation_checkpointing = config.activation_checkpointing
     if config.compile:
         network.compile()
-    instantiate(config.optimizer, network.parameters())  # a mistake in its arguments is told now, not in the middle of `fit`
-    return Classifier(network, functools.partial(instantiate, config.optimizer), scheduler, config.loss)
+    optimizer = {**resolved(config)["optimizer"], "lr": scaled_rate(config)}
+    instantiate(optimizer, network.parameters())  # a mistake in its arguments is told now, not in the middle of `fit`
+    return Classifier(network, functools.partial(instantiate, optimizer), scheduler, config.loss)
+
+
+def scaled_rate(config: DictConfig) -> float:
+    """`optimizer.lr` by the scaling rule: times B/B_ref (linear, Goyal et al. 2017) or its root, B the examples of an update.
+
+    `data.batch_size` is global: the number of devices alone never changes the rate.
+    """
+    ratio = config.data.batch_size * config.trainer.accumulate_grad_batches / config.lr_scaling.reference_batch
+    return float(config.optimizer.lr * {"none": 1.0, "linear": ratio, "sqrt": ratio**0.5}[config.lr_scaling.rule])
 
 
 def _scheduler(node: DictConfig, optimizer: torch.optim.Optimizer, total_steps: int) -> torch.optim.lr_scheduler.LRScheduler:

@@ -13,7 +13,7 @@ from isometry.errors import UserError
 from isometry.messages import explain, is_users
 
 VERBS = {
-    "train": ("isometry.train:train", "train one network, or a grid of them with -m"),
+    "train": ("isometry.launch.ddp:train", "train one network, or a grid of them with -m"),
     "eval": ("isometry.evaluate:evaluate", "test a run's checkpoint on its own data: isometry eval RUN_DIR"),
     "plot": ("isometry.plot:plot", "draw an activation with its derivative and where it saturates"),
     "report": ("isometry.report:report", "table, figure and W&B folders of a study"),

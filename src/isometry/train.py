@@ -23,13 +23,16 @@ from isometry.callbacks import (
     checkpoints,
     early_stopping,
 )
+from isometry.classifier import Classifier
 from isometry.config import instantiate, resolved
 from isometry.console import console, print_config, quiet
+from isometry.data.module import ImageData
 from isometry.errors import UserError
 from isometry.loggers import build_loggers, close_loggers
 from isometry.machine import check_machine
+from isometry.processes import inside_launcher, is_first
 from isometry.resume import checkpoint_step, frozen_config, keep_before
-from isometry.runs.decision import clear, decide
+from isometry.runs.decision import Decision, clear, decide
 from isometry.runs.directory import RunDirectory, State
 from isometry.runs.identity import run_id
 from isometry.runs.signal_store import SignalStore
@@ -46,33 +49,54 @@ def train(config: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: before anything is written, for a config that cannot be trained.
     """
+    return go_on(*plan(config))
+
+
+def plan(config: DictConfig) -> tuple[RunDirectory, DictConfig, Decision]:
+    """Which run this is, the config that it trains with, and what is to be done with it."""
     if config.resume is not None:
         run, config = RunDirectory(Path(config.resume).resolve()), frozen_config(Path(config.resume))
     else:
         run = RunDirectory(Path(config.paths.runs) / config.study_name / run_id(resolved(config)))
     validate(resolved(config))
     decision, why = decide(run, config.rerun)
-    if decision != "train" or why != "new":
+    if why != "new":
         console.print(f"{run.run_id}: {why}", soft_wrap=True)
+    return run, config, decision
+
+
+def go_on(run: RunDirectory, config: DictConfig, decision: Decision) -> dict[str, Any]:
+    """Do what was decided, in this process."""
     if decision == "skip":
         return run.summary() or {}
     return execute(config, run, resuming=decision == "resume")
 
 
-def execute(config: DictConfig, run: RunDirectory, resuming: bool) -> dict[str, Any]:
-    """Build everything, then begin the run: a mistake in the config leaves no half-made run behind."""
+def prepare(config: DictConfig) -> tuple[ImageData, Classifier]:
+    """Data and classifier; everything that can be wrong with a config is told here, before the run begins."""
     quiet()
     check_machine(config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     seed_everything(config.seed)
     data = build_data(config)
-    classifier = build_classifier(config, build_network(config, data.input_shape, data.num_classes))
-    loggers = build_loggers(run, run.next_attempt(resuming), resolved(config), **resolved(config)["logger"])
+    return data, build_classifier(config, build_network(config, data.input_shape, data.num_classes))
+
+
+def execute(config: DictConfig, run: RunDirectory, resuming: bool) -> dict[str, Any]:
+    """Build everything, then begin the run: a mistake in the config leaves no half-made run behind.
+
+    Of several processes that train together, rank 0 writes.
+    """
+    data, classifier = prepare(config)
+    alone, first = not inside_launcher(), is_first()
+    attempt = run.next_attempt(resuming or not alone)  # of several processes the launcher has begun the run
+    loggers = build_loggers(run, attempt, resolved(config), **resolved(config)["logger"]) if first else []
     signals = Signals(**config.callbacks.signals, store=SignalStore(run.signals))
     throughput = Throughput()
     trainer = build_trainer(config, run, loggers, [signals, throughput])
-    begin(config, run, resuming)
+    if alone:
+        begin(config, run, resuming)
     state: State = "failed"
     reason: str | None = None
     summary: dict[str, Any] = {}
@@ -82,9 +106,11 @@ def execute(config: DictConfig, run: RunDirectory, resuming: bool) -> dict[str, 
         state = "finished" if signals.divergence is None else "diverged"
         if state == "finished":
             trainer.test(classifier, data, verbose=False)
-        summary = summarise(config, run, classifier.metrics, trainer.global_step, signals.divergence, state)
-        summary |= {"wall_seconds": round(time.perf_counter() - started, 3), "images_per_second": throughput.images_per_second}
-        run.write_summary(summary)
+        if first:
+            summary = summarise(config, run, classifier.metrics, trainer.global_step, signals.divergence, state)
+            summary |= {"wall_seconds": round(time.perf_counter() - started, 3)}
+            summary |= {"images_per_second": throughput.images_per_second}
+            run.write_summary(summary)
     except (KeyboardInterrupt, SystemExit) as stop:
         state, reason = "interrupted", "stopped by the user"
         console.print(f"interrupted; the same command goes on, and so does: isometry train resume={run.path}", soft_wrap=True)
@@ -93,9 +119,11 @@ def execute(config: DictConfig, run: RunDirectory, resuming: bool) -> dict[str, 
         reason = f"{type(error).__name__}: {error}"
         raise
     finally:
-        run.end(state, reason)
+        if first:
+            run.end(state, reason)
         close_loggers(loggers, summary, failed=state in ("failed", "interrupted"))
-    console.print(describe(summary), soft_wrap=True)
+    if first:
+        console.print(describe(summary), soft_wrap=True)
     return summary
 
 

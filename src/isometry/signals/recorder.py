@@ -165,7 +165,7 @@ class Recorder:
         frozen = ~self.weights.has(positions)
         if frozen.any():
             watched_gradient[torch.from_numpy(frozen)] = 0.0
-        self._write("watched_gradient", watched_gradient * 0 if self.skips_overflow else watched_gradient)
+        self._write("watched_gradient", torch.zeros_like(forward[:-1]) if self.skips_overflow else watched_gradient)
         self._write("watched_forward", forward[:-1])
         self._write("watched_loss", forward[-1])
         if recorded:

@@ -1,0 +1,79 @@
+"""A run on several devices: the frozen config of the one run, handed to torchrun's elastic launcher.
+
+Lightning's own launcher replays the command line in every process, a sweep's `-m` included. Here no child parses a command
+line: each reads the `config.yaml` of the run directory.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from isometry.processes import inside_launcher
+from isometry.resume import frozen_config
+from isometry.runs.directory import RunDirectory
+from isometry.train import begin, execute, go_on, plan, prepare
+
+
+def train(config: DictConfig) -> dict[str, Any]:
+    """The verb `train`: in this process, or in as many as the run wants.
+
+    Raises:
+        UserError: before anything is written, for a config that cannot be trained.
+    """
+    run, config, decision = plan(config)
+    processes = wanted_processes(config)
+    if decision == "skip" or processes == 1 or inside_launcher():
+        return go_on(run, config, decision)
+    prepare(config)
+    begin(config, run, resuming=decision == "resume")
+    return launch(run, processes, resuming=decision == "resume")
+
+
+def wanted_processes(config: DictConfig) -> int:
+    """How many processes of this machine the config asks for."""
+    devices = config.trainer.devices
+    if devices == "auto":
+        return max(1, torch.cuda.device_count())
+    return devices if isinstance(devices, int) else len(devices)
+
+
+def launch(run: RunDirectory, processes: int, resuming: bool) -> dict[str, Any]:
+    """Train a run that has begun with so many processes; returns its summary.
+
+    Raises:
+        RuntimeError: with the first failed process's own message.
+    """
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=run.run_id,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.1,
+        start_method="spawn",  # a fresh process each: nothing of this one's threads or devices is inherited
+    )
+    try:
+        elastic_launch(config, worker)(str(run.path), resuming)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        reason = f"rank {rank} failed: {failure.message or failure.exitcode}"
+        run.end("failed", reason)
+        raise RuntimeError(reason) from None
+    return run.summary() or {}
+
+
+def worker(path: str, resuming: bool) -> None:
+    """One process of a run: build everything from the run's own config and train."""
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])))
+    record(execute)(frozen_config(Path(path)), RunDirectory(Path(path)), resuming)

@@ -1,0 +1,101 @@
+"""Several processes train as one: the same numbers, one run directory, one writer."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+ISOMETRY = str(Path(sys.executable).parent / "isometry")
+COMMON = [
+    "model.depth=5",
+    "trainer.precision=64-true",
+    "trainer.max_steps=4",
+    "callbacks.signals.every_n_steps=1",
+    "logger=csv",
+]
+
+
+def run(folder: Path, *overrides: str) -> Path:
+    """Train through the command line; returns the run directory."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ISOMETRY_DATA": str(folder / "data")}
+    command = [ISOMETRY, "train", *COMMON, *overrides, f"paths.runs={folder}/{len(list(folder.iterdir()))}"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (status,) = Path(command[-1].partition("=")[2]).glob("*/*/status.json")
+    assert json.loads(status.read_text())["state"] == "finished"
+    return status.parent
+
+
+def signals(path: Path) -> pd.DataFrame:
+    return pd.read_parquet(path / "signals.parquet").sort_values(["step", "layer"], ignore_index=True)
+
+
+CASES = [
+    (1, [], []),
+    (2, [], []),
+    (3, ["data.batch_size=63"], []),  # 21 each
+    (2, ["trainer.accumulate_grad_batches=2"], ["activation=relu"]),
+    (2, ["trainer.gradient_clip_val=0.01"], []),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "overrides", "more"), CASES, ids=str)
+def test_n_processes_measure_what_one_measures(tmp_path, processes, overrides, more):
+    """64-bit: every column agrees to 1e-9, and so do weights and metrics."""
+    one = run(tmp_path, "trainer=cpu", *overrides, *more)
+    several = run(tmp_path, "trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={processes}", *overrides, *more)
+    a, b = signals(one), signals(several)
+    pd.testing.assert_frame_equal(a, b, rtol=1e-9, atol=1e-14)
+    weights = [torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for path in (one, several)]
+    for key, value in weights[0].items():
+        torch.testing.assert_close(weights[1][key], value, rtol=1e-9, atol=1e-14)
+    drop = ["images_per_second", "epoch"]
+    metrics = [pd.read_csv(path / "metrics.csv").drop(columns=drop, errors="ignore") for path in (one, several)]
+    pd.testing.assert_frame_equal(*metrics, rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_a_dying_rank_ends_the_run_as_failed(tmp_path):
+    script = (
+        "import os, sys\n"
+        "import isometry.launch.ddp as ddp\n"
+        "from die import worker\n"
+        "ddp.worker = worker\n"
+        "from isometry.cli import main\n"
+        "sys.argv = ['isometry', 'train', *sys.argv[1:]]\n"
+        "if __name__ == '__main__':\n"
+        "    main()\n"
+    )
+    (tmp_path / "die.py").write_text(
+        "import os\n"
+        "from isometry.launch.ddp import worker as original\n"
+        "def worker(path, resuming):\n"
+        "    if os.environ['RANK'] == '1':\n"
+        "        os._exit(7)\n"
+        "    original(path, resuming)\n"
+    )
+    (tmp_path / "go.py").write_text(script)
+    arguments = [*COMMON, "trainer=ddp", "trainer.accelerator=cpu", f"paths.runs={tmp_path}/runs"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(tmp_path / "go.py"), *arguments]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    (status,) = (json.loads(path.read_text()) for path in tmp_path.glob("runs/*/*/status.json"))
+    assert status["state"] == "failed"
+    assert "rank 1 failed" in status["reason"]
+
+
+@pytest.mark.slow
+def test_one_wandb_run_and_nothing_from_rank_one(tmp_path):
+    path = run(tmp_path, "trainer=ddp", "trainer.accelerator=cpu", "logger.names=[csv,wandb]")
+    assert len(list(path.glob("wandb/offline-run-*"))) == 1
+    assert np.isfinite(json.loads((path / "summary.json").read_text())["test_accuracy"])

@@ -1,0 +1,230 @@
+"""The recorder in the regimes where other tools report something else. Each test has its mutation: the number without the
+unscaling, the all-reduce or the aggregation is shown to differ."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+
+from isometry import activations
+from isometry.columns import MEASURED
+from isometry.initializers import FanScaled
+from isometry.networks.layer import Layer, Network
+from isometry.networks.mlp import MLP
+from isometry.signals.norms import norms
+from isometry.signals.parameters import LayerParameters
+from isometry.signals.recorder import Recorder
+from isometry.signals.scaling import gradient_scale, loss_scale
+
+_spec = importlib.util.spec_from_file_location("reference", Path(__file__).parent / "reference.py")
+reference = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(reference)
+
+
+def build(dtype=torch.float32, depth=4):
+    network = MLP((1, 4, 4), 3, activations.tanh(), depth=depth, width=6)
+    FanScaled(gain=1.3)(network.layer_map(), torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(2)
+    return network.to(dtype), torch.randn(10, 1, 4, 4, generator=generator).to(dtype), torch.arange(10) % 3
+
+
+def column(flush, name, step=0):
+    return flush.values[step, MEASURED.index(name)]
+
+
+def amp_step(optimizer_options, poison=False, unscale=True):
+    """One step as Lightning's fp16 precision does it, with a real GradScaler; returns flush, scaler and the network."""
+    network, x, labels = build()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, **optimizer_options)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    recorder = Recorder(network.layer_map(), flush_every=4, skips_overflow=True)
+    loss = scaler.scale(F.cross_entropy(network(x, recorder.begin(True, 10)), labels))
+    recorder.after_forward(loss)
+    loss.backward()
+    recorder.after_backward(loss_scale(scaler) / 10)
+    if poison:
+        network.layers[1].weighted.weight.grad[0, 0] = float("inf")
+    if not getattr(optimizer, "_step_supports_amp_scaling", False):
+        scaler.unscale_(optimizer)
+    recorder.before_update(True, gradient_scale(scaler, optimizer) if unscale else 1.0)
+    scaler.step(optimizer)
+    scaler.update()
+    recorder.after_update(True)
+    return recorder.flush(), scaler
+
+
+@pytest.mark.parametrize("options", [{}, {"fused": True}], ids=["plain", "fused"])
+def test_gradients_and_deltas_are_unscaled_under_a_gradient_scaler(options):
+    network, x, labels = build(torch.float64)
+    expected = reference.columns(network, x, labels)
+    flush, _ = amp_step(options)
+    for name in ("weight_grad_norm", "backprop_norm", "sample_weight_grad_rms", "bias_grad_norm", "weight_grad_norm_clipped"):
+        wanted = [row.get(name, row["weight_grad_norm"]) for row in expected]
+        np.testing.assert_allclose(column(flush, name), wanted, rtol=1e-4, err_msg=name)
+
+
+def test_without_the_unscaling_a_fused_optimizers_gradients_are_wrong():
+    flush, _ = amp_step({"fused": True}, unscale=False)
+    right, _ = amp_step({"fused": True})
+    ratio = column(flush, "weight_grad_norm") / column(right, "weight_grad_norm")
+    np.testing.assert_allclose(ratio, 2.0**16, rtol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"fused": True}], ids=["plain", "fused"])
+def test_a_skipped_step_is_recorded_as_skipped_and_is_no_divergence(options):
+    flush, scaler = amp_step(options, poison=True)
+    assert scaler.get_scale() == 2.0**15  # the scaler has seen it
+    assert flush.divergence is None
+    assert column(flush, "nonfinite").tolist() == [0, 1, 0, 0]
+    assert np.isinf(column(flush, "weight_grad_norm")[1])
+    assert (column(flush, "update_norm") == 0).all()
+
+
+def test_a_frozen_layer_has_no_gradient_and_is_null():
+    network, x, labels = build(torch.float64)
+    for parameter in network.layers[1].parameters():
+        parameter.requires_grad_(False)
+    recorder = Recorder(network.layer_map(), flush_every=2)
+    loss = F.cross_entropy(network(x, recorder.begin(True, 10)), labels)
+    recorder.after_forward(loss)
+    loss.backward()
+    recorder.after_backward(0.1)
+    recorder.before_update(True)
+    torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1).step()
+    recorder.after_update(True)
+    flush = recorder.flush()
+    assert flush.divergence is None
+    for name in ("weight_grad_norm", "weight_grad_norm_clipped", "bias_grad_norm", "nonfinite", "sample_weight_grad_rms"):
+        assert flush.measured[0, MEASURED.index(name)].tolist() == [True, False, True, True], name
+    assert column(flush, "update_norm")[1] == 0  # measured: it did not move
+    whole, x, labels = build(torch.float64)
+    expected = [row["backprop_norm"] for row in reference.columns(whole, x, labels)]
+    np.testing.assert_allclose(column(flush, "backprop_norm"), expected, rtol=1e-9)  # δ passes through
+
+
+class Shared(Network):
+    """The second layer is applied three times."""
+
+    def __init__(self):
+        super().__init__()
+        phi = activations.tanh()
+        first, shared, readout = (Layer(nn.Linear(16, 6), phi), Layer(nn.Linear(6, 6), phi), Layer(nn.Linear(6, 3)))
+        self.finish([first, shared, shared, shared, readout])
+
+    def forward(self, x, probe=None):
+        return super().forward(x.flatten(1), probe)
+
+
+def test_a_shared_weight_is_one_layer():
+    torch.manual_seed(0)
+    network, (_, x, labels) = Shared().double(), build(torch.float64)
+    layers = network.layer_map()
+    assert [(spec.index, spec.kind, spec.uses) for spec in layers] == [(1, "hidden", 1), (2, "hidden", 3), (3, "readout", 1)]
+    recorder = Recorder(layers, flush_every=2)
+    loss = F.cross_entropy(network(x, recorder.begin(True, 10)), labels)
+    recorder.after_forward(loss)
+    loss.backward()
+    recorder.after_backward(0.1)
+    recorder.before_update(True)
+    recorder.after_update(True)
+    flush = recorder.flush()
+    grads = [spec.weighted.weight.grad.norm().item() for spec in layers]
+    np.testing.assert_allclose(column(flush, "weight_grad_norm"), grads, rtol=1e-12)
+    assert not flush.measured[0, MEASURED.index("sample_weight_grad_rms"), 1]
+    # δ of the shared layer: all three applications together
+    h, hs = x.flatten(1), []
+    for layer in network.layers:
+        h = layer.weighted(h)
+        h.retain_grad()
+        hs.append(h)
+        h = h if layer.activation is None else layer.activation(h)
+    F.cross_entropy(h, labels).backward()
+    squares = [(10 * value.grad).square().sum(1).mean() for value in hs]
+    assert column(flush, "backprop_norm")[1] == pytest.approx(sum(squares[1:4]).sqrt().item(), rel=1e-9)
+
+
+def test_a_parametrized_weight_is_one_layer_of_its_originals():
+    network, x, labels = build(torch.float64)
+    parametrizations.weight_norm(network.layers[1].weighted)
+    spec = network.layer_map()[1]
+    assert len(spec.weights) == 2
+    recorder = Recorder(network.layer_map(), flush_every=2)
+    loss = F.cross_entropy(network(x, recorder.begin(True, 10)), labels)
+    recorder.after_forward(loss)
+    loss.backward()
+    recorder.after_backward(0.1)
+    recorder.before_update(True)
+    recorder.after_update(True)
+    flush = recorder.flush()
+    expected = torch.cat([p.grad.flatten() for p in spec.weights]).norm().item()
+    assert column(flush, "weight_grad_norm")[1] == pytest.approx(expected, rel=1e-12)
+    assert column(flush, "weight_grad_norm")[1] != pytest.approx(spec.weights[0].grad.norm().item(), rel=1e-3)
+
+
+def _sharded(rank: int, port: int, folder: str) -> None:
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    mesh = init_device_mesh("cpu", (2,))
+    generator = torch.Generator().manual_seed(0)
+    full = [torch.randn(7, 5, generator=generator) * 10.0**e for e in (-30, 0, 25)]
+    placements = [Shard(0), Shard(1), Replicate()]
+    parameters = [nn.Parameter(distribute_tensor(t, mesh, [p])) for t, p in zip(full, placements, strict=True)]
+    layers = LayerParameters([[parameter] for parameter in parameters])
+    whole, local = layers.norm_by_layer(layers.values), norms(layers.values)
+    torch.save((whole, local, norms(full)), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_sharded_parameters_are_measured_whole(tmp_path):
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mp.spawn(_sharded, args=(port, str(tmp_path)), nprocs=2)
+    for rank in range(2):
+        whole, local, expected = torch.load(tmp_path / f"{rank}.pt")
+        torch.testing.assert_close(whole, expected, rtol=1e-9, atol=0)
+        # without the all-reduce each process would report its own shard
+        assert (local[:2] < 0.99 * expected[:2]).all()
+
+
+def test_compiled_network_measures_the_same_without_breaking_the_graph():
+    import torch._dynamo as dynamo
+
+    dynamo.reset()
+    dynamo.utils.counters.clear()
+    flushes = []
+    for compiled in (False, True):
+        network, x, labels = build()
+        if compiled:
+            network.compile(fullgraph=True, backend="aot_eager")
+        recorder = Recorder(network.layer_map(), flush_every=8)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        for recorded in (True, False, True, False, True):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(network(x, recorder.begin(recorded, 10)), labels)
+            recorder.after_forward(loss)
+            loss.backward()
+            recorder.after_backward(0.1)
+            recorder.before_update(recorded)
+            optimizer.step()
+            recorder.after_update(recorded)
+        flushes.append(recorder.flush())
+    eager, graph = flushes
+    np.testing.assert_array_equal(eager.measured, graph.measured)
+    np.testing.assert_allclose(graph.values[eager.measured], eager.values[eager.measured], rtol=1e-4, atol=1e-9)
+    assert not dynamo.utils.counters["graph_break"]
+    assert dynamo.utils.counters["stats"]["unique_graphs"] == 2  # recorded steps and the others; no recompilation
