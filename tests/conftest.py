@@ -25,7 +25,7 @@ def make_config(tmp_path: Path, data_cache: Path) -> Callable[..., DictConfig]:
     """Composes a config that writes below the test's own folder, without W&B, 3 steps long, unless overridden."""
 
     def make(*overrides: str) -> DictConfig:
-        small = ["logger=csv", "trainer=cpu", "trainer.max_steps=3", "callbacks.signals.every_n_steps=1"]
+        small = ["pictures=false", "logger=csv", "trainer=cpu", "trainer.max_steps=3", "callbacks.signals.every_n_steps=1"]
         return compose("train", [f"paths.runs={tmp_path}/runs", f"paths.data={data_cache}", *small, *overrides])
 
     return make

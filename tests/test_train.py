@@ -82,6 +82,14 @@ def test_an_explosion_is_a_result(make_config):
     assert rows.query("step == 0")["update_ratio"].max() > 1e10
 
 
+@pytest.mark.parametrize("initializer", ["normal", "normal_small", "he_normal"])
+def test_every_run_gets_its_two_pictures(make_config, initializer):
+    config = make_config("model.depth=20", "activation=relu", f"initializer={initializer}", "pictures=true")
+    run = run_of(train(config), config)
+    for name in ("profile.png", "heatmap.png"):
+        assert (run.path / name).read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_vanishing_gradient_leaves_the_first_layer_unmoved(make_config):
     config = make_config("model.depth=20", "activation=sigmoid", "trainer.max_steps=60")
     summary = train(config)

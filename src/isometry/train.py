@@ -30,6 +30,7 @@ from isometry.data.module import ImageData
 from isometry.errors import UserError
 from isometry.loggers import build_loggers, close_loggers
 from isometry.machine import check_machine
+from isometry.pictures import draw_pictures, send_views
 from isometry.processes import inside_launcher, is_first
 from isometry.resume import checkpoint_step, frozen_config, keep_before
 from isometry.runs.decision import Decision, clear, decide
@@ -111,6 +112,9 @@ def execute(config: DictConfig, run: RunDirectory, resuming: bool) -> dict[str, 
             summary |= {"wall_seconds": round(time.perf_counter() - started, 3)}
             summary |= {"images_per_second": throughput.images_per_second}
             run.write_summary(summary)
+            if config.pictures:
+                draw_pictures(run)
+                send_views(run, loggers)
     except (KeyboardInterrupt, SystemExit) as stop:
         state, reason = "interrupted", "stopped by the user"
         console.print(f"interrupted; the same command goes on, and so does: isometry train resume={run.path}", soft_wrap=True)

@@ -124,6 +124,7 @@ CHECKS: dict[str, Check] = {
     "compile": flag(),
     "activation_checkpointing": flag(),
     "print_config": flag(),
+    "pictures": flag(),
     "initializer.sigma_w": non_negative(),
     "initializer.sigma_b": non_negative(),
     "initializer.std": non_negative(),

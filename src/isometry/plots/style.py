@@ -9,8 +9,6 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-matplotlib.use("Agg")  # files only: a run never opens a window
-
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999")
 LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -31,12 +29,9 @@ RC: Any = {
 
 def figure(rows: int, columns: int, size: tuple[float, float], **kwargs: Any) -> tuple[Figure, Any]:
     """A figure and its axes [rows, columns] in the house style; `size` is of one panel, in inches."""
-    import matplotlib.pyplot as plt
-
-    plt.rcParams.update(RC)
-    return plt.subplots(
-        rows, columns, figsize=(size[0] * columns, size[1] * rows), squeeze=False, layout="constrained", **kwargs
-    )
+    matplotlib.rcParams.update(RC)
+    drawing = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")  # without pyplot: no global state
+    return drawing, drawing.subplots(rows, columns, squeeze=False, **kwargs)
 
 
 def look(index: int) -> dict[str, Any]:
@@ -49,14 +44,11 @@ def look(index: int) -> dict[str, Any]:
 
 
 def save(figure: Figure, path: Path, formats: Sequence[str] = ("png",)) -> list[Path]:
-    """Write the figure whole in each format and close it; returns the paths."""
-    import matplotlib.pyplot as plt
-
+    """Write the figure whole in each format; returns the paths."""
     from isometry.runs.files import write_whole
 
     path.parent.mkdir(parents=True, exist_ok=True)
     paths = [path.with_suffix(f".{suffix}") for suffix in formats]
     for target in paths:
         write_whole(target, lambda temporary: figure.savefig(temporary))
-    plt.close(figure)
     return paths

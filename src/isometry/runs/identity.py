@@ -17,6 +17,7 @@ IRRELEVANT = (
     "hydra",
     "logger",
     "paths",
+    "pictures",
     "print_config",
     "rerun",
     "resume",

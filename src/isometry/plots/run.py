@@ -1,0 +1,76 @@
+"""The two pictures of a run: profiles against depth at a few steps, and a layer x step heatmap."""
+
+from __future__ import annotations
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from isometry.plots import style
+
+PROFILES = {
+    "backprop_norm": r"backprop_norm $\sqrt{\langle\|\delta_l\|^2\rangle}$",
+    "weight_grad_norm": r"weight_grad_norm $\|\partial L/\partial W_l\|$",
+    "update_ratio": r"update_ratio $\|\Delta W_l\|/\|W_l\|$",
+    "forward_second_moment": r"forward second moment $q_l$",
+}
+"""Columns of the profile picture and their axis labels."""
+
+
+def chosen_steps(steps: list[int], count: int = 5) -> list[int]:
+    """The first and the last step, and some between them, evenly over the recorded ones."""
+    picked = np.linspace(0, len(steps) - 1, min(count, len(steps))).round().astype(int)
+    return [steps[i] for i in sorted(set(picked))]
+
+
+def draw_profiles(frame: pd.DataFrame, title: str) -> Figure:
+    """Value against layer on a log axis, one panel a column of `PROFILES`, one line a step (dark: early).
+
+    Args:
+        frame: rows of a signal store; steps without a gradient are left out.
+        title: above the panels.
+    """
+    frame = frame.dropna(subset="backprop_norm")
+    steps = chosen_steps(sorted(frame["step"].unique()))
+    figure, axes = style.figure(1, len(PROFILES), (3.1, 3.1))
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(steps)))
+    for axis, (column, label) in zip(axes[0], PROFILES.items(), strict=True):
+        for index, step in enumerate(steps):
+            rows = frame[frame.step == step]
+            values = rows[column].where((rows[column] > 0) & np.isfinite(rows[column]))
+            axis.plot(rows["layer"], values, **{**style.look(index), "color": colours[index]}, label=f"step {step}")
+        axis.set(xlabel="layer $l$", ylabel=label)
+        if any((line.get_ydata() > 0).any() for line in axis.get_lines()):
+            axis.set_yscale("log")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(steps))
+    figure.suptitle(title)
+    return figure
+
+
+def draw_heatmap(frame: pd.DataFrame, title: str, column: str = "backprop_norm") -> Figure:
+    """log10 of a column over layer (down) and recorded step (across); zero is white, NaN and infinities are red.
+
+    Args:
+        frame: rows of a signal store.
+        title: above the picture.
+        column: a positive column.
+    """
+    table = frame.dropna(subset=["weight_grad_norm"], how="all").pivot(index="layer", columns="step", values=column)
+    values = table.to_numpy(dtype=float)
+    good = np.isfinite(values) & (values > 0)
+    figure, ((axis,),) = style.figure(1, 1, (6.4, 3.4))
+    axis.grid(False)
+    axis.imshow(np.where(np.isfinite(values), np.nan, 1.0), cmap=matplotlib.colors.ListedColormap(["#D00000"]), aspect="auto")
+    norm = LogNorm(values[good].min(), max(values[good].max(), values[good].min() * 1.001)) if good.any() else None
+    image = axis.imshow(np.where(good, values, np.nan), norm=norm, cmap="viridis", aspect="auto", interpolation="nearest")
+    figure.colorbar(image, ax=axis, label=PROFILES.get(column, column))
+    across = np.linspace(0, len(table.columns) - 1, min(6, len(table.columns))).round().astype(int)
+    axis.set_xticks(across, [str(table.columns[i]) for i in across])
+    down = np.linspace(0, len(table.index) - 1, min(10, len(table.index))).round().astype(int)
+    axis.set_yticks(down, [str(table.index[i]) for i in down])
+    axis.set(xlabel="recorded optimizer step", ylabel="layer $l$", title=f"{title}\nred: not finite, white: zero")
+    return figure
