@@ -308,6 +308,156 @@ def memory(rounds: int) -> str:
     return "\n".join(lines)
 
 
+# ---- signals --------------------------------------------------------------------------------------------------------
+
+
+def signal_variants(network, x, labels) -> dict[str, Callable[[], float]]:
+    """Seconds of `STEPS` plain training steps with each way of measuring, all on one network."""
+    import torch
+    from torch.nn import functional as F
+
+    from isometry.signals.recorder import Recorder
+
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
+    parameters = dict(network.named_parameters())
+
+    def train(before_step: Callable[[int], None] = lambda t: None) -> float:
+        def steps() -> None:
+            for t in range(STEPS):
+                optimizer.zero_grad()
+                F.cross_entropy(network(x), labels).backward()
+                before_step(t)
+                optimizer.step()
+
+        return clock(steps)
+
+    def ours(interval: int, gradients_only: bool) -> float:
+        recorder = Recorder(network.layer_map(), flush_every=STEPS)
+
+        def steps() -> None:
+            for t in range(STEPS):
+                recorded = not gradients_only and t % interval == 0
+                optimizer.zero_grad()
+                loss = F.cross_entropy(network(x, None if gradients_only else recorder.begin(recorded, len(x))), labels)
+                if gradients_only:
+                    loss.backward()
+                    gradients, positions = recorder.weights.with_gradient()
+                    recorder.buffer[t, 1] = recorder.weights.norm_by_layer(gradients, positions)
+                    optimizer.step()
+                    continue
+                recorder.after_forward(loss)
+                loss.backward()
+                recorder.after_backward(1 / len(x))
+                recorder.before_update(recorded)
+                optimizer.step()
+                recorder.after_update(recorded)
+            recorder.flush()
+
+        return clock(steps)
+
+    def item_loop(_: int) -> None:
+        [parameter.grad.norm().item() for parameter in parameters.values()]
+
+    return {
+        "no measuring": train,
+        "ours, gradients only, every step": lambda: ours(1, True),
+        "ours, all columns, every step": lambda: ours(1, False),
+        "ours, default interval (50)": lambda: ours(50, False),
+        ".item() loop": lambda: train(item_loop),
+    }
+
+
+STEPS = 100
+
+
+def signals(rounds: int) -> str:
+    """Step-time ratio over no measuring, in a plain loop; then the peers inside a Trainer over a Trainer without them."""
+    import torch
+
+    from isometry import activations
+    from isometry.networks.convnet import ConvNet
+    from isometry.networks.mlp import MLP
+
+    relu = activations.relu()
+    networks = {f"MLP {depth} x 100": MLP((1, 28, 28), 10, relu, depth=depth, width=100) for depth in (10, 30, 100)}
+    networks["convnet 8 x 16"] = ConvNet((1, 28, 28), 10, relu, depth=8, channels=16)
+    x, labels = torch.randn(128, 1, 28, 28), torch.randint(0, 10, (128,))
+    lines = []
+    for name, network in networks.items():
+        seconds = interleave(signal_variants(network, x, labels), rounds)
+        seconds |= {key: value for key, value in peers(network, x, labels, rounds).items()} if "MLP" in name else {}
+        if not lines:
+            lines = ["| network | ms a step | " + " | ".join(list(seconds)[1:]) + " |", "|---" * (len(seconds) + 1) + "|"]
+        ratios = [f"{value / seconds['no measuring']:.2f}" for key, value in seconds.items() if key != "no measuring"]
+        lines.append(f"| {name} | {seconds['no measuring'] / STEPS * 1e3:.2f} | " + " | ".join(ratios) + " |")
+        print(lines[-1], flush=True)
+    return "\n".join(lines)
+
+
+def peers(network, x, labels, rounds: int) -> dict[str, float]:
+    """`wandb.watch` in the plain loop, and Lightning's `grad_norm` as its documentation shows it, in a Trainer.
+
+    The Trainer's time is divided by that of the same Trainer without `grad_norm` and given in units of the plain loop.
+    """
+    import logging
+
+    import torch
+    import wandb
+    from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch.loggers import CSVLogger
+    from lightning.pytorch.utilities import grad_norm
+    from torch.nn import functional as F
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    plain = signal_variants(network, x, labels)["no measuring"]
+
+    class Module(LightningModule):
+        def __init__(self, measured: bool):
+            super().__init__()
+            self.network, self.measured = network, measured
+
+        def training_step(self, batch, index):
+            return F.cross_entropy(self.network(x), labels)
+
+        def on_before_optimizer_step(self, optimizer):
+            if self.measured:
+                self.log_dict(grad_norm(self.network, norm_type=2))
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.network.parameters(), lr=1e-4)
+
+    def in_trainer(measured: bool) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            off = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+            trainer = Trainer(accelerator="cpu", max_steps=STEPS, log_every_n_steps=1, logger=CSVLogger(folder), **off)
+            loader = torch.utils.data.DataLoader(list(range(STEPS)))
+            module = Module(measured)
+            return clock(lambda: trainer.fit(module, loader))
+
+    def watched() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            run = wandb.init(mode="offline", dir=folder, settings=wandb.Settings(silent=True, console="off"))
+            run.watch(network, log="gradients", log_freq=1)
+            optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
+
+            def steps() -> None:
+                for t in range(STEPS):
+                    optimizer.zero_grad()
+                    F.cross_entropy(network(x), labels).backward()
+                    optimizer.step()
+                    run.log({"t": t})
+
+            seconds = clock(steps)
+            run.unwatch(network)
+            run.finish()
+            return seconds
+
+    with_norms, without = lambda: in_trainer(True), lambda: in_trainer(False)
+    seconds = interleave({"plain": plain, "with": with_norms, "without": without, "watch": watched}, min(rounds, 3))
+    ratio = seconds["with"] / seconds["without"]
+    return {"Lightning grad_norm + log_dict": ratio * seconds["plain"], "wandb.watch, log_freq=1": seconds["watch"]}
+
+
 # ---- the document ---------------------------------------------------------------------------------------------------
 
 SECTIONS: dict[str, tuple[Callable[[int], str], str, int]] = {
@@ -320,6 +470,7 @@ SECTIONS: dict[str, tuple[Callable[[int], str], str, int]] = {
     "loader": (loader, "Loader: images per second to the training loop", 3),
     "start": (start, "Start: wall time of processes", 5),
     "memory": (memory, "Memory: peak resident size", 3),
+    "signals": (signals, "Measuring: step time over no measuring (targets at 30 x 100: 1.05, 1.35, 1.02)", 7),
 }
 
 

@@ -173,3 +173,13 @@ def test_measuring_does_not_change_the_training():
     torch.optim.SGD(twin.parameters(), lr=0.1).step()
     for a, b in zip(network.parameters(), twin.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_displacement_from_zero_does_not_exist():
+    network, x, labels = build()
+    with torch.no_grad():
+        network.layers[1].weighted.weight.zero_()
+    recorder = measure(network, x, labels)
+    measure(network, x, labels, recorder=recorder)
+    flush = recorder.flush()
+    assert flush.measured[:, MEASURED.index("displacement")].tolist() == [[True, False, True, True]] * 2

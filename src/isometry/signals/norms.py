@@ -7,6 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+SCREENED = frozenset({"cpu"})
+"""Devices whose results are there at once, so that looking at one does not wait for anything."""
+
 
 def norms(tensors: list[Tensor]) -> Tensor:
     """The Euclidean norm of each tensor as a float64 vector.
@@ -32,7 +35,7 @@ def watched(tensors: list[Tensor]) -> Tensor:
     On the CPU float32 norms screen, at half the time, and the float64 ones are taken where they overflow; on other devices a
     look at the screen would wait for the device, and float64 is fast.
     """
-    if tensors[0].device.type != "cpu":
+    if tensors[0].device.type not in SCREENED:
         return norms(tensors)
     screen = torch.stack(torch._foreach_norm(tensors)).double()
     return screen if math.isfinite(float(screen.sum())) else norms(tensors)

@@ -265,9 +265,9 @@ class Recorder:
     def _measured(self, masks: list[NDArray[np.bool_]], host: NDArray[np.float64]) -> NDArray[np.bool_]:
         """The masks of the recorded steps; a displacement from W_0 = 0 (0/0 or x/0) does not exist."""
         measured = np.array(masks, dtype=bool).reshape(len(masks), len(MEASURED), len(self.layers))
-        if len(masks):
-            started_at_zero = (self.weights.norm_by_layer(self.initial) == 0).cpu().numpy()
-            measured[:, _ROW["displacement"], started_at_zero] = False
+        finite = np.isfinite(host)
+        from_zero = finite[:, _ROW["weight_norm"]] & ~finite[:, _ROW["displacement"]]
+        measured[:, _ROW["displacement"]] &= ~from_zero
         return measured
 
     def _divergence(self, host: NDArray[np.float64]) -> Divergence | None:

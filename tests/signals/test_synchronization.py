@@ -1,0 +1,117 @@
+"""Nothing in a step waits for the device; one copy a flush."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from isometry import activations
+from isometry.networks.convnet import ConvNet
+from isometry.networks.mlp import MLP
+from isometry.signals import norms
+from isometry.signals.recorder import Recorder
+
+PHI = activations.tanh()
+_ = PHI.saturated_intervals  # computed once, on real numbers
+
+# operations that hand a number or a tensor of unknown size to the host
+SYNCHRONIZING = {"_local_scalar_dense", "item", "nonzero", "masked_select", "unique", "is_nonzero", "equal"}
+
+
+def build(kind):
+    if kind == "mlp":
+        return MLP((1, 4, 4), 3, PHI, depth=4, width=6), torch.randn(10, 1, 4, 4)
+    return ConvNet((1, 6, 6), 3, PHI, depth=4, channels=4), torch.randn(10, 1, 6, 6)
+
+
+def step(recorder, network, x, optimizer, recorded):
+    """One step of training; what is between the marks is ours."""
+    optimizer.zero_grad()
+    loss = F.cross_entropy(network(x, recorder.begin(recorded, len(x))), torch.zeros(len(x), dtype=torch.long))
+    recorder.after_forward(loss)
+    loss.backward()
+    recorder.after_backward(1 / len(x))
+    recorder.before_update(recorded)
+    optimizer.step()
+    recorder.after_update(recorded)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "convnet"])
+def test_a_step_runs_on_fake_tensors_where_any_look_at_a_value_raises(kind, monkeypatch):
+    monkeypatch.setattr(norms, "SCREENED", frozenset())  # the path that accelerators take
+    with FakeTensorMode():
+        network, x = build(kind)
+        recorder = Recorder(network.layer_map(), flush_every=4)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        for recorded in (True, False, True):
+            step(recorder, network, x, optimizer, recorded)
+        assert recorder.buffer.shape == (4, 19, 4)
+        with pytest.raises(Exception, match="_local_scalar_dense"):
+            recorder.buffer[0, 0, 0].item()
+
+
+class Count(TorchDispatchMode):
+    """Names of the operations that are dispatched."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(function.__name__.split(".")[0])
+        return function(*args, **(kwargs or {}))
+
+
+def test_dispatched_operations_of_a_step(monkeypatch):
+    """No synchronizing operation; and steps that are not recorded cost a handful of operations, whatever the depth."""
+    monkeypatch.setattr(norms, "SCREENED", frozenset())
+    extra = {}
+    for depth in (4, 40):
+        network = MLP((1, 4, 4), 3, PHI, depth=depth, width=6)
+        x, optimizer = torch.randn(10, 1, 4, 4), torch.optim.SGD(network.parameters(), lr=0.1, foreach=True)
+        recorder = Recorder(network.layer_map(), flush_every=8)
+        step(recorder, network, x, optimizer, True)
+        for recorded in (True, False):
+            with Count() as ours:
+                recorder.begin(recorded, 10)
+                network(x, recorder.probe)
+                recorder.after_forward(torch.zeros(()))
+                recorder.before_update(False) if not recorded else None
+            assert not SYNCHRONIZING & set(ours.names), SYNCHRONIZING & set(ours.names)
+            recorder.rows.append(None)
+            recorder._open_step()
+            with Count() as plain:
+                network(x)
+            extra[depth, recorded] = len([n for n in ours.names if n not in ("detach", "view")]) - len(plain.names)
+    assert extra[40, False] <= extra[4, False] + 5
+    assert extra[40, False] < 40
+
+
+def test_one_copy_to_the_host_a_flush(monkeypatch):
+    network, x = build("mlp")
+    recorder = Recorder(network.layer_map(), flush_every=4)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    copies = []
+    original = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: (copies.append(tuple(self.shape)), original(self))[1])
+    for _ in range(4):
+        step(recorder, network, x, optimizer, True)
+    assert copies == []
+    recorder.flush()
+    assert copies == [(4, 19, 4)]
+
+
+def test_memory_is_bounded_by_the_flush():
+    network, x = build("mlp")
+    recorder = Recorder(network.layer_map(), flush_every=3)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    before = recorder.buffer.data_ptr()
+    for index in range(9):
+        step(recorder, network, x, optimizer, True)
+        if recorder.full:
+            assert recorder.flush().steps.tolist() == [index - 2, index - 1, index]
+    assert recorder.buffer.data_ptr() == before
+    assert not recorder.rows
