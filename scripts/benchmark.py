@@ -385,7 +385,7 @@ def signals(rounds: int) -> str:
     lines = []
     for name, network in networks.items():
         seconds = interleave(signal_variants(network, x, labels), rounds)
-        seconds |= {key: value for key, value in peers(network, x, labels, rounds).items()} if "MLP" in name else {}
+        seconds |= peers(network, x, labels, rounds) if "MLP" in name else {}
         if not lines:
             lines = ["| network | ms a step | " + " | ".join(list(seconds)[1:]) + " |", "|---" * (len(seconds) + 1) + "|"]
         ratios = [f"{value / seconds['no measuring']:.2f}" for key, value in seconds.items() if key != "no measuring"]

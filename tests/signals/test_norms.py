@@ -34,5 +34,5 @@ def test_non_finite_entries_are_seen_and_counted(bad):
     tensors = [torch.ones(50), torch.ones(50), torch.full((50,), 3e38)]
     tensors[1][[3, 7]] = bad
     assert not math.isfinite(norms(tensors)[1])
-    assert nonfinite_counts(tensors).tolist() == [0, 2, 0]
+    assert nonfinite_counts(tensors, watched(tensors)).tolist() == [0, 2, 0]
     assert watched(tensors).isfinite().tolist() == [True, False, True]  # the third overflows in float32

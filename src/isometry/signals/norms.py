@@ -22,10 +22,17 @@ def norms(tensors: list[Tensor]) -> Tensor:
     return torch.stack(torch._foreach_norm(tensors, 2, dtype=torch.float64))
 
 
-def nonfinite_counts(tensors: list[Tensor]) -> Tensor:
-    """How many entries of each tensor are inf or nan, as a float64 vector."""
+def nonfinite_counts(tensors: list[Tensor], watched_norms: Tensor) -> Tensor:
+    """How many entries of each tensor are inf or nan, as a float64 vector.
+
+    Args:
+        tensors: what to count in.
+        watched_norms: their `watched` norms; on a screened device, finite ones leave nothing to count.
+    """
     if not tensors:
         return torch.empty(0, dtype=torch.float64)
+    if tensors[0].device.type in SCREENED and math.isfinite(float(watched_norms.sum())):
+        return torch.zeros(len(tensors), dtype=torch.float64)
     return torch.stack([(~torch.isfinite(tensor)).sum(dtype=torch.float64) for tensor in tensors])
 
 

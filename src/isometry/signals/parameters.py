@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,7 +33,10 @@ class LayerParameters:
         self.parameters = [parameter for group in by_layer for parameter in group]
         self.owners = [layer for layer, group in enumerate(by_layer) for _ in group]
         self.values = [_local(parameter.detach()) for parameter in self.parameters]  # the same storage, outside of autograd
+        self._one_each = self.owners == list(range(self.count))
         self.sharded = [_is_sharded(parameter) for parameter in self.parameters]
+
+        self._any_sharded = any(self.sharded)
 
     def with_gradient(self) -> tuple[list[Tensor], list[int]]:
         """The gradients there are (shards of sharded ones), and the positions of their parameters."""
@@ -50,28 +54,30 @@ class LayerParameters:
         if not tensors:
             return torch.full((self.count,), torch.nan, dtype=torch.float64)
         flat = self._complete(norms(tensors), chosen)
-        if [self.owners[i] for i in chosen] == list(range(self.count)):
+        if len(chosen) == self.count and self._one_each:
             return flat
         return self._scatter(flat.square(), chosen).sqrt()
 
-    def sum_by_layer(self, flat: Tensor, positions: Sequence[int]) -> Tensor:
-        """The sum of one number a parameter over each layer's parameters, [L]; nan for a layer without one."""
-        return self._scatter(flat, positions)
+    def sum_by_layer(self, flat: Tensor, positions: Sequence[int], without: float = math.nan) -> Tensor:
+        """The sum of one number a parameter over each layer's parameters, [L]; `without` for a layer that has none."""
+        if len(positions) == self.count and self._one_each:
+            return flat
+        return self._scatter(flat, positions, without)
 
-    def _scatter(self, flat: Tensor, positions: Sequence[int]) -> Tensor:
+    def _scatter(self, flat: Tensor, positions: Sequence[int], without: float = math.nan) -> Tensor:
         owners = [self.owners[i] for i in positions]
         result = torch.zeros(self.count, dtype=torch.float64, device=flat.device)
         result.index_add_(0, torch.tensor(owners, device=flat.device), flat)
         empty = sorted(set(range(self.count)) - set(owners))
         if empty:
-            result[empty] = torch.nan
+            result[empty] = without
         return result
 
     def _complete(self, flat: Tensor, positions: Sequence[int]) -> Tensor:
         """Norms of whole tensors from norms of shards."""
-        shards = [k for k, i in enumerate(positions) if self.sharded[i]]
-        if not shards:
+        if not self._any_sharded:
             return flat
+        shards = [k for k, i in enumerate(positions) if self.sharded[i]]
         squares = flat[shards].square()
         parameter = self.parameters[positions[shards[0]]]
         for dimension, placement in enumerate(parameter.placements):  # type: ignore[attr-defined]

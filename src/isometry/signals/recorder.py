@@ -161,16 +161,14 @@ class Recorder:
         gradients, positions = self.weights.with_gradient()
         together = watched([*self.to_watch, *gradients])
         forward = self._with_earlier(together[: len(self.to_watch)])
-        watched_gradient = self.weights.sum_by_layer(together[len(self.to_watch) :], positions)
-        frozen = ~self.weights.has(positions)
-        if frozen.any():
-            watched_gradient[torch.from_numpy(frozen)] = 0.0
+        gradient_norms = together[len(self.to_watch) :]
+        watched_gradient = self.weights.sum_by_layer(gradient_norms, positions, without=0.0)
         self._write("watched_gradient", torch.zeros_like(forward[:-1]) if self.skips_overflow else watched_gradient)
         self._write("watched_forward", forward[:-1])
         self._write("watched_loss", forward[-1])
         if recorded:
             self._record_forward()
-            self._record_gradients(scale)
+            self._record_gradients(scale, gradient_norms)
             torch._foreach_copy_(self.before, self.weights.values)
 
     def _with_earlier(self, watched_now: Tensor) -> Tensor:
@@ -186,12 +184,12 @@ class Recorder:
         self._record("backprop_norm", delta)
         self._record("sample_weight_grad_rms", weighted)
 
-    def _record_gradients(self, scale: float | Tensor) -> None:
+    def _record_gradients(self, scale: float | Tensor, gradient_norms: Tensor) -> None:
         self._record("weight_norm", self.weights.norm_by_layer(self.weights.values))
         gradients, positions = self.weights.with_gradient()
         has = self.weights.has(positions)
         self._record("weight_grad_norm", self.weights.norm_by_layer(gradients, positions) / scale, has)
-        counts = self.weights.sum_by_layer(nonfinite_counts(gradients), positions)
+        counts = self.weights.sum_by_layer(nonfinite_counts(gradients, gradient_norms), positions)
         self._record("nonfinite", counts, has)
         bias_gradients, bias_positions = self.biases.with_gradient()
         bias_norms = self.biases.norm_by_layer(bias_gradients, bias_positions).to(self.device)

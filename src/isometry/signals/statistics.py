@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-STACK_LIMIT = 65_536
-"""Tensors of up to so many entries are stacked with others of their shape: fewer, larger kernels."""
+STACK_LIMIT = 16_384
+"""Tensors of equal shape are stacked up to so many entries in all: fewer kernels for tiny ones; larger stacks would leave the
+cache and have their memory mapped anew each time, which costs more than it saves."""
 
 Intervals = tuple[tuple[float, float], ...]
 
@@ -19,25 +20,33 @@ def by_shape(tensors: Sequence[Tensor], function: Callable[[Tensor], Tensor]) ->
 
     Returns the results in the order of the tensors; all must have one shape.
     """
-    groups: dict[tuple, list[int]] = defaultdict(list)
+    by_kind: dict[tuple, list[int]] = defaultdict(list)
     for index, tensor in enumerate(tensors):
-        large = tensor.numel() > STACK_LIMIT
-        groups[(index,) if large else (tensor.shape, tensor.dtype)].append(index)
-    results = [function(torch.stack([tensors[i] for i in group])) for group in groups.values()]
-    order = torch.tensor([i for group in groups.values() for i in group], device=results[0].device)
-    return torch.cat(results)[order.argsort()] if len(groups) > 1 else results[0]
+        by_kind[(tensor.shape, tensor.dtype)].append(index)
+    groups: list[list[int]] = []
+    for (shape, _), members in by_kind.items():
+        size = max(1, STACK_LIMIT // max(1, shape.numel()))
+        groups += [members[start : start + size] for start in range(0, len(members), size)]
+    stacks = (torch.stack([tensors[i] for i in g]) if len(g) > 1 else tensors[g[0]].unsqueeze(0) for g in groups)
+    results = torch.cat([function(stack) for stack in stacks])
+    order = [i for group in groups for i in group]
+    if order == sorted(order):
+        return results
+    return results[torch.tensor(order, device=results.device).argsort()]
 
 
 def moments(stack: Tensor) -> Tensor:
     """Mean and mean squared deviation over batch and units, [G, B, ...] -> float64 [G, 2].
 
-    Shifted by each layer's first entry before squaring: a mean far from 0 (sigmoid: 0.5 ± 1e-6) costs no digits.
+    Shifted by each layer's first entry before squaring: a mean far from 0 (sigmoid: 0.5 ± 1e-6) costs no digits. Sums are
+    taken in float64 without a float64 copy of the tensor.
     """
     flat = stack.flatten(1)
-    shifted = flat - flat[:, :1].double()
-    mean = shifted.mean(1)
-    variance = (shifted.square().mean(1) - mean.square()).clamp_min(0)
-    return torch.stack([mean + flat[:, 0], variance], dim=1)
+    shifted = flat - flat[:, :1]
+    count = flat.shape[1]
+    mean = shifted.sum(1, dtype=torch.float64) / count
+    square = torch.linalg.vector_norm(shifted, dim=1, dtype=torch.float64).square() / count
+    return torch.stack([mean + flat[:, 0], (square - mean.square()).clamp_min(0)], dim=1)
 
 
 def share_inside(stack: Tensor, intervals: Intervals) -> Tensor:
