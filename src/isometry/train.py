@@ -7,24 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.profilers import AdvancedProfiler, Profiler, SimpleProfiler
 from omegaconf import DictConfig, OmegaConf
 
 from isometry.build import build_classifier, build_data, build_network, seed_everything
-from isometry.callbacks import (
-    AtomicCheckpointIO,
-    CallbackGroup,
-    Interruption,
-    Progress,
-    ResumeState,
-    Signals,
-    Throughput,
-    checkpoints,
-    early_stopping,
-)
+from isometry.callbacks import Signals, Throughput
 from isometry.classifier import Classifier
-from isometry.config import instantiate, resolved
+from isometry.config import resolved
 from isometry.console import console, print_config, quiet
 from isometry.data.module import ImageData
 from isometry.errors import UserError
@@ -38,6 +26,7 @@ from isometry.runs.directory import RunDirectory, State
 from isometry.runs.identity import run_id
 from isometry.runs.signal_store import SignalStore
 from isometry.summary import describe, summarise
+from isometry.trainer import build_trainer
 from isometry.validation import validate
 
 
@@ -104,17 +93,18 @@ def execute(config: DictConfig, run: RunDirectory, resuming: bool) -> dict[str, 
     started = time.perf_counter()
     try:
         trainer.fit(classifier, data, ckpt_path=run.last_checkpoint if resuming else None)
-        state = "finished" if signals.divergence is None else "diverged"
-        if state == "finished":
+        outcome: State = "finished" if signals.divergence is None else "diverged"
+        if outcome == "finished":
             trainer.test(classifier, data, verbose=False)
         if first:
-            summary = summarise(config, run, classifier.metrics, trainer.global_step, signals.divergence, state)
+            summary = summarise(config, run, classifier.metrics, trainer.global_step, signals.divergence, outcome)
             summary |= {"wall_seconds": round(time.perf_counter() - started, 3)}
             summary |= {"images_per_second": throughput.images_per_second}
             run.write_summary(summary)
-            if config.pictures:
-                draw_pictures(run)
-                send_views(run, loggers)
+        state = outcome  # from here on the run is what it is, whatever becomes of its pictures
+        if first and config.pictures:
+            draw_pictures(run)
+            send_views(run, loggers)
     except (KeyboardInterrupt, SystemExit) as stop:
         state, reason = "interrupted", "stopped by the user"
         console.print(f"interrupted; the same command goes on, and so does: isometry train resume={run.path}", soft_wrap=True)
@@ -144,29 +134,3 @@ def begin(config: DictConfig, run: RunDirectory, resuming: bool) -> None:
     console.print(f"[bold]{run.run_id}[/bold] -> {run.path}", soft_wrap=True)
     if config.print_config:
         print_config(config)
-
-
-def make_profiler(name: str | None, run: RunDirectory) -> Profiler | None:
-    """Lightning's profiler, whose table goes to `fit-profile.txt` in the run directory."""
-    if name is None:
-        return None
-    console.print(f"profile: {run.path / 'fit-profile.txt'}", soft_wrap=True)
-    kind = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}[name]
-    return kind(dirpath=run.path, filename="profile")
-
-
-def build_trainer(config: DictConfig, run: RunDirectory, loggers: list[Any], callbacks: list[Any]) -> Trainer:
-    """Lightning's Trainer with our callbacks, and checkpoints that are written whole."""
-    own = [*callbacks, ResumeState(), Progress(run.run_id), Interruption(run.last_checkpoint)]
-    stopping = early_stopping(**config.callbacks.early_stopping)
-    saving = checkpoints(run.checkpoints, **config.callbacks.checkpoints)
-    try:
-        return instantiate(  # type: ignore[no-any-return]
-            {**resolved(config)["trainer"], "profiler": make_profiler(config.trainer.profiler, run)},
-            logger=loggers or False,
-            callbacks=[CallbackGroup([*own, *stopping, *saving])],
-            plugins=[AtomicCheckpointIO()],
-            default_root_dir=str(run.path),
-        )
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"trainer: {error}") from error
