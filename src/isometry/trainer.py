@@ -34,7 +34,7 @@ def make_profiler(name: str | None, run: RunDirectory) -> Profiler | None:
 
 def build_trainer(config: DictConfig, run: RunDirectory, loggers: list[Any], callbacks: list[Callback]) -> Trainer:
     """Lightning's Trainer with our callbacks, and checkpoints that are written whole."""
-    own = [*callbacks, ResumeState(), Progress(run.run_id), Interruption(run.last_checkpoint)]
+    own = [*callbacks, ResumeState(), Progress(), Interruption(run.last_checkpoint)]
     stopping = early_stopping(**config.callbacks.early_stopping)
     saving = checkpoints(run.checkpoints, **config.callbacks.checkpoints)
     try:

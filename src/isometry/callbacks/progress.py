@@ -18,10 +18,10 @@ class Progress(Callback):
     """Shows steps, epoch, accuracies and the time left; silent where standard error is no terminal.
 
     Args:
-        label: in front of the bar, e.g. the run id.
+        label: in front of the bar; a few letters, or an 80-column terminal has no room for the bar.
     """
 
-    def __init__(self, label: str = ""):
+    def __init__(self, label: str = "steps"):
         self.label = label
         self._bar: Bar | None = None
         self._drawn = 0.0
@@ -46,9 +46,9 @@ class Progress(Callback):
     def _show(self, trainer: Trainer) -> None:
         assert self._bar is not None
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.endswith("accuracy")}
-        note = " ".join(
-            [f"epoch {trainer.current_epoch + 1}", *(f"{key} {value:.3f}" for key, value in sorted(metrics.items()))]
-        )
+        accuracies = [f"{key.removesuffix('_accuracy')} {value:.3f}" for key, value in sorted(metrics.items())]
+        epoch = min(trainer.current_epoch + 1, trainer.max_epochs or trainer.current_epoch + 1)
+        note = " ".join([f"epoch {epoch}", *accuracies])
         self._bar.update(self._task, completed=trainer.global_step, note=note, refresh=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
