@@ -47,7 +47,8 @@ class Progress(Callback):
         assert self._bar is not None
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.endswith("accuracy")}
         accuracies = [f"{key.removesuffix('_accuracy')} {value:.3f}" for key, value in sorted(metrics.items())]
-        epoch = min(trainer.current_epoch + 1, trainer.max_epochs or trainer.current_epoch + 1)
+        limit = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else trainer.current_epoch + 1
+        epoch = min(trainer.current_epoch + 1, limit)  # at the end Lightning has counted one further
         note = " ".join([f"epoch {epoch}", *accuracies])
         self._bar.update(self._task, completed=trainer.global_step, note=note, refresh=True)
 
