@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 BATCHES = 32
-"""Batches whose logits are kept before they are counted in one go: a few small kernels a batch add up to 5 % of a step."""
+"""Batches whose logits are kept before they are counted in one go: a few small kernels a batch add up."""
 
 
 class Tally:
