@@ -12,6 +12,7 @@ import yaml
 
 from isometry.errors import UserError
 from isometry.runs.directory import RunDirectory
+from isometry.runs.signal_store import read_signals
 from isometry.train import train
 
 SUMMARY_KEYS = [
@@ -88,6 +89,21 @@ def test_every_run_gets_its_two_pictures(make_config, initializer):
     run = run_of(train(config), config)
     for name in ("profile.png", "heatmap.png"):
         assert (run.path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_heatmap_shows_the_step_at_which_numbers_stopped(make_config):
+    from isometry.plots.run import draw_heatmap
+
+    config = make_config("model.depth=20", "activation=relu", "initializer=normal")
+    summary = train(config)
+    rows = read_signals(run_of(summary, config).signals)
+    axis = draw_heatmap(rows, "x").axes[0]
+    assert summary["state"] == "diverged"
+    red, _ = axis.get_images()
+    marked = ~red.get_array().mask
+    assert marked.shape == (20, summary["first_nonfinite_step"] + 1)
+    assert marked[:, -1].any()
+    assert not marked[:, 0].any()
 
 
 def test_a_vanishing_gradient_leaves_the_first_layer_unmoved(make_config):

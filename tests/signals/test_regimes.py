@@ -40,6 +40,18 @@ def column(flush, name, step=0):
     return flush.values[step, MEASURED.index(name)]
 
 
+def one_step(network, x, labels):
+    """A recorded forward and backward pass of 10 examples, without an update."""
+    recorder = Recorder(network.layer_map(), flush_every=2)
+    loss = F.cross_entropy(network(x, recorder.begin(True, 10)), labels)
+    recorder.after_forward(loss)
+    loss.backward()
+    recorder.after_backward(0.1)
+    recorder.before_update(True)
+    recorder.after_update(True)
+    return recorder.flush()
+
+
 def amp_step(optimizer_options, poison=False, unscale=True):
     """One step as Lightning's fp16 precision does it, with a real GradScaler; returns flush, scaler and the network."""
     network, x, labels = build()
@@ -128,14 +140,7 @@ def test_a_shared_weight_is_one_layer():
     network, (_, x, labels) = Shared().double(), build(torch.float64)
     layers = network.layer_map()
     assert [(spec.index, spec.kind, spec.uses) for spec in layers] == [(1, "hidden", 1), (2, "hidden", 3), (3, "readout", 1)]
-    recorder = Recorder(layers, flush_every=2)
-    loss = F.cross_entropy(network(x, recorder.begin(True, 10)), labels)
-    recorder.after_forward(loss)
-    loss.backward()
-    recorder.after_backward(0.1)
-    recorder.before_update(True)
-    recorder.after_update(True)
-    flush = recorder.flush()
+    flush = one_step(network, x, labels)
     grads = [spec.weighted.weight.grad.norm().item() for spec in layers]
     np.testing.assert_allclose(column(flush, "weight_grad_norm"), grads, rtol=1e-12)
     assert not flush.measured[0, MEASURED.index("sample_weight_grad_rms"), 1]
@@ -156,14 +161,7 @@ def test_a_parametrized_weight_is_one_layer_of_its_originals():
     parametrizations.weight_norm(network.layers[1].weighted)
     spec = network.layer_map()[1]
     assert len(spec.weights) == 2
-    recorder = Recorder(network.layer_map(), flush_every=2)
-    loss = F.cross_entropy(network(x, recorder.begin(True, 10)), labels)
-    recorder.after_forward(loss)
-    loss.backward()
-    recorder.after_backward(0.1)
-    recorder.before_update(True)
-    recorder.after_update(True)
-    flush = recorder.flush()
+    flush = one_step(network, x, labels)
     expected = torch.cat([p.grad.flatten() for p in spec.weights]).norm().item()
     assert column(flush, "weight_grad_norm")[1] == pytest.approx(expected, rel=1e-12)
     assert column(flush, "weight_grad_norm")[1] != pytest.approx(spec.weights[0].grad.norm().item(), rel=1e-3)

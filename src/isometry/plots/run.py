@@ -59,7 +59,9 @@ def draw_heatmap(frame: pd.DataFrame, title: str, column: str = "backprop_norm")
         title: above the picture.
         column: a positive column.
     """
-    table = frame.dropna(subset=["weight_grad_norm"], how="all").pivot(index="layer", columns="step", values=column)
+    # pandas reads null and NaN alike; a count is never NaN, so it tells steps with a gradient from the row of final weights
+    trained = frame.loc[frame["nonfinite"].notna(), "step"].unique()
+    table = frame[frame["step"].isin(trained)].pivot(index="layer", columns="step", values=column)
     values = table.to_numpy(dtype=float)
     good = np.isfinite(values) & (values > 0)
     figure, ((axis,),) = style.figure(1, 1, (6.4, 3.4))

@@ -24,9 +24,8 @@ def write_whole(path: Path, fill: Callable[[Path], object]) -> None:
         _sync(temporary)
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)  # gone already, unless something failed
     _sync(path.parent)
 
 
