@@ -316,6 +316,7 @@ def signal_variants(network, x, labels) -> dict[str, Callable[[], float]]:
     import torch
     from torch.nn import functional as F
 
+    from isometry.signals.norms import block_norms
     from isometry.signals.recorder import Recorder
 
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
@@ -342,7 +343,8 @@ def signal_variants(network, x, labels) -> dict[str, Callable[[], float]]:
                 if gradients_only:
                     loss.backward()
                     gradients, positions = recorder.weights.with_gradient()
-                    recorder.buffer[t, 1] = recorder.weights.norm_by_layer(gradients, positions)
+                    norms = recorder.workspace.map(gradients, block_norms)
+                    recorder.buffer[t, 1] = recorder.weights.norm_by_layer(norms, positions)
                     optimizer.step()
                     continue
                 recorder.after_forward(loss)

@@ -180,7 +180,8 @@ def _sharded(rank: int, port: int, folder: str) -> None:
     placements = [Shard(0), Shard(1), Replicate()]
     parameters = [nn.Parameter(distribute_tensor(t, mesh, [p])) for t, p in zip(full, placements, strict=True)]
     layers = LayerParameters([[parameter] for parameter in parameters])
-    whole, local = layers.norm_by_layer(layers.values), norms(layers.values)
+    local = norms(layers.values)
+    whole = layers.norm_by_layer(local)
     torch.save((whole, local, norms(full)), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -209,7 +210,7 @@ def test_compiled_network_measures_the_same_without_breaking_the_graph():
         network, x, labels = build()
         if compiled:
             network.compile(fullgraph=True, backend="aot_eager")
-        recorder = Recorder(network.layer_map(), flush_every=8)
+        recorder = Recorder(network.layer_map(), flush_every=8, compiled=compiled)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
         for recorded in (True, False, True, False, True):
             optimizer.zero_grad()

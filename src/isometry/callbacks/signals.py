@@ -63,9 +63,10 @@ class Signals(Callback):
 
     def _open(self, trainer: Trainer, pl_module: Any) -> None:
         layers, scaler = pl_module.network.layer_map(), _scaler(trainer)
-        self.recorder = Recorder(layers, self.flush_every, trainer.global_step, skips_overflow=scaler is not None)
+        compiled = pl_module.network._compiled_call_impl is not None
+        self.recorder = Recorder(layers, self.flush_every, trainer.global_step, scaler is not None, compiled)
         if self._initial is not None:
-            self.recorder.initial = [w.to(self.recorder.device) for w in self._initial]
+            self.recorder.restore_initial(self._initial)
 
     def state_dict(self) -> dict[str, Any]:
         return {"initial": [] if self.recorder is None else self.recorder.initial}

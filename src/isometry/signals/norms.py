@@ -31,7 +31,7 @@ def nonfinite_counts(tensors: list[Tensor], watched_norms: Tensor) -> Tensor:
     """
     if not tensors:
         return torch.empty(0, dtype=torch.float64)
-    if tensors[0].device.type in SCREENED and math.isfinite(float(watched_norms.sum())):
+    if known_finite(watched_norms):
         return torch.zeros(len(tensors), dtype=torch.float64)
     return torch.stack([(~torch.isfinite(tensor)).sum(dtype=torch.float64) for tensor in tensors])
 
@@ -48,7 +48,18 @@ def watched(tensors: list[Tensor]) -> Tensor:
     return screen if math.isfinite(float(screen.sum())) else norms(tensors)
 
 
-def per_example_norms(tensor: Tensor) -> Tensor:
-    """‖row‖ of each example of a batch [B, ...], as a float64 vector [B]."""
-    result: Tensor = torch.linalg.vector_norm(tensor.flatten(1), dim=1, dtype=torch.float64)
+def known_finite(watched_norms: Tensor) -> bool:
+    """Whether all is finite, where that is known without waiting for the device; False where it is not known."""
+    return watched_norms.device.type in SCREENED and math.isfinite(float(watched_norms.sum()))
+
+
+def block_norms(block: Tensor) -> Tensor:
+    """The Euclidean norm of each row of a block [G, ...], as a float64 vector [G]."""
+    result: Tensor = torch.linalg.vector_norm(block.flatten(1), dim=1, dtype=torch.float64)
+    return result
+
+
+def per_example_squares(block: Tensor) -> Tensor:
+    """‖x_i‖² of each example of a block [G, B, ...] of batches, float64 [G, B]."""
+    result: Tensor = torch.linalg.vector_norm(block.flatten(2), dim=2, dtype=torch.float64).square()
     return result

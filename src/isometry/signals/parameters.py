@@ -11,8 +11,6 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from isometry.signals.norms import norms
-
 try:
     from torch.distributed.tensor import DTensor, Shard
 except ImportError:  # a torch built without distributed: nothing can be sharded
@@ -43,20 +41,18 @@ class LayerParameters:
         present = [i for i, parameter in enumerate(self.parameters) if parameter.grad is not None]
         return [_local(self.parameters[i].grad) for i in present], present
 
-    def norm_by_layer(self, tensors: list[Tensor], positions: Sequence[int] | None = None) -> Tensor:
-        """Euclidean norm of each layer's tensors, float64 [L]; nan for a layer without one.
+    def norm_by_layer(self, flat: Tensor, positions: Sequence[int] | None = None, without: float = math.nan) -> Tensor:
+        """Euclidean norm of each layer's tensors, float64 [L]; `without` for a layer that has none.
 
         Args:
-            tensors: of the shapes of `values`.
+            flat: the norm of each tensor (of each shard of a sharded one).
             positions: the parameters they belong to; None: all, in order.
         """
         chosen = range(len(self.parameters)) if positions is None else positions
-        if not tensors:
-            return torch.full((self.count,), torch.nan, dtype=torch.float64)
-        flat = self._complete(norms(tensors), chosen)
+        flat = self._complete(flat, chosen)
         if len(chosen) == self.count and self._one_each:
             return flat
-        return self._scatter(flat.square(), chosen).sqrt()
+        return self._scatter(flat.square(), chosen, without).sqrt()
 
     def sum_by_layer(self, flat: Tensor, positions: Sequence[int], without: float = math.nan) -> Tensor:
         """The sum of one number a parameter over each layer's parameters, [L]; `without` for a layer that has none."""

@@ -1,10 +1,9 @@
 """Probes: what a layer shows while it computes.
 
-`SignalProbe` goes through the network with one micro-batch of a recorded step and keeps references to the tensors; the tap
-on each preactivation is the identity whose backward also writes ‖δ_i‖² of every example into a slot. `WatchProbe` goes
-with all other steps and only keeps what is needed to say which layer was the first to lose a finite value.
-
-Everything is stored by layer, not appended: activation checkpointing runs a layer's forward pass twice.
+`SignalProbe` goes through the network with one micro-batch of a recorded step and keeps references to the tensors; a
+preactivation keeps its gradient δ, or, where that is not to be had or would be large, goes through a tap, the identity whose
+backward also writes ‖δ_i‖² of every example into a slot. `WatchProbe` goes with all other steps and only keeps what is needed
+to say which layer was the first to lose a finite value.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from isometry.signals.norms import per_example_norms
+from isometry.signals.norms import per_example_squares
+from isometry.signals.workspace import WHOLE, Workspace
 
 
 class Tap(torch.autograd.Function):
@@ -36,11 +36,14 @@ class Tap(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        return gradient, per_example_norms(gradient).square()
+        return gradient, per_example_squares(gradient.unsqueeze(0))[0]
 
 
 class SignalProbe:
     """References to the tensors of one forward pass.
+
+    Activation checkpointing runs a layer's forward pass twice: what is stored by layer is then stored again, and a
+    preactivation of the second pass has no gradient.
 
     Args:
         layers: L.
@@ -52,25 +55,55 @@ class SignalProbe:
     """
 
     def __init__(self, layers: int, examples: int, device: torch.device):
-        # each its own storage, as leaves of a compiled graph should be
-        self.slots = [torch.zeros(examples, dtype=torch.float64, device=device, requires_grad=True) for _ in range(layers)]
+        self.layers, self.examples, self.device = layers, examples, device
         self.inputs: list[Tensor] = [torch.empty(0)] * layers
         self.preactivations: list[Tensor] = [torch.empty(0)] * layers
         self.arguments: list[Tensor] = [torch.empty(0)] * layers
         self.activations: list[Tensor] = [torch.empty(0)] * layers
+        self.retaining: list[tuple[int, Tensor]] = []
+        # made on the first tap, all at once: a compiled graph wants its leaves before it runs, each its own storage
+        self.slots: list[Tensor] = []
+
+    def prepare_taps(self) -> None:
+        """Make the slots; needed before a compiled network runs."""
+        if not self.slots:
+            zeros = (torch.zeros(self.examples, dtype=torch.float64, device=self.device) for _ in range(self.layers))
+            self.slots = [slot.requires_grad_() for slot in zeros]
 
     def preactivation(self, layer: int, x: Tensor, h: Tensor) -> Tensor:
-        self.inputs[layer - 1] = x.detach()
-        self.preactivations[layer - 1] = h.detach()
+        compiled = torch.compiler.is_compiling()
+        self.inputs[layer - 1] = x.detach() if compiled else x
+        self.preactivations[layer - 1] = h.detach() if compiled else h
+        if compiled or not h.requires_grad or h.numel() > WHOLE:
+            return self._tapped(layer, h)
+        h.retain_grad()
+        self.retaining.append((layer - 1, h))
+        return h
+
+    def _tapped(self, layer: int, h: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():
+            self.prepare_taps()
         return Tap.apply(h, self.slots[layer - 1])  # type: ignore[no-any-return]
 
     def activation(self, layer: int, z: Tensor, a: Tensor) -> None:
-        self.arguments[layer - 1] = z.detach()
-        self.activations[layer - 1] = a.detach()
+        compiled = torch.compiler.is_compiling()
+        self.arguments[layer - 1] = z.detach() if compiled else z
+        self.activations[layer - 1] = a.detach() if compiled else a
 
-    def squared_deltas(self) -> list[Tensor]:
-        """After the backward pass: ‖δ_i‖² [B] of every layer, in the scale of the loss that was differentiated."""
-        return [torch.full_like(slot, torch.nan) if slot.grad is None else slot.grad for slot in self.slots]
+    def squared_deltas(self, workspace: Workspace) -> list[Tensor]:
+        """After the backward pass: ‖δ_i‖² [B] of every layer, in the scale of the loss that was differentiated.
+
+        A layer that is applied several times has the sum; NaN where no gradient came by.
+        """
+        found: list[Tensor | None] = [slot.grad for slot in self.slots] or [None] * self.layers
+        retained = [(layer, h.grad) for layer, h in self.retaining if h.grad is not None]
+        for positions, block in workspace.chunks([gradient for _, gradient in retained]):
+            for position, squares in zip(positions, per_example_squares(block).unbind(0), strict=True):
+                layer = retained[position][0]
+                earlier = found[layer]
+                found[layer] = squares if earlier is None else earlier + squares
+        nothing = torch.full((self.examples,), torch.nan, dtype=torch.float64, device=self.device)
+        return [nothing if squares is None else squares for squares in found]
 
 
 class WatchProbe:
@@ -80,7 +113,7 @@ class WatchProbe:
         self.preactivations: list[Tensor] = [torch.empty(0)] * layers
 
     def preactivation(self, layer: int, x: Tensor, h: Tensor) -> Tensor:
-        self.preactivations[layer - 1] = h.detach()
+        self.preactivations[layer - 1] = h.detach() if torch.compiler.is_compiling() else h
         return h
 
     def activation(self, layer: int, z: Tensor, a: Tensor) -> None:

@@ -26,9 +26,11 @@ from isometry.columns import MEASURED
 from isometry.networks.layer import LayerSpec
 from isometry.signals import distributed
 from isometry.signals.forward import ForwardStatistics
-from isometry.signals.norms import nonfinite_counts, per_example_norms, watched
+from isometry.signals.norms import block_norms, known_finite, nonfinite_counts, watched
 from isometry.signals.parameters import LayerParameters
 from isometry.signals.probe import SignalProbe, WatchProbe
+from isometry.signals.snapshot import Snapshot
+from isometry.signals.workspace import Workspace
 
 _WATCH = ("watched_forward", "watched_gradient", "watched_loss")
 _ROW = {name: index for index, name in enumerate((*MEASURED, *_WATCH))}
@@ -58,12 +60,16 @@ class Flush:
         values: [S, columns, L] float64, columns as in `MEASURED`.
         measured: [S, columns, L] bool; False where a value does not exist (null).
         divergence: the first non-finite number, None while all are finite.
+        first_step: the first step since the last flush, recorded or not.
+        gradient_norms: [T] norm of the whole weight gradient of each step since the last flush, before clipping.
     """
 
     steps: NDArray[np.int64]
     values: NDArray[np.float64]
     measured: NDArray[np.bool_]
     divergence: Divergence | None
+    first_step: int
+    gradient_norms: NDArray[np.float64]
 
 
 class Recorder:
@@ -77,27 +83,51 @@ class Recorder:
         flush_every: optimizer steps that fit between two flushes.
         first_step: the step at which recording starts (> 0 after a resume).
         skips_overflow: True under a gradient scaler, where a non-finite gradient is a skipped step and no divergence.
+        compiled: True where the network runs under `torch.compile`.
     """
 
-    def __init__(self, layers: Sequence[LayerSpec], flush_every: int = 200, first_step: int = 0, skips_overflow: bool = False):
+    def __init__(
+        self,
+        layers: Sequence[LayerSpec],
+        flush_every: int = 200,
+        first_step: int = 0,
+        skips_overflow: bool = False,
+        compiled: bool = False,
+    ):
         self.layers, self.flush_every, self.first_step = list(layers), flush_every, first_step
-        self.skips_overflow = skips_overflow
+        self.skips_overflow, self.compiled = skips_overflow, compiled
         self.weights = LayerParameters([spec.weights for spec in self.layers])
         self.biases = LayerParameters([spec.biases for spec in self.layers])
         self.device = self.weights.values[0].device
+        self.workspace = Workspace(self.device)
         self.buffer = torch.full((flush_every, len(_ROW), len(self.layers)), torch.nan, dtype=torch.float64, device=self.device)
         self.rows: list[NDArray[np.bool_] | None] = []  # [columns, L] of each step in the buffer; None: not recorded
-        self.initial = [weight.clone() for weight in self.weights.values]
-        self.before = [torch.empty_like(weight) for weight in self.initial]
+        self.before, self.after, self._initial = (Snapshot(self.weights.values) for _ in range(3))
+        self._initial_norms = self.weights.norm_by_layer(self._initial.norms())
+        self._nothing = torch.full((len(self.layers),), torch.nan, dtype=torch.float64, device=self.device)
+        self._zeros = torch.zeros_like(self._nothing)
+        self.buffer[:, len(MEASURED) :] = 0.0
         self.exists = self._existing()
+        self._outer = np.flatnonzero(self.exists[_ROW["sample_weight_grad_rms"]]).tolist()
         self._open_step()
+
+    @property
+    def initial(self) -> list[Tensor]:
+        """The weights at step 0, from which displacement is taken."""
+        return self._initial.rows
+
+    def restore_initial(self, weights: Sequence[Tensor]) -> None:
+        """Take `initial` of an earlier recorder."""
+        self._initial.take(list(weights))
+        self._initial_norms = self.weights.norm_by_layer(self._initial.norms())
 
     def _open_step(self) -> None:
         self.probe: SignalProbe | WatchProbe | None = None
-        self.forward = ForwardStatistics(self.layers, self.device)
+        self.forward: ForwardStatistics | None = None
         self.backprop: Tensor | None = None  # [2, L] sums over examples of ‖δ_i‖² and of ‖δ_i‖²‖x_i‖²
         self.to_watch: list[Tensor] = []
         self.watched_before: Tensor | None = None  # of the micro-batches before the last one
+        self.values: dict[str, Tensor] = {}  # [L] of each column of this step
         self.written = np.zeros((len(MEASURED), len(self.layers)), dtype=bool)
 
     def _existing(self) -> NDArray[np.bool_]:
@@ -120,22 +150,31 @@ class Recorder:
         """The optimizer step that is being measured."""
         return self.first_step + len(self.rows)
 
+    @torch.no_grad()
     def begin(self, recorded: bool, examples: int) -> SignalProbe | WatchProbe:
         """The probe for the next micro-batch of so many examples."""
         count = len(self.layers)
         if self.to_watch:
             self.watched_before = self._with_earlier(watched(self.to_watch))
-        self.probe = SignalProbe(count, examples, self.device) if recorded else WatchProbe(count)
+        if not recorded:
+            self.probe = WatchProbe(count)
+            return self.probe
+        self.probe = SignalProbe(count, examples, self.device)
+        if self.compiled:
+            self.probe.prepare_taps()
         return self.probe
 
+    @torch.no_grad()
     def after_forward(self, loss: Tensor) -> None:
         """Before the backward pass: forward statistics of this micro-batch."""
         probe = self.probe
         assert probe is not None
         self.to_watch = [*probe.preactivations, loss.detach()]
         if isinstance(probe, SignalProbe):
+            self.forward = self.forward or ForwardStatistics(self.layers, self.workspace, self._outer)
             self.forward.add(probe)
 
+    @torch.no_grad()
     def after_backward(self, scale: float | Tensor = 1.0) -> None:
         """After the backward pass of a micro-batch.
 
@@ -145,12 +184,17 @@ class Recorder:
         """
         if not isinstance(self.probe, SignalProbe):
             return
-        deltas = self.probe.squared_deltas()
-        weighted = [delta * per_example_norms(x).square() for delta, x in zip(deltas, self.probe.inputs, strict=True)]
-        sums = torch.stack([torch.stack([value.sum() for value in values]) for values in (deltas, weighted)]) / scale**2
+        assert self.forward is not None
+        deltas = torch.stack(self.probe.squared_deltas(self.workspace))
+        sums = torch.stack([deltas.sum(1), self._nothing])
+        if self._outer:
+            inputs = torch.stack([self.forward.squared_inputs[layer] for layer in self._outer])
+            sums[1, self._outer] = (deltas[self._outer] * inputs).sum(1)
+        sums /= scale**2
         self.backprop = sums if self.backprop is None else self.backprop + sums
         self.probe = None
 
+    @torch.no_grad()
     def before_update(self, recorded: bool, scale: float | Tensor = 1.0) -> None:
         """Gradients of the whole step are complete.
 
@@ -159,17 +203,19 @@ class Recorder:
             scale: a loss scale that the gradients still carry.
         """
         gradients, positions = self.weights.with_gradient()
-        together = watched([*self.to_watch, *gradients])
-        forward = self._with_earlier(together[: len(self.to_watch)])
-        gradient_norms = together[len(self.to_watch) :]
-        watched_gradient = self.weights.sum_by_layer(gradient_norms, positions, without=0.0)
-        self._write("watched_gradient", torch.zeros_like(forward[:-1]) if self.skips_overflow else watched_gradient)
-        self._write("watched_forward", forward[:-1])
-        self._write("watched_loss", forward[-1])
         if recorded:
             self._record_forward()
-            self._record_gradients(scale, gradient_norms)
-            torch._foreach_copy_(self.before, self.weights.values)
+            self._record_gradients(gradients, positions, scale)
+        else:
+            self._watch(gradients, positions, scale)
+
+    def _watch(self, gradients: list[Tensor], positions: list[int], scale: float | Tensor) -> None:
+        """The norms of the gradients, and, unless all is known to be well, which layer lost its finite values."""
+        norms = watched([self.to_watch[-1], *gradients])
+        if self.watched_before is not None or not known_finite(norms):
+            forward = self._with_earlier(watched(self.to_watch))
+            self.values |= {"watched_forward": forward[:-1], "watched_loss": forward[-1].expand(len(self.layers))}
+        self.values["watched_gradient"] = self.weights.norm_by_layer(norms[1:], positions, without=0.0) / scale
 
     def _with_earlier(self, watched_now: Tensor) -> Tensor:
         """Non-finite where any micro-batch of the step so far was."""
@@ -177,59 +223,81 @@ class Recorder:
 
     def _record_forward(self) -> None:
         assert self.backprop is not None
+        assert self.forward is not None
         for name, values in self.forward.combined().items():
             self._record(name, values)
-        examples = self.forward.total_examples()
-        delta, weighted = (distributed.total(self.backprop) / examples).sqrt()
+        delta, weighted = (distributed.total(self.backprop) / self.forward.total_examples()).sqrt()
         self._record("backprop_norm", delta)
         self._record("sample_weight_grad_rms", weighted)
 
-    def _record_gradients(self, scale: float | Tensor, gradient_norms: Tensor) -> None:
-        self._record("weight_norm", self.weights.norm_by_layer(self.weights.values))
-        gradients, positions = self.weights.with_gradient()
-        has = self.weights.has(positions)
-        self._record("weight_grad_norm", self.weights.norm_by_layer(gradients, positions) / scale, has)
-        counts = self.weights.sum_by_layer(nonfinite_counts(gradients, gradient_norms), positions)
-        self._record("nonfinite", counts, has)
+    def _record_gradients(self, gradients: list[Tensor], positions: list[int], scale: float | Tensor) -> None:
+        self.before.take(self.weights.values)
+        self._record("weight_norm", self.weights.norm_by_layer(self.before.norms()))
+        has, flat = self.weights.has(positions), self.workspace.map(gradients, block_norms)
+        norms = self.weights.norm_by_layer(flat, positions)
+        self._record("weight_grad_norm", norms / scale, has)
+        self._record("nonfinite", self.weights.sum_by_layer(nonfinite_counts(gradients, flat), positions), has)
         bias_gradients, bias_positions = self.biases.with_gradient()
-        bias_norms = self.biases.norm_by_layer(bias_gradients, bias_positions).to(self.device)
+        bias_norms = self.biases.norm_by_layer(self.workspace.map(bias_gradients, block_norms), bias_positions)
         self._record("bias_grad_norm", bias_norms / scale, self.biases.has(bias_positions))
+        # a fused optimizer takes the loss scale out in its kernel, behind autograd's back
+        self._unclipped = (norms, _versions(gradients) if isinstance(scale, float) else None)
+        forward = self._with_earlier(self._summarised_forward())
+        self.values |= {"watched_forward": forward[:-1], "watched_loss": forward[-1].expand(len(self.layers))}
+        self.values["watched_gradient"] = torch.where(torch.from_numpy(has).to(self.device), norms, 0.0) / scale
 
+    def _summarised_forward(self) -> Tensor:
+        """What `watched(self.to_watch)` says, from what was recorded already."""
+        return torch.cat([self.values["forward_second_moment"], self.to_watch[-1].double().view(1)])
+
+    @torch.no_grad()
     def after_update(self, recorded: bool) -> None:
         """The optimizer has stepped: what really changed, and the gradients it used (clipped)."""
         if recorded:
-            gradients, positions = self.weights.with_gradient()
-            clipped = self.weights.norm_by_layer(gradients, positions)
-            self._record("weight_grad_norm_clipped", clipped, self.weights.has(positions))
-            update = self._distance(self.weights.values, self.before)
+            self._record_clipped()
+            self.after.take(self.weights.values)
+            update = self.weights.norm_by_layer(self.after.subtract(self.before, out=self.after).norms())
             self._record("update_norm", update)
-            self._record("update_ratio", update / self.buffer[len(self.rows), _ROW["weight_norm"]])
-            self._record_displacement(self.before)
-        self.rows.append(self.written & self.exists if recorded else None)
-        self._open_step()
+            self._record("update_ratio", update / self.values["weight_norm"])
+            self._record_displacement()
+        self._close_step(recorded)
 
+    def _record_clipped(self) -> None:
+        """Norms of the gradients as they are now; the ones known already where nobody has written to a gradient since."""
+        gradients, positions = self.weights.with_gradient()
+        norms, versions = self._unclipped
+        if versions != _versions(gradients):
+            norms = self.weights.norm_by_layer(self.workspace.map(gradients, block_norms), positions)
+        self._record("weight_grad_norm_clipped", norms, self.weights.has(positions))
+
+    @torch.no_grad()
     def weights_only(self) -> None:
         """One more row for the weights as they are now, without a batch: norm and displacement."""
-        self._record("weight_norm", self.weights.norm_by_layer(self.weights.values))
-        self._record_displacement(self.weights.values)
-        for name in _WATCH:
-            self._write(name, torch.zeros(len(self.layers), dtype=torch.float64, device=self.device))
-        self.rows.append(self.written & self.exists)
-        self._open_step()
+        self.before.take(self.weights.values)
+        self._record("weight_norm", self.weights.norm_by_layer(self.before.norms()))
+        self._record_displacement()
+        self._close_step(True)
 
-    def _record_displacement(self, weights: list[Tensor]) -> None:
-        self._record("displacement", self._distance(weights, self.initial) / self.weights.norm_by_layer(self.initial))
-
-    def _distance(self, left: list[Tensor], right: list[Tensor]) -> Tensor:
-        """‖left - right‖ by layer; the difference is taken in the weights' own precision, where it is what happened."""
-        return self.weights.norm_by_layer(list(torch._foreach_sub(left, right)))
+    def _record_displacement(self) -> None:
+        """‖W_t - W_0‖/‖W_0‖ of the weights in `before`."""
+        distance = self.weights.norm_by_layer(self.before.subtract(self._initial, out=self.after).norms())
+        self._record("displacement", distance / self._initial_norms)
 
     def _record(self, name: str, values: Tensor, has: NDArray[np.bool_] | None = None) -> None:
-        self._write(name, values)
+        self.values[name] = values
         self.written[_ROW[name]] = True if has is None else has
 
-    def _write(self, name: str, values: Tensor) -> None:
-        self.buffer[len(self.rows), _ROW[name]] = values
+    def _close_step(self, recorded: bool) -> None:
+        """Write the step's row of the buffer, in one operation if it is a full one."""
+        row = self.buffer[len(self.rows)]
+        if recorded:
+            defaults = [self._nothing] * len(MEASURED) + [self._zeros] * len(_WATCH)
+            torch.stack([self.values.get(name, default) for name, default in zip(_ROW, defaults, strict=True)], out=row)
+        else:
+            for name, values in self.values.items():
+                row[_ROW[name]] = values
+        self.rows.append(self.written & self.exists if recorded else None)
+        self._open_step()
 
     @property
     def full(self) -> bool:
@@ -246,6 +314,8 @@ class Recorder:
             # every process watches its own share of the batch
             buffer[:, len(MEASURED) :] = distributed.total(buffer[:, len(MEASURED) :])
         host = buffer.cpu().numpy().copy()
+        buffer[:, len(MEASURED) :] = 0.0
+        host[:, _ROW["watched_gradient"]] /= distributed.world_size()  # all processes hold the same gradient
         divergence = self._divergence(host)
         last = taken if divergence is None else divergence.step - self.first_step + 1
         recorded = [(i, mask) for i, mask in enumerate(self.rows[:last]) if mask is not None]
@@ -255,6 +325,8 @@ class Recorder:
             host[chosen][:, : len(MEASURED)],
             self._measured([mask for _, mask in recorded], host[chosen]),
             divergence,
+            self.first_step,
+            np.linalg.norm(host[:, _ROW["watched_gradient"]], axis=1),
         )
         self.first_step += taken
         self.rows = []
@@ -269,8 +341,15 @@ class Recorder:
         return measured
 
     def _divergence(self, host: NDArray[np.float64]) -> Divergence | None:
+        """The first step whose loss or gradient is not finite, and its address.
+
+        An infinite preactivation that φ maps to a finite number (tanh, say) and that leaves no trace is none; an infinite
+        activation always leaves one, in the weight gradient of the layer above.
+        """
         bad = ~np.isfinite(host[:, [_ROW[name] for name in _WATCH]])
-        steps = np.flatnonzero(bad.any(axis=(1, 2)))
+        if self.skips_overflow:
+            bad[:, 1] = False
+        steps = np.flatnonzero(bad[:, 1:].any(axis=(1, 2)))
         if len(steps) == 0:
             return None
         forward, gradient, _ = bad[steps[0]]
@@ -280,3 +359,8 @@ class Recorder:
         if gradient.any():
             return Divergence(step, "gradient", self.layers[int(np.flatnonzero(gradient)[-1])].index)
         return Divergence(step, "forward", self.layers[-1].index)  # finite logits, non-finite loss
+
+
+def _versions(tensors: list[Tensor]) -> list[tuple[int, int]]:
+    """Equal before and after exactly if the tensors are the same ones and nobody has written to them."""
+    return [(id(tensor), tensor._version) for tensor in tensors]
