@@ -31,4 +31,4 @@ def test_map_keeps_the_order_and_the_values():
 def test_memory_does_not_grow_with_the_number_of_tensors():
     workspace = Workspace(torch.device("cpu"))
     workspace.map([torch.ones(WHOLE) for _ in range(40)], lambda block: block.sum(1))
-    assert workspace._memory[0].numel() <= CHUNK
+    assert all(page.numel() <= CHUNK for page in workspace._pages.values())

@@ -44,8 +44,8 @@ def watched(tensors: list[Tensor]) -> Tensor:
     """
     if tensors[0].device.type not in SCREENED:
         return norms(tensors)
-    screen = torch.stack(torch._foreach_norm(tensors)).double()
-    return screen if math.isfinite(float(screen.sum())) else norms(tensors)
+    screen = torch.stack(torch._foreach_norm(tensors))
+    return screen.double() if math.isfinite(float(screen.sum())) else norms(tensors)
 
 
 def known_finite(watched_norms: Tensor) -> bool:

@@ -103,7 +103,7 @@ class Recorder:
         self.buffer = torch.full((flush_every, len(_ROW), len(self.layers)), torch.nan, dtype=torch.float64, device=self.device)
         self.rows: list[NDArray[np.bool_] | None] = []  # [columns, L] of each step in the buffer; None: not recorded
         self.before, self.after, self._initial = (Snapshot(self.weights.values) for _ in range(3))
-        self._initial_norms = self.weights.norm_by_layer(self._initial.norms())
+        self._initial_norms = self.weights.norm_by_layer(self._initial.norms(self.workspace))
         self._nothing = torch.full((len(self.layers),), torch.nan, dtype=torch.float64, device=self.device)
         self._zeros = torch.zeros_like(self._nothing)
         self.buffer[:, len(MEASURED) :] = 0.0
@@ -119,7 +119,7 @@ class Recorder:
     def restore_initial(self, weights: Sequence[Tensor]) -> None:
         """Take `initial` of an earlier recorder."""
         self._initial.take(list(weights))
-        self._initial_norms = self.weights.norm_by_layer(self._initial.norms())
+        self._initial_norms = self.weights.norm_by_layer(self._initial.norms(self.workspace))
 
     def _open_step(self) -> None:
         self.probe: SignalProbe | WatchProbe | None = None
@@ -232,7 +232,7 @@ class Recorder:
 
     def _record_gradients(self, gradients: list[Tensor], positions: list[int], scale: float | Tensor) -> None:
         self.before.take(self.weights.values)
-        self._record("weight_norm", self.weights.norm_by_layer(self.before.norms()))
+        self._record("weight_norm", self.weights.norm_by_layer(self.before.norms(self.workspace)))
         has, flat = self.weights.has(positions), self.workspace.map(gradients, block_norms)
         norms = self.weights.norm_by_layer(flat, positions)
         self._record("weight_grad_norm", norms / scale, has)
@@ -256,7 +256,7 @@ class Recorder:
         if recorded:
             self._record_clipped()
             self.after.take(self.weights.values)
-            update = self.weights.norm_by_layer(self.after.subtract(self.before, out=self.after).norms())
+            update = self.weights.norm_by_layer(self.after.subtract(self.before, out=self.after).norms(self.workspace))
             self._record("update_norm", update)
             self._record("update_ratio", update / self.values["weight_norm"])
             self._record_displacement()
@@ -274,13 +274,13 @@ class Recorder:
     def weights_only(self) -> None:
         """One more row for the weights as they are now, without a batch: norm and displacement."""
         self.before.take(self.weights.values)
-        self._record("weight_norm", self.weights.norm_by_layer(self.before.norms()))
+        self._record("weight_norm", self.weights.norm_by_layer(self.before.norms(self.workspace)))
         self._record_displacement()
         self._close_step(True)
 
     def _record_displacement(self) -> None:
         """‖W_t - W_0‖/‖W_0‖ of the weights in `before`."""
-        distance = self.weights.norm_by_layer(self.before.subtract(self._initial, out=self.after).norms())
+        distance = self.weights.norm_by_layer(self.before.subtract(self._initial, out=self.after).norms(self.workspace))
         self._record("displacement", distance / self._initial_norms)
 
     def _record(self, name: str, values: Tensor, has: NDArray[np.bool_] | None = None) -> None:

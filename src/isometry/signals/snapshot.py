@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from isometry.signals.norms import block_norms
-from isometry.signals.workspace import runs
+from isometry.signals.workspace import Workspace, runs
 
 
 class Snapshot:
@@ -24,7 +24,8 @@ class Snapshot:
     def __init__(self, tensors: Sequence[Tensor]):
         self.blocks: list[Tensor] = []
         self.rows: list[Tensor] = []
-        for positions in runs(tuple(tensor.shape for tensor in tensors)):
+        self.runs = runs(tuple(tensor.shape for tensor in tensors))
+        for positions in self.runs:
             first = tensors[positions[0]]
             self.blocks.append(first.new_empty((len(positions), *first.shape)))
             self.rows += self.blocks[-1].unbind(0)
@@ -32,11 +33,12 @@ class Snapshot:
 
     def take(self, tensors: Sequence[Tensor]) -> None:
         """Copy the tensors."""
-        torch._foreach_copy_(self.rows, list(tensors))
+        for positions, block in zip(self.runs, self.blocks, strict=True):
+            torch.stack(tuple(tensors[positions.start : positions.stop]), out=block)
 
-    def norms(self) -> Tensor:
+    def norms(self, workspace: Workspace) -> Tensor:
         """The Euclidean norm of each copy, float64."""
-        return torch.cat([block_norms(block) for block in self.blocks])
+        return torch.cat([block_norms(workspace.double(block)) for block in self.blocks])
 
     def subtract(self, other: Snapshot, out: Snapshot) -> Snapshot:
         """The differences, in the tensors' own precision, where they are what happened; written to `out`."""

@@ -34,7 +34,7 @@ def runs(shapes: tuple[torch.Size, ...], keys: tuple[Hashable, ...] | None = Non
 
 
 class Workspace:
-    """Two pages of memory on a device: one for the copies, a spare one for what is computed from them.
+    """Pages of memory on a device: for the tensors side by side, for their float64 copies, for what is computed from those.
 
     What is yielded is overwritten by the next chunk.
 
@@ -44,20 +44,14 @@ class Workspace:
 
     def __init__(self, device: torch.device):
         self.device = device
-        self._memory = [torch.empty(0, dtype=torch.float64, device=device) for _ in range(2)]
-        self._blocks: dict[tuple[int, int, torch.Size], tuple[Tensor, list[Tensor]]] = {}
+        self._pages: dict[tuple[str, torch.dtype], Tensor] = {}
 
-    def _block(self, page: int, count: int, shape: torch.Size) -> tuple[Tensor, list[Tensor]]:
-        """A block [count, *shape] at the beginning of a page, and its rows."""
-        entries = count * math.prod(shape)
-        if entries > self._memory[page].numel():
-            self._memory[page] = torch.empty(entries, dtype=torch.float64, device=self.device)
-            self._blocks = {key: value for key, value in self._blocks.items() if key[0] != page}
-        key = (page, count, shape)
-        if key not in self._blocks:
-            block = self._memory[page][:entries].view(count, *shape)
-            self._blocks[key] = (block, list(block.unbind(0)))
-        return self._blocks[key]
+    def _block(self, page: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Tensor:
+        """A block of a shape at the beginning of a page, which grows to the largest one asked for."""
+        entries, key = math.prod(shape), (page, dtype)
+        if key not in self._pages or self._pages[key].numel() < entries:
+            self._pages[key] = torch.empty(entries, dtype=dtype, device=self.device)
+        return self._pages[key][:entries].view(shape)
 
     def chunks(self, tensors: Sequence[Tensor], keys: Sequence[Hashable] | None = None) -> Iterator[tuple[range, Tensor]]:
         """Positions and values [G, *shape] of consecutive tensors of one shape: float64 copies, or a large tensor itself."""
@@ -65,16 +59,26 @@ class Workspace:
             first = tensors[positions[0]]
             if first.numel() > WHOLE:
                 yield positions, first.unsqueeze(0)
-                continue
-            block, rows = self._block(0, len(positions), first.shape)
-            torch._foreach_copy_(rows, list(tensors[positions.start : positions.stop]))
-            yield positions, block
+            else:
+                yield positions, self._stacked(tensors[positions.start : positions.stop])
+
+    def _stacked(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Float64 copies of tensors of one shape: first side by side, in one kernel, then converted, in another."""
+        shape, dtype = (len(tensors), *tensors[0].shape), tensors[0].dtype
+        page = "copies" if dtype == torch.float64 else "as they are"
+        return self.double(torch.stack(tuple(tensors), out=self._block(page, shape, dtype)))
+
+    def double(self, block: Tensor) -> Tensor:
+        """A block in float64, where it is not too large to be copied: reductions into float64 are slower than a copy."""
+        if block.dtype == torch.float64 or block.numel() > CHUNK:
+            return block
+        return self._block("copies", tuple(block.shape)).copy_(block)
 
     def spare(self, chunk: Tensor) -> Tensor:
         """Uninitialized memory of the shape and type of a chunk."""
         if chunk.dtype != torch.float64 or chunk.numel() > CHUNK:
             return torch.empty_like(chunk)
-        return self._block(1, len(chunk), chunk.shape[1:])[0]
+        return self._block("spare", tuple(chunk.shape))
 
     def map(self, tensors: Sequence[Tensor], function: Callable[[Tensor], Tensor]) -> Tensor:
         """Apply a function [G, *shape] -> [G, ...] chunk by chunk; the results in the order of the tensors."""
