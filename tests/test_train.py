@@ -25,6 +25,7 @@ SUMMARY_KEYS = [
     "gradient_rate_predicted",
     "gradient_ratio_init",
     "verdict_init",
+    "clipped_share",
     "first_nonfinite_kind",
     "first_nonfinite_layer",
     "first_nonfinite_step",
@@ -81,6 +82,29 @@ def test_an_explosion_is_a_result(make_config):
     rows = pd.read_parquet(run_of(summary, config).signals)
     assert rows["step"].max() == summary["first_nonfinite_step"]
     assert rows.query("step == 0")["update_ratio"].max() > 1e10
+    account = json.loads((run_of(summary, config).path / "divergence.json").read_text())
+    step = summary["first_nonfinite_step"]
+    assert (account["batch"], account["last_finite_step"]) == (step, step - 1)  # one batch a step, every step recorded
+    assert account["forward_layer"] == summary["first_nonfinite_layer"]
+    profile = [row["backprop_norm"] for row in account["last_finite_profile"]]
+    expected = rows[rows["step"] == step - 1].sort_values("layer")["backprop_norm"]
+    assert profile == expected.to_list()
+    status = json.loads((run_of(summary, config).path / "status.json").read_text())
+    assert f"layer {summary['first_nonfinite_layer']} at step {step}, batch {step}" in status["reason"]
+
+
+def test_the_share_of_clipped_steps(make_config):
+    overrides = ("model.depth=3", "activation=tanh", "trainer.max_steps=6")
+    free = train(make_config(*overrides))
+    always = train(make_config(*overrides, "trainer.gradient_clip_val=1e-3"))
+    never = train(make_config(*overrides, "trainer.gradient_clip_val=1e3", "trainer.gradient_clip_algorithm=value"))
+    assert (free["clipped_share"], always["clipped_share"], never["clipped_share"]) == (0.0, 1.0, 0.0)
+
+
+def test_a_growing_gradient_is_announced(make_config):
+    alarm = ("callbacks.signals.alarm_factor=1.01", "callbacks.signals.alarm_steps=1")
+    with pytest.warns(UserWarning, match="over 1.01 times its running median for 1 steps"):
+        train(make_config("model.depth=3", "optimizer.lr=5", "trainer.max_steps=20", *alarm))
 
 
 @pytest.mark.parametrize("initializer", ["normal", "normal_small", "he_normal"])

@@ -26,7 +26,7 @@ def draw_pictures(run: RunDirectory) -> list[str]:
 
 def send_views(run: RunDirectory, loggers: Sequence[Any]) -> None:
     """Profiles as line series and the heatmap as an image to every W&B logger: no panel of W&B's own shows layer x step."""
-    wanted = [logger for logger in loggers if type(logger).__name__ == "WandbLogger"]
+    wanted = [logger for logger in loggers if hasattr(logger, "log_views")]
     frame = read_signals(run.signals)
     if not wanted or frame.empty:
         return
@@ -36,7 +36,7 @@ def send_views(run: RunDirectory, loggers: Sequence[Any]) -> None:
         views = {f"profile/{column}": wandb_profile(frame, column) for column in ("backprop_norm", "weight_grad_norm")}
         if (run.path / "heatmap.png").exists():
             views["heatmap/backprop_norm"] = wandb.Image(str(run.path / "heatmap.png"))
-        logger.experiment.log(views)
+        logger.log_views(views)
 
 
 def wandb_profile(frame: pd.DataFrame, column: str) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
 
+import pandas as pd
 from omegaconf import DictConfig
 
 from isometry import gradient_rate as rates
@@ -36,9 +38,33 @@ def summarise(
     }
 
 
+def account_of(divergence: Divergence, batch: int | None, run: RunDirectory) -> dict[str, Any]:
+    """`divergence.json`: the address of the first non-finite number, and the last recorded profile before its step."""
+    rows = read_signals(run.signals, ["backprop_norm", "weight_grad_norm", "forward_second_moment"])
+    rows = rows[rows.step < divergence.step].dropna(subset=["backprop_norm"])
+    last = rows[rows.step == rows.step.max()]
+    profile = last.drop(columns="step").astype(object).where(last.drop(columns="step").notna(), None).to_dict("records")
+    step = int(last.step.iloc[0]) if len(last) else None
+    return {**dataclasses.asdict(divergence), "batch": batch, "last_finite_step": step, "last_finite_profile": profile}
+
+
+def reason_of(divergence: Divergence, batch: int | None) -> str:
+    """One line for `status.json` and the terminal."""
+    what = "preactivation" if divergence.kind == "forward" else "weight gradient"
+    return f"first non-finite number: the {what} of layer {divergence.layer} at step {divergence.step}, batch {batch}"
+
+
+def clipped_share(rows: pd.DataFrame) -> float | None:
+    """Share of the recorded steps at which clipping changed a gradient; None without a recorded step."""
+    rows = rows.dropna(subset=["weight_grad_norm", "weight_grad_norm_clipped"])
+    smaller = rows.weight_grad_norm_clipped < rows.weight_grad_norm * (1 - 1e-9)
+    return None if rows.empty else float(smaller.groupby(rows.step).any().mean())
+
+
 def summarise_signals(config: DictConfig, run: RunDirectory) -> dict[str, Any]:
     """Rates and verdict from the stored profiles of the hidden layers."""
-    rows = read_signals(run.signals, ["kind", "backprop_norm"]).query("kind == 'hidden'").dropna()
+    frame = read_signals(run.signals, ["kind", "backprop_norm", "weight_grad_norm", "weight_grad_norm_clipped"])
+    rows = frame.query("kind == 'hidden'").dropna(subset=["backprop_norm"])
     profiles = [group.backprop_norm.to_numpy() for _, group in rows.groupby("step")]
     ratio = rates.gradient_ratio(profiles[0]) if profiles else math.nan
     thresholds = {key: config.verdict[key] for key in ("vanishing_below", "exploding_above")}
@@ -48,6 +74,7 @@ def summarise_signals(config: DictConfig, run: RunDirectory) -> dict[str, Any]:
         "gradient_rate_predicted": None,
         "gradient_ratio_init": _number(ratio),
         "verdict_init": rates.verdict(ratio, **thresholds),
+        "clipped_share": clipped_share(frame),
     }
 
 

@@ -16,7 +16,7 @@ from isometry.config import resolved
 from isometry.console import console, print_config, quiet
 from isometry.data.module import ImageData
 from isometry.errors import UserError
-from isometry.loggers import build_loggers, close_loggers
+from isometry.loggers import build_loggers, close_loggers, start_loggers
 from isometry.machine import check_machine
 from isometry.pictures import draw_pictures, send_views
 from isometry.processes import inside_launcher, is_first
@@ -25,7 +25,7 @@ from isometry.runs.decision import Decision, clear, decide
 from isometry.runs.directory import RunDirectory, State
 from isometry.runs.identity import run_id
 from isometry.runs.signal_store import SignalStore
-from isometry.summary import describe, summarise
+from isometry.summary import account_of, describe, reason_of, summarise
 from isometry.trainer import build_trainer
 from isometry.validation import validate
 
@@ -87,6 +87,7 @@ def execute(config: DictConfig, run: RunDirectory, resuming: bool) -> dict[str, 
     trainer = build_trainer(config, run, loggers, [signals, throughput])
     if alone:
         begin(config, run, resuming)
+    start_loggers(loggers)
     state: State = "failed"
     reason: str | None = None
     summary: dict[str, Any] = {}
@@ -101,6 +102,9 @@ def execute(config: DictConfig, run: RunDirectory, resuming: bool) -> dict[str, 
             summary |= {"wall_seconds": round(time.perf_counter() - started, 3)}
             summary |= {"images_per_second": throughput.images_per_second}
             run.write_summary(summary)
+            if signals.divergence is not None:
+                reason = reason_of(signals.divergence, signals.divergent_batch)
+                run.write_divergence(account_of(signals.divergence, signals.divergent_batch, run))
         state = outcome  # from here on the run is what it is, whatever becomes of its pictures
         if first and config.pictures:
             draw_pictures(run)
@@ -117,7 +121,7 @@ def execute(config: DictConfig, run: RunDirectory, resuming: bool) -> dict[str, 
             run.end(state, reason)
         close_loggers(loggers, summary, failed=state in ("failed", "interrupted"))
     if first:
-        console.print(describe(summary), soft_wrap=True)
+        console.print(describe(summary) + (f"; {reason}" if reason else ""), soft_wrap=True)
     return summary
 
 

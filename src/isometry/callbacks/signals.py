@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,14 +10,19 @@ import numpy as np
 import pyarrow as pa
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from isometry.columns import MEASURED
 from isometry.errors import bad_value
 from isometry.networks.layer import LayerSpec
 from isometry.runs.signal_store import SCHEMA, SignalStore
+from isometry.signals.alarm import GradientAlarm
 from isometry.signals.recorder import Divergence, Flush, Recorder
 from isometry.signals.scaling import gradient_scale, loss_scale
+
+MAX_NAMES = 2_000
+"""Per-layer metric names that W&B is given at most: about so many gradient panels freeze a page."""
 
 DEFAULT_COLUMNS = ("backprop_norm", "weight_grad_norm", "update_ratio", "displacement", "activation_var", "saturation")
 
@@ -28,14 +34,20 @@ class Signals(Callback):
         every_n_steps: record every so many optimizer steps, and always step 0 and the last one; None switches off.
         flush_every: optimizer steps between two copies to the host; a divergence is noticed at the next one.
         log_columns: columns sent to the loggers as `column/layer_007`.
+        alarm_factor, alarm_steps: warn when the gradient norm is over so many times its running median for so many steps;
+            None: never.
         store: where the rows go; None keeps them out of files.
     """
+
+    _names_warned = False
 
     def __init__(
         self,
         every_n_steps: int | None = 50,
         flush_every: int = 200,
         log_columns: Sequence[str] = DEFAULT_COLUMNS,
+        alarm_factor: float = 10.0,
+        alarm_steps: int | None = 5,
         store: SignalStore | None = None,
     ):
         unknown = set(log_columns) - set(MEASURED)
@@ -49,6 +61,9 @@ class Signals(Callback):
         )
         self.recorder: Recorder | None = None
         self.divergence: Divergence | None = None
+        self.alarm = None if alarm_steps is None else GradientAlarm(alarm_factor, alarm_steps)
+        self._batches: list[int] = []  # index in its epoch of the last batch of each step since the last flush
+        self.divergent_batch: int | None = None
         self._initial: list[torch.Tensor] | None = None
         self._recorded: bool | None = None  # of the optimizer step in progress; None between steps
         self._updated = False
@@ -69,10 +84,13 @@ class Signals(Callback):
             self.recorder.restore_initial(self._initial)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"initial": [] if self.recorder is None else self.recorder.initial}
+        alarm = {} if self.alarm is None else {"alarm": self.alarm.state_dict()}
+        return {"initial": [] if self.recorder is None else self.recorder.initial, **alarm}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._initial = state_dict["initial"] or None
+        if self.alarm is not None and "alarm" in state_dict:
+            self.alarm.load_state_dict(state_dict["alarm"])
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         # rows before the checkpoint's step would otherwise be lost to a resume
@@ -120,6 +138,7 @@ class Signals(Callback):
         if self.recorder is None or not self._updated:
             return
         self.recorder.after_update(bool(self._recorded))
+        self._batches.append(batch_idx)
         self._recorded, self._updated = None, False
         if self.recorder.full:
             self._flush(trainer)
@@ -131,12 +150,41 @@ class Signals(Callback):
             return
         flush = self.recorder.flush()
         self.divergence = flush.divergence
+        self._sound_alarm(flush)
+        if flush.divergence is not None:
+            self.divergent_batch = self._batches[flush.divergence.step - flush.first_step]
+        self._batches = []
         if self.store is not None and trainer.is_global_zero:
             self.store.append(to_table(flush, self.recorder.layers))
-        for logger in trainer.loggers:
+        for logger in self._scalar_loggers(trainer):
             log_layers(logger, flush, self.recorder.layers, self.log_columns)
         if self.divergence is not None:
             trainer.should_stop = True
+
+    def _sound_alarm(self, flush: Flush) -> None:
+        first = getattr(rank_zero_only, "rank", 0) == 0
+        steps = [] if self.alarm is None else self.alarm.see(flush.first_step, flush.gradient_norms)
+        if self.alarm is not None and steps and first:
+            warnings.warn(
+                f"the gradient norm was over {self.alarm.factor:g} times its running median for {self.alarm.steps} steps on "
+                f"end up to step {steps[0]}: an explosion often follows; a smaller optimizer.lr or trainer.gradient_clip_val "
+                f"helps",
+                stacklevel=2,
+            )
+
+    def _scalar_loggers(self, trainer: Trainer) -> list[Logger]:
+        """The loggers that take a scalar for each layer: W&B's pages freeze over a few thousand metric names."""
+        assert self.recorder is not None
+        names = len(self.log_columns) * len(self.recorder.layers)
+        chosen = [logger for logger in trainer.loggers if names <= MAX_NAMES or not isinstance(logger, WandbLogger)]
+        if len(chosen) < len(trainer.loggers) and not self._names_warned:
+            self._names_warned = True
+            warnings.warn(
+                f"{names} per-layer metrics would freeze W&B's pages (limit {MAX_NAMES}): W&B gets profiles and the heatmap "
+                f"only; fewer callbacks.signals.log_columns bring the curves back",
+                stacklevel=2,
+            )
+        return chosen
 
 
 def _scaler(trainer: Trainer) -> Any:

@@ -23,6 +23,7 @@ def build_loggers(
     project: str,
     entity: str | None,
     offline: bool,
+    patience: float = 30.0,
 ) -> list[Logger]:
     """The loggers of a run.
 
@@ -31,7 +32,7 @@ def build_loggers(
         attempt: its number, part of the W&B id.
         config: the resolved config, for W&B's table.
         names: a selection of `NAMES`.
-        project, entity, offline: of W&B.
+        project, entity, offline, patience: of W&B.
     """
     for name in names:
         if name not in NAMES:
@@ -42,7 +43,7 @@ def build_loggers(
     if "wandb" in names:
         from isometry.loggers.wandb import make_wandb  # a second of import for those who log there
 
-        loggers.append(make_wandb(run, attempt, config, project, entity, offline))
+        loggers.append(make_wandb(run, attempt, config, project, entity, offline, patience))
     if "tensorboard" in names:
         loggers.append(make_tensorboard(run))
     return loggers
@@ -58,6 +59,13 @@ def make_tensorboard(run: RunDirectory) -> Logger:
         return TensorBoardLogger(save_dir=run.path, name="tensorboard", version="", default_hp_metric=False)
     except ModuleNotFoundError as error:
         raise bad_value("logger.names", "tensorboard", "needs the package: pip install tensorboard") from error
+
+
+def start_loggers(loggers: Sequence[Logger]) -> None:
+    """Begin what has to be begun once the run's folder is there."""
+    for logger in loggers:
+        if hasattr(logger, "begin"):
+            logger.begin()
 
 
 def close_loggers(loggers: Sequence[Logger], summary: Mapping[str, Any], failed: bool) -> None:

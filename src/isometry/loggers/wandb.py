@@ -1,24 +1,114 @@
-"""Weights & Biases: one W&B run per attempt, grouped by study."""
+"""Weights & Biases: one W&B run per attempt, grouped by study. Whatever happens to W&B, the training goes on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 
+from isometry.columns import MEASURED
+from isometry.provenance import git_commit
 from isometry.runs.directory import RunDirectory
 
 MAX_ID = 128
 
 
+class GuardedWandb(WandbLogger):
+    """Lightning's logger, except that an error of W&B's becomes one warning that says what to do, and the run goes on.
+
+    Lightning writes every value with our own step metric, `trainer/global_step`: an offline resume begins a second W&B
+    directory whose internal steps start again, and the synced run is still one curve.
+    """
+
+    _warned = False
+
+    def guarded(self, action: Callable[[], Any]) -> Any:
+        """The action's result, None if W&B failed at it."""
+        try:
+            return action()
+        except Exception as error:  # W&B raises what its transport raises
+            self._warn(error)
+            return None
+
+    def _warn(self, error: Exception) -> None:
+        if not self._warned:
+            self._warned = True
+            first = str(error).strip().splitlines()
+            warnings.warn(
+                f"W&B: {type(error).__name__}: {first[0] if first else 'no answer'}. The run goes on, its files are whole; "
+                f"what W&B missed is sent by: wandb sync {self.save_dir}/wandb/*run-*",
+                stacklevel=4,
+            )
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.guarded(lambda: super(GuardedWandb, self).log_metrics(metrics, step))
+
+    def log_hyperparams(self, params: Any) -> None:
+        self.guarded(lambda: super(GuardedWandb, self).log_hyperparams(params))
+
+    def finalize(self, status: str) -> None:
+        self.guarded(lambda: super(GuardedWandb, self).finalize(status))
+
+    def log_views(self, views: Mapping[str, Any]) -> None:
+        """Charts and images, beside the curves."""
+        self.guarded(lambda: self.experiment.log(dict(views)))
+
+    def begin(self) -> None:
+        """Start the W&B run; without an answer from the server, offline.
+
+        Per-layer keys stay out of W&B's summary: there they would bury the keys by which runs are compared.
+        """
+        for mode in (self._wandb_init.get("mode"), "offline", "disabled"):
+            self._wandb_init["mode"] = mode
+            if self.guarded(lambda: self.experiment) is not None:
+                break
+            wandb.teardown()  # the failed attempt holds the run id
+        for column in MEASURED:
+            self.guarded(functools.partial(self._define, f"{column}/*"))
+
+    def _define(self, metric: str) -> None:
+        self.experiment.define_metric(metric, step_metric="trainer/global_step", summary="none")
+
+    def finish(self, summary: Mapping[str, Any], failed: bool) -> None:
+        """Write the summary keys and close; a run that failed is shown as crashed."""
+        chosen = {key: value for key, value in summary.items() if value is not None}
+        self.guarded(lambda: self.experiment.summary.update(chosen))
+        self.guarded(lambda: self.experiment.finish(exit_code=1 if failed else 0))
+
+
 def make_wandb(
-    run: RunDirectory, attempt: int, config: Mapping[str, Any], project: str, entity: str | None, offline: bool
-) -> WandbLogger:
-    """A logger whose W&B run carries study, run id and attempt in its id, and the study as its group."""
-    logger = WandbLogger(
+    run: RunDirectory,
+    attempt: int,
+    config: Mapping[str, Any],
+    project: str,
+    entity: str | None,
+    offline: bool,
+    patience: float,
+) -> GuardedWandb:
+    """A logger whose W&B run carries study, run id and attempt in its id, and the study as its group.
+
+    Args:
+        run: the run's directory.
+        attempt: its number.
+        config: the resolved config, shown nested in W&B.
+        project, entity, offline: of W&B.
+        patience: seconds to wait for W&B's server, at the start and at the end.
+    """
+    wait = max(1.0, patience)
+    settings = wandb.Settings(
+        silent=True,
+        console="off",
+        init_timeout=wait,
+        finish_timeout=wait,
+        finish_timeout_raises=True,
+        summary_timeout=int(wait),
+    )
+    logger = GuardedWandb(
         name=run.run_id,
         id=f"{run.study}-{run.run_id}-{attempt}"[-MAX_ID:],
         project=project,
@@ -26,21 +116,20 @@ def make_wandb(
         group=run.study,
         job_type="train",
         tags=list(config.get("tags") or []),
-        config=dict(config),
+        config={**config, "git_commit": git_commit()},
         save_dir=run.path,
         offline=offline,
-        settings=wandb.Settings(silent=True, console="off"),
+        settings=settings,
     )
     logger._wandb_init.pop("anonymous", None)  # Lightning still passes it; W&B prints a warning for it
     return logger
 
 
 def finish(loggers: Sequence[Logger], summary: Mapping[str, Any], failed: bool) -> None:
-    """Write the summary keys and close; a run that failed is shown as crashed."""
+    """Close the W&B runs among the loggers."""
     for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            logger.experiment.summary.update({key: value for key, value in summary.items() if value is not None})
-            wandb.finish(exit_code=1 if failed else 0)
+        if isinstance(logger, GuardedWandb):
+            logger.finish(summary, failed)
 
 
 def offline_runs(run: RunDirectory) -> list[Path]:

@@ -91,6 +91,10 @@ class RunDirectory:
         """Write `summary.json`."""
         write_json(self.path / "summary.json", dict(summary))
 
+    def write_divergence(self, account: Mapping[str, Any]) -> None:
+        """Write `divergence.json`: where the first non-finite number stood, and the last profile before it."""
+        write_json(self.path / "divergence.json", dict(account))
+
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -63,7 +63,7 @@ class LayerParameters:
     def _scatter(self, flat: Tensor, positions: Sequence[int], without: float = math.nan) -> Tensor:
         owners = [self.owners[i] for i in positions]
         result = torch.zeros(self.count, dtype=torch.float64, device=flat.device)
-        result.index_add_(0, torch.tensor(owners, device=flat.device), flat)
+        result.index_add_(0, torch.tensor(owners, dtype=torch.int64, device=flat.device), flat)
         empty = sorted(set(range(self.count)) - set(owners))
         if empty:
             result[empty] = without

@@ -44,11 +44,15 @@ class Divergence:
         step: the optimizer step.
         kind: `forward` or `gradient`.
         layer: the lowest non-finite layer going forward, the highest going backward.
+        forward_layer: the lowest layer with a non-finite preactivation, None if all are finite.
+        gradient_layer: the highest layer with a non-finite weight gradient, None if all are finite.
     """
 
     step: int
     kind: str
     layer: int
+    forward_layer: int | None = None
+    gradient_layer: int | None = None
 
 
 @dataclass(frozen=True)
@@ -354,11 +358,12 @@ class Recorder:
             return None
         forward, gradient, _ = bad[steps[0]]
         step = self.first_step + int(steps[0])
-        if forward.any():
-            return Divergence(step, "forward", self.layers[int(forward.argmax())].index)
-        if gradient.any():
-            return Divergence(step, "gradient", self.layers[int(np.flatnonzero(gradient)[-1])].index)
-        return Divergence(step, "forward", self.layers[-1].index)  # finite logits, non-finite loss
+        lowest = self.layers[int(forward.argmax())].index if forward.any() else None
+        highest = self.layers[int(np.flatnonzero(gradient)[-1])].index if gradient.any() else None
+        if lowest is None and highest is not None:
+            return Divergence(step, "gradient", highest, lowest, highest)
+        # finite logits with a non-finite loss are the readout's
+        return Divergence(step, "forward", lowest or self.layers[-1].index, lowest, highest)
 
 
 def _versions(tensors: list[Tensor]) -> list[tuple[int, int]]:

@@ -1,0 +1,146 @@
+"""Whatever W&B's server does, the training goes on, local files are whole, and one warning says what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+KEY = "0123456789" * 4
+pytestmark = pytest.mark.slow
+Done = subprocess.CompletedProcess[str]
+LIMIT = 90  # seconds, of which a process start and its imports are 10
+
+
+_RUN = {
+    "id": "x",
+    "name": "x",
+    "displayName": "x",
+    "description": None,
+    "config": "{}",
+    "sweepName": None,
+    "project": {"id": "p", "name": "p", "entity": {"id": "e", "name": "me"}},
+    "historyLineCount": 0,
+}
+
+
+class Server:
+    """A loopback endpoint that speaks as much of W&B's protocol as starting a run needs; answers until told not to.
+
+    Args:
+        failing: "hang" keeps every connection open without an answer, "drop" closes it; None answers.
+
+    Attributes:
+        requests: how many came.
+    """
+
+    def __init__(self, failing: str | None = None):
+        self.failing, self.requests, self.over = failing, 0, threading.Event()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                outer.requests += 1
+                if outer.failing == "hang":
+                    outer.over.wait(120)
+                if outer.failing is not None:
+                    self.close_connection = True
+                    return
+                query = self.rfile.read(int(self.headers.get("content-length") or 0))
+                data = {"upsertBucket": {"bucket": _RUN, "inserted": True}} if b"UpsertBucket" in query else {}
+                body = json.dumps({"data": data}).encode()
+                self.send_response(200)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_POST = do_PUT = answer
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self.over.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def train(folder: Path, data: Path, url: str, *overrides: str, key: str = KEY) -> tuple[Done, float]:
+    environment = {**os.environ, "WANDB_BASE_URL": url, "WANDB_API_KEY": key, "OMP_NUM_THREADS": "1"}
+    small = ["model.depth=3", "trainer.max_steps=6", "callbacks.signals.every_n_steps=2", "callbacks.signals.flush_every=2"]
+    online = ["logger=wandb", "logger.offline=false", "logger.patience=4", "trainer=cpu", "pictures=false"]
+    command = [str(Path(sys.executable).parent / "isometry"), "train", f"paths.runs={folder}", f"paths.data={data}"]
+    started = time.perf_counter()
+    done = subprocess.run(
+        [*command, *small, *online, *overrides], env=environment, capture_output=True, text=True, timeout=LIMIT
+    )
+    return done, time.perf_counter() - started
+
+
+def check_whole(folder: Path, done: Done) -> Path:
+    """A finished run with every file, one warning, no traceback; returns its directory."""
+    assert done.returncode == 0, done.stderr[-2000:]
+    (status,) = folder.glob("*/*/status.json")
+    assert json.loads(status.read_text())["state"] == "finished"
+    assert sorted(pd.read_parquet(status.parent / "signals.parquet").step.unique()) == [0, 2, 4, 5, 6]
+    assert json.loads((status.parent / "summary.json").read_text())["test_accuracy"] is not None
+    assert "Traceback (most recent call last)" not in re.sub(r"Exception ignored in atexit.*", "", done.stderr, flags=re.S)
+    return status.parent
+
+
+def sync_hint(done: Done) -> int:
+    return (done.stderr + done.stdout).count("what W&B missed is sent by: wandb sync")
+
+
+@pytest.mark.parametrize("failing", ["hang", "drop", "refuse"])
+def test_a_server_that_does_not_answer(tmp_path, data_cache, failing):
+    server = Server(None if failing == "refuse" else failing)
+    if failing == "refuse":
+        server.close()
+    done, seconds = train(tmp_path, data_cache, server.url)
+    run = check_whole(tmp_path, done)
+    assert sync_hint(done) == 1, done.stderr
+    assert list(run.glob("wandb/offline-run-*/*.wandb"))
+    assert seconds < LIMIT / 2
+    server.close()
+
+
+def test_a_server_that_is_lost_in_mid_run(tmp_path, data_cache):
+    server = Server()
+
+    def lose() -> None:
+        """After the first part of signals the server is gone."""
+        while not list(tmp_path.glob("*/*/signals.parquet/*.parquet")):
+            time.sleep(0.05)
+        server.failing = "hang"
+
+    threading.Thread(target=lose, daemon=True).start()
+    done, _ = train(tmp_path, data_cache, server.url, "trainer.max_steps=6")
+    run = check_whole(tmp_path, done)
+    assert server.requests > 0
+    assert sync_hint(done) == 1, done.stderr
+    assert list(run.glob("wandb/run-*/*.wandb"))
+    server.close()
+
+
+@pytest.mark.parametrize("key", ["short", "z" * 40])
+def test_a_bad_key(tmp_path, data_cache, key):
+    server = Server("drop")
+    done, _ = train(tmp_path, data_cache, server.url, key=key)
+    check_whole(tmp_path, done)
+    assert sync_hint(done) == 1, done.stderr
+    server.close()
