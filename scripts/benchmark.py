@@ -460,6 +460,31 @@ def peers(network, x, labels, rounds: int) -> dict[str, float]:
     return {"Lightning grad_norm + log_dict": ratio * seconds["plain"], "wandb.watch, log_freq=1": seconds["watch"]}
 
 
+# ---- wandb ----------------------------------------------------------------------------------------------------------
+
+
+def wandb_cost(rounds: int) -> str:
+    """500 steps of a 100-layer network with `logger=wandb` at the default interval, against no measuring and no logger."""
+    from isometry.config import compose
+    from isometry.train import train
+
+    network = ["model.depth=100", "model.width=100", "activation=relu", "initializer=he_normal", "optimizer.lr=1e-4"]
+
+    def fit(*overrides: str) -> float:
+        """Seconds of `fit` and `test`, the start of W&B's process and the drawing of pictures left out."""
+        with tempfile.TemporaryDirectory() as folder:
+            more = ["trainer=cpu", "trainer.max_steps=500", f"paths.runs={folder}/runs", "pictures=false"]
+            return float(train(compose("train", [*network, *more, *overrides]))["wall_seconds"])
+
+    seconds = interleave(
+        {"off": lambda: fit("logger=none", "callbacks.signals.every_n_steps=null"), "on": lambda: fit("logger=wandb")}, rounds
+    )
+    share = 1 - seconds["off"] / seconds["on"]
+    header = "| network | steps | nothing measured or logged | default interval, W&B | share of the time (< 5 %) |"
+    row = f"| MLP 100 x 100 | 500 | {seconds['off']:.2f} s | {seconds['on']:.2f} s | {share:.1%} |"
+    return "\n".join([header, "|---|---|---|---|---|", row])
+
+
 # ---- the document ---------------------------------------------------------------------------------------------------
 
 SECTIONS: dict[str, tuple[Callable[[int], str], str, int]] = {
@@ -472,6 +497,7 @@ SECTIONS: dict[str, tuple[Callable[[int], str], str, int]] = {
     "loader": (loader, "Loader: images per second to the training loop", 3),
     "start": (start, "Start: wall time of processes", 5),
     "memory": (memory, "Memory: peak resident size", 3),
+    "wandb": (wandb_cost, "Measuring and logging of 500 steps with `logger=wandb`, default interval", 5),
     "signals": (signals, "Measuring: step time over no measuring (targets at 30 x 100: 1.05, 1.35, 1.02)", 7),
 }
 

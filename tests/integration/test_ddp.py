@@ -63,35 +63,60 @@ def test_n_processes_measure_what_one_measures(tmp_path, processes, overrides, m
     pd.testing.assert_frame_equal(*metrics, rtol=1e-9)
 
 
-@pytest.mark.slow
-def test_a_dying_rank_ends_the_run_as_failed(tmp_path):
-    script = (
-        "import os, sys\n"
+def run_with_worker(folder: Path, body: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """Train with two processes whose ranks run `body` first."""
+    (folder / "changed.py").write_text(
+        "import os\n"
+        "from isometry.launch.ddp import worker as original\n"
+        "def worker(path, resuming):\n"
+        f"    {body}\n"
+        "    original(path, resuming)\n"
+    )
+    (folder / "go.py").write_text(
+        "import sys\n"
         "import isometry.launch.ddp as ddp\n"
-        "from die import worker\n"
+        "from changed import worker\n"
         "ddp.worker = worker\n"
         "from isometry.cli import main\n"
         "sys.argv = ['isometry', 'train', *sys.argv[1:]]\n"
         "if __name__ == '__main__':\n"
         "    main()\n"
     )
-    (tmp_path / "die.py").write_text(
-        "import os\n"
-        "from isometry.launch.ddp import worker as original\n"
-        "def worker(path, resuming):\n"
-        "    if os.environ['RANK'] == '1':\n"
-        "        os._exit(7)\n"
-        "    original(path, resuming)\n"
-    )
-    (tmp_path / "go.py").write_text(script)
-    arguments = [*COMMON, "trainer=ddp", "trainer.accelerator=cpu", f"paths.runs={tmp_path}/runs"]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(tmp_path / "go.py"), *arguments]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    arguments = [*COMMON, "trainer=ddp", "trainer.accelerator=cpu", f"paths.runs={folder}/runs", *overrides]
+    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "ISOMETRY_DATA": str(folder / "data")}
+    command = [sys.executable, str(folder / "go.py"), *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.slow
+def test_a_dying_rank_ends_the_run_as_failed(tmp_path):
+    done = run_with_worker(tmp_path, "os.environ['RANK'] == '1' and os._exit(7)")
     assert done.returncode == 1
     (status,) = (json.loads(path.read_text()) for path in tmp_path.glob("runs/*/*/status.json"))
     assert status["state"] == "failed"
     assert "rank 1 failed" in status["reason"]
+
+
+MUTATIONS = {
+    "total": ["backprop_norm", "sample_weight_grad_rms"],
+    "gathered": ["forward_second_moment", "preactivation_mean", "activation_var"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("function", MUTATIONS)
+def test_without_its_all_reduce_the_statistics_of_the_global_batch_are_wrong(tmp_path, function):
+    """The comparison above has teeth: one reduction taken out, and its columns miss the other rank's examples."""
+    one = signals(run(tmp_path, "trainer=cpu"))
+    body = f"import isometry.signals.distributed as d; d.{function} = lambda tensor: tensor"
+    done = run_with_worker(tmp_path, body)
+    assert done.returncode == 0, done.stderr
+    (path,) = (path.parent for path in tmp_path.glob("runs/*/*/status.json") if (path.parent / "signals.parquet").exists())
+    mutated = signals(path)
+    for column in MUTATIONS[function]:
+        a, b = (frame[frame.step < 4][column].to_numpy() for frame in (one, mutated))
+        assert np.nanmax(np.abs(a / b - 1)) > 1e-3, column
+    np.testing.assert_allclose(mutated.weight_grad_norm, one.weight_grad_norm, rtol=1e-9)
 
 
 @pytest.mark.slow

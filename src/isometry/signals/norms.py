@@ -44,8 +44,8 @@ def watched(tensors: list[Tensor]) -> Tensor:
     """
     if tensors[0].device.type not in SCREENED:
         return norms(tensors)
-    screen = torch.stack(torch._foreach_norm(tensors))
-    return screen.double() if math.isfinite(float(screen.sum())) else norms(tensors)
+    screen = [float(norm) for norm in torch._foreach_norm(tensors)]  # cheaper one by one than stacked: each is there already
+    return torch.tensor(screen, dtype=torch.float64) if math.isfinite(sum(screen)) else norms(tensors)
 
 
 def known_finite(watched_norms: Tensor) -> bool:

@@ -1,0 +1,190 @@
+"""Every check that only a machine with GPUs can make, in one command, as a table.
+
+    python scripts/gpu_acceptance.py [--steps 20]
+
+Each check trains a small network through `isometry train` and compares its stored signals with the same run on the CPU, or
+counts what the device was asked to do. Exit code 1 unless all pass; a check that needs more GPUs than there are is skipped
+by name. Takes about three minutes on one GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+ISOMETRY = str(Path(sys.executable).parent / "isometry")
+COMMON = ["model.depth=10", "activation=tanh", "callbacks.signals.every_n_steps=1", "logger=csv", "pictures=false"]
+COLUMNS = ["backprop_norm", "weight_grad_norm", "forward_second_moment", "sample_weight_grad_rms", "preactivation_var"]
+
+
+class Skip(Exception):
+    """The machine lacks what a check needs."""
+
+
+def run(folder: Path, *overrides: str) -> pd.DataFrame:
+    """Train and return the signals by step and layer."""
+    runs = folder / f"{len(list(folder.iterdir()))}"
+    command = [ISOMETRY, "train", *COMMON, f"trainer.max_steps={STEPS}", f"paths.runs={runs}", *overrides]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+    (status,) = runs.glob("*/*/status.json")
+    state = json.loads(status.read_text())["state"]
+    assert state == "finished", state
+    return pd.read_parquet(status.parent / "signals.parquet").sort_values(["step", "layer"], ignore_index=True)
+
+
+def gap(a: pd.DataFrame, b: pd.DataFrame, steps: int) -> float:
+    """Largest relative difference of the columns over the first steps."""
+    a, b = (frame[frame.step < steps][COLUMNS].to_numpy(float) for frame in (a, b))
+    with np.errstate(invalid="ignore"):
+        return float(np.nanmax(np.abs(a / b - 1)))
+
+
+def within(a: pd.DataFrame, b: pd.DataFrame, steps: int, bound: float) -> str:
+    found = gap(a, b, steps)
+    assert found <= bound, f"differs by {found:.1e}, allowed {bound:.0e}"
+    return f"differs by {found:.1e} (allowed {bound:.0e})"
+
+
+def double_precision(folder: Path) -> str:
+    """64 bit: the device's numbers are the CPU's"""
+    precise = "trainer.precision=64-true"
+    return within(run(folder, "trainer=gpu", precise), run(folder, "trainer=cpu", precise), STEPS, 1e-9)
+
+
+def single_precision(folder: Path) -> str:
+    """32 bit: step 0 is the CPU's to 1e-4"""
+    return within(run(folder, "trainer=gpu"), run(folder, "trainer=cpu"), 1, 1e-4)
+
+
+def half_precision(folder: Path, precision: str, bound: float) -> str:
+    return within(run(folder, "trainer=gpu", f"trainer.precision={precision}"), run(folder, "trainer=cpu"), 1, bound)
+
+
+def float16(folder: Path) -> str:
+    """fp16 with a GradScaler: step 0 is unscaled"""
+    return half_precision(folder, "16-mixed", 0.05)
+
+
+def float16_fused(folder: Path) -> str:
+    """fp16 with a GradScaler and a fused optimizer: step 0 is unscaled"""
+    fused = ["optimizer=adam", "+optimizer.fused=true"]
+    a = run(folder, "trainer=gpu", "trainer.precision=16-mixed", *fused)
+    return within(a, run(folder, "trainer=cpu", "optimizer=adam"), 1, 0.05)
+
+
+def bfloat16(folder: Path) -> str:
+    """bf16: step 0 to its precision"""
+    return half_precision(folder, "bf16-mixed", 0.2)
+
+
+def compiled(folder: Path) -> str:
+    """torch.compile: the same numbers"""
+    return within(run(folder, "trainer=gpu", "compile=true"), run(folder, "trainer=gpu"), 1, 1e-3)
+
+
+def data_parallel(folder: Path) -> str:
+    """DDP with nccl on two GPUs: the numbers of one"""
+    if torch.cuda.device_count() < 2:
+        raise Skip("needs 2 GPUs")
+    precise = "trainer.precision=64-true"
+    return within(run(folder, "trainer=ddp", "trainer.devices=2", precise), run(folder, "trainer=gpu", precise), STEPS, 1e-9)
+
+
+def no_synchronization(folder: Path) -> str:
+    """a recorded step never waits for the device (CUDA's own sync debug mode)"""
+    from torch.nn import functional as F
+
+    from isometry import activations
+    from isometry.networks.mlp import MLP
+    from isometry.signals.recorder import Recorder
+
+    network = MLP((1, 28, 28), 10, activations.tanh(), depth=30, width=100).cuda()
+    x, labels = torch.randn(128, 1, 28, 28, device="cuda"), torch.zeros(128, dtype=torch.long, device="cuda")
+    recorder, optimizer = Recorder(network.layer_map(), flush_every=8), torch.optim.SGD(network.parameters(), lr=0.01)
+    for index in range(6):
+        if index == 2:  # the first steps allocate
+            torch.cuda.set_sync_debug_mode("error")
+        recorded = index % 2 == 0
+        optimizer.zero_grad()
+        loss = F.cross_entropy(network(x, recorder.begin(recorded, 128)), labels)
+        recorder.after_forward(loss)
+        loss.backward()
+        recorder.after_backward(1 / 128)
+        recorder.before_update(recorded)
+        optimizer.step()
+        recorder.after_update(recorded)
+    torch.cuda.set_sync_debug_mode("default")
+    assert np.isfinite(recorder.flush().values[:, 8]).all()
+    return "none in 4 steps"
+
+
+def vanishing(folder: Path) -> str:
+    """sigmoid, 40 layers: gradients below 1e-20 are numbers"""
+    frame = run(folder, "trainer=gpu", "activation=sigmoid", "model.depth=40")
+    first = frame[(frame.step == 0) & (frame.layer == 1)].backprop_norm.item()
+    assert 0 < first < 1e-20, first
+    return f"backprop_norm of layer 1 is {first:.1e}"
+
+
+CHECKS: list[Callable[[Path], str]] = [
+    double_precision,
+    single_precision,
+    float16,
+    float16_fused,
+    bfloat16,
+    compiled,
+    no_synchronization,
+    vanishing,
+    data_parallel,
+]
+
+
+def judge(check: Callable[[Path], str]) -> tuple[str, str]:
+    """PASS, FAIL or SKIP, and a word about it."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return "PASS", check(Path(folder))
+        except Skip as reason:
+            return "SKIP", str(reason)
+        except Exception as error:
+            if not isinstance(error, AssertionError | RuntimeError):
+                traceback.print_exc()
+            return "FAIL", f"{type(error).__name__}: {error}"
+
+
+STEPS = 20
+
+
+def main() -> int:
+    """Run all checks and print the table."""
+    global STEPS
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps of each training")
+    STEPS = parser.parse_args().steps
+    if not torch.cuda.is_available():
+        print("no GPU that torch can use is visible: nothing was checked", file=sys.stderr)
+        return 2
+    print(f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, torch {torch.__version__}\n")
+    print("| check | result | |\n|---|---|---|")
+    results = []
+    for check in CHECKS:
+        result, words = judge(check)
+        results.append(result)
+        print(f"| {(check.__doc__ or '').strip()} | {result} | {words} |", flush=True)
+    return int("FAIL" in results)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
