@@ -14,6 +14,7 @@ from isometry.messages import explain, is_users
 
 VERBS = {
     "train": ("isometry.launch.ddp:train", "train one network, or a grid of them with -m"),
+    "diagnose": ("isometry.diagnose:diagnose", "will the gradient reach the first layer? measured and predicted, no training"),
     "eval": ("isometry.evaluate:evaluate", "test a run's checkpoint on its own data: isometry eval RUN_DIR"),
     "plot": ("isometry.plot:plot", "draw an activation with its derivative and where it saturates"),
     "report": ("isometry.report:report", "table, figure and W&B folders of a study"),

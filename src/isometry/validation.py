@@ -114,6 +114,8 @@ CHECKS: dict[str, Check] = {
     "callbacks.early_stopping.patience": optional_integer(1),
     "callbacks.early_stopping.mode": one_of("min", "max"),
     "callbacks.early_stopping.monitor": one_of("val_loss", "val_accuracy"),
+    "batches": integer(1),
+    "plot": flag(),
     "verdict.vanishing_below": positive(),
     "verdict.exploding_above": positive(),
     "study_name": (

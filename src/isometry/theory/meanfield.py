@@ -49,6 +49,14 @@ def chi(phi: Nonlinearity, q: float, sigma_w: float) -> float:
     return sigma_w**2 * slope_moment(phi, q)
 
 
+_NOTES = {
+    "homogeneous": "relu-like: χ does not depend on q, so δ keeps its length whatever σ_b; q drifts where σ_b > 0",
+    "origin": "critical at q* = 0: q decays like a power of depth, and χ → 1",
+    "fixed_point": "critical at a fixed point q* > 0",
+    "asymptotic": "no fixed point has χ₁ = 1; χ → 1 as q grows with depth",
+}
+
+
 @dataclass(frozen=True)
 class CriticalPoint:
     """Where χ₁ = 1.
@@ -57,6 +65,7 @@ class CriticalPoint:
         sigma_w: the weight scale (σ_w, not its square).
         sigma_b: the bias scale it belongs to.
         q_star: the second moment there; 0 for a critical point at the origin, inf for one that is only approached.
+        stable: whether q comes back to q* after a small push (for `homogeneous`: whether it stays where it is).
         kind: `fixed_point` (χ₁ = 1 at a q* > 0), `origin` (at q* = 0), `homogeneous` (φ is relu-like: χ does not depend
             on q), `asymptotic` (no fixed point has χ₁ = 1; σ_w makes χ → 1 as q grows).
     """
@@ -65,6 +74,12 @@ class CriticalPoint:
     sigma_b: float
     q_star: float
     kind: str
+    stable: bool = True
+
+    @property
+    def note(self) -> str:
+        """What kind of point it is, in a sentence."""
+        return _NOTES[self.kind] + ("" if self.stable else "; lengths are unstable there: q grows with depth")
 
 
 def critical(phi: Nonlinearity, sigma_b: float = 0.0) -> CriticalPoint:
@@ -73,13 +88,15 @@ def critical(phi: Nonlinearity, sigma_b: float = 0.0) -> CriticalPoint:
     Along the curve σ_w²(q) = 1/E φ'(√q z)² the fixed-point condition leaves one equation in q, solved by bracketing.
     """
     if _is_homogeneous(phi):
-        return CriticalPoint(slope_moment(phi, 1.0) ** -0.5, sigma_b, np.nan, "homogeneous")
+        return CriticalPoint(slope_moment(phi, 1.0) ** -0.5, sigma_b, np.nan, "homogeneous", sigma_b == 0)
     if sigma_b == 0 and float(phi.phi(np.zeros(1))[0]) == 0 and slope_moment(phi, _ORIGIN) > 0:
-        return CriticalPoint(slope_moment(phi, _ORIGIN) ** -0.5, 0.0, 0.0, "origin")
+        sigma_w = slope_moment(phi, _ORIGIN) ** -0.5
+        return CriticalPoint(sigma_w, 0.0, 0.0, "origin", variance_map(phi, 1e-2, sigma_w, 0.0) <= 1e-2)
     q_star = _smallest_root(phi, sigma_b)
     if q_star is None:
-        return CriticalPoint(slope_moment(phi, 1e8) ** -0.5, sigma_b, np.inf, "asymptotic")
-    return CriticalPoint(slope_moment(phi, q_star) ** -0.5, sigma_b, q_star, "fixed_point")
+        return CriticalPoint(slope_moment(phi, 1e8) ** -0.5, sigma_b, np.inf, "asymptotic", False)
+    sigma_w, push = slope_moment(phi, q_star) ** -0.5, 1.001 * q_star
+    return CriticalPoint(sigma_w, sigma_b, q_star, "fixed_point", variance_map(phi, push, sigma_w, sigma_b) < push)
 
 
 def _is_homogeneous(phi: Nonlinearity) -> bool:

@@ -1,0 +1,169 @@
+"""Where lengths and correlations settle, how fast, and in which phase (Poole et al. 2016; Schoenholz et al. 2017)."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.optimize import brentq
+
+from isometry.theory.batch_norm import batch_norm_limit
+from isometry.theory.correlation import correlation_fixed_point, slope_covariance
+from isometry.theory.meanfield import Nonlinearity, chi, variance_map
+from isometry.theory.moments import HIGHEST, LOWEST, MomentTable
+
+Phase = Literal["ordered", "critical", "chaotic"]
+
+CRITICAL_WITHIN = 1e-3
+"""|χ₁ - 1| under which a network is called critical: a depth scale of over 1,000 layers."""
+
+
+_NEUTRAL = 1e-9  # of log q'/q: under the error of the interpolated moments
+
+
+@dataclass(frozen=True)
+class FixedPoint:
+    """A second moment that the length map leaves alone.
+
+    Attributes:
+        q: its value; 0 and inf where lengths vanish or grow without bound.
+        slope: dq'/dq there; stable under 1. For 0 and inf, of log q' by log q at the end of the range.
+    """
+
+    q: float
+    slope: float
+
+    @property
+    def stable(self) -> bool:
+        return self.slope < 1
+
+
+def fixed_points(phi: Nonlinearity, sigma_w: float, sigma_b: float) -> list[FixedPoint]:
+    """All fixed points of q → σ_w² E φ(√q z)² + σ_b² in [0, ∞], in order; found by a scan over log q and bracketing.
+
+    Raises:
+        ValueError: for a negative scale.
+    """
+    if sigma_w < 0 or sigma_b < 0:
+        raise ValueError(f"sigma_w={sigma_w}, sigma_b={sigma_b}: scales are not negative")
+    if sigma_w == 0:
+        return [FixedPoint(sigma_b**2, 0.0)]
+    table = MomentTable(phi)
+
+    def excess(log_q: float) -> float:
+        """log of next q over q."""
+        grown = 2 * math.log(sigma_w) + float(table.at(log_q).log_p)
+        bias = 2 * math.log(sigma_b) if sigma_b > 0 else -math.inf
+        return float(np.logaddexp(grown, bias)) - log_q
+
+    grid = np.linspace(LOWEST, HIGHEST, 221)
+    values = np.array([excess(g) for g in grid])
+    found = [FixedPoint(0.0, math.exp(min(values[0], 700)))] if _starts_at_zero(phi, sigma_b) else []
+    decided = np.flatnonzero(np.abs(values) > _NEUTRAL)  # where φ is its own tangent, a critical σ_w leaves every q alone
+    for low, high in itertools.pairwise(decided):
+        if values[low] * values[high] < 0:
+            q = math.exp(brentq(excess, grid[low], grid[high], xtol=1e-13))
+            found.append(FixedPoint(q, length_slope(phi, q, sigma_w)))
+    if len(decided) and values[decided[-1]] > 0:
+        found.append(FixedPoint(math.inf, math.exp(-values[-1])))
+    return found
+
+
+def _starts_at_zero(phi: Nonlinearity, sigma_b: float) -> bool:
+    return sigma_b == 0 and float(phi.phi(np.zeros(1))[0]) == 0
+
+
+def length_slope(phi: Nonlinearity, q: float, sigma_w: float) -> float:
+    """dq'/dq = σ_w² (E φ² z² - E φ²)/(2q), by Stein's lemma."""
+    moments = MomentTable(phi).at(math.log(q))
+    return sigma_w**2 * math.exp(float(moments.log_p)) * 0.5 * (float(moments.tilt) - 1) / q
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What an infinitely deep network of one σ_w, σ_b and φ does.
+
+    Attributes:
+        q_star: second moment that lengths come to from q = 1; 0 or inf where they vanish or grow; nan where every q is a
+            fixed point.
+        bounded: whether lengths stay finite.
+        chi_1: σ_w² E φ'(√q* z)².
+        phase: `ordered`, `critical` or `chaotic`.
+        c_star: correlation that two inputs come to; None where q* is 0, inf or nan.
+        chi_c: σ_w² E φ'φ' at c*; None likewise.
+        xi_q, xi_c, xi_gradient: depth scales in layers (Schoenholz et al. 2017, eqs. 8, 9 and 16): of lengths, of
+            correlations, and of gradients, ξ_∇ = -1/log χ₁, negative where gradients grow; inf at criticality.
+    """
+
+    q_star: float
+    bounded: bool
+    chi_1: float
+    phase: Phase
+    c_star: float | None
+    chi_c: float | None
+    xi_q: float | None
+    xi_c: float | None
+    xi_gradient: float
+
+
+def limit(phi: Nonlinearity, sigma_w: float, sigma_b: float) -> Limit:
+    """The limit of depth, from inputs of q = 1."""
+    q_star = settled(phi, sigma_w, sigma_b)
+    usable = float(np.clip(1.0 if math.isnan(q_star) else q_star, math.exp(LOWEST), math.exp(HIGHEST)))
+    chi_1 = chi(phi, usable, sigma_w)
+    c_star = chi_c = xi_q = xi_c = None
+    if 0 < q_star < math.inf:
+        slope = abs(length_slope(phi, q_star, sigma_w))
+        xi_q = depth_scale(slope)
+        c_star = correlation_fixed_point(phi, q_star, sigma_w, sigma_b, chi_1)
+        chi_c = chi_1 if c_star == 1 else sigma_w**2 * slope_covariance(phi, q_star, q_star, c_star)
+        xi_c = depth_scale(abs(chi_c))
+    return Limit(q_star, q_star < math.inf, chi_1, phase_of(chi_1), c_star, chi_c, xi_q, xi_c, depth_scale(chi_1))
+
+
+def settled(phi: Nonlinearity, sigma_w: float, sigma_b: float) -> float:
+    """Where q goes from 1: the stable fixed point on the side to which the map moves it; nan if it stays wherever it is."""
+    here = variance_map(phi, 1.0, sigma_w, sigma_b)
+    points = fixed_points(phi, sigma_w, sigma_b)
+    if abs(here - 1) < _NEUTRAL and not any(abs(p.q - 1) < 1e-6 for p in points):
+        return math.nan
+    if here > 1:
+        return next((p.q for p in points if p.q >= 1 - 1e-9), math.inf)
+    return next((p.q for p in reversed(points) if p.q <= 1 + 1e-9), 0.0)
+
+
+def phase_of(chi_1: float) -> Phase:
+    """Ordered under χ₁ = 1, chaotic over it."""
+    if abs(chi_1 - 1) < CRITICAL_WITHIN:
+        return "critical"
+    return "ordered" if chi_1 < 1 else "chaotic"
+
+
+def depth_scale(factor: float) -> float:
+    """-1/log of a factor a layer: the layers over which something falls by e; negative where it grows."""
+    if factor == 0:
+        return 0.0
+    return math.inf if abs(math.log(factor)) < 1e-12 else -1 / math.log(factor)
+
+
+def limit_of(phi: Nonlinearity, normalization: str, sigma_w: float, sigma_b: float, batch: int) -> tuple[float, float, Phase]:
+    """χ₁ (the growth of E‖δ‖² a layer going back), q* and phase of a network with a normalization, deep and wide.
+
+    Layer and RMS norm: χ₁ = σ_w² E φ'(z)²/q*, q* = σ_w² E φ(z)² + σ_b², z ~ N(0, 1). Batch norm: `batch_norm_limit`.
+
+    Args:
+        batch: examples that batch norm sees (at least 5).
+    """
+    if normalization == "none":
+        found = limit(phi, sigma_w, sigma_b)
+        return found.chi_1, found.q_star, found.phase
+    if normalization == "batch" and batch >= 5:
+        settled_norm = batch_norm_limit(phi, batch)
+        growth, q_star = settled_norm.growth, sigma_w**2 * settled_norm.second_moment + sigma_b**2
+    else:
+        q_star = variance_map(phi, 1.0, sigma_w, sigma_b)
+        growth = chi(phi, 1.0, sigma_w) / q_star
+    return growth, q_star, phase_of(growth)
