@@ -51,6 +51,7 @@ class Activation:
         kinks: points where φ or φ' is not smooth; quadrature splits there.
         slope: φ' of a tensor, given where saturation is no finite set of intervals (sine).
         learned: True where φ' depends on a trained parameter (then `saturation` does not exist).
+        resolved: the largest variance of z up to which the kinks resolve φ; an oscillating φ has the same averages beyond.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Activation:
     kinks: tuple[float, ...] = ()
     slope: Callable[[Tensor], Tensor] | None = None
     learned: bool = False
+    resolved: float = 1e24
 
     def phi(self, z: np.ndarray | float) -> np.ndarray:
         """φ(z) in float64, elementwise; any shape."""
@@ -215,7 +217,8 @@ def mish() -> Activation:
 
 def sine() -> Activation:
     """φ(z) = sin z (Sitzmann et al. 2020)."""
-    return _pointwise("sine", torch.sin, slope=torch.cos)
+    marks = tuple(float(x) for x in range(-420, 421, 4))  # not kinks: points between which quadrature resolves a wave
+    return _pointwise("sine", torch.sin, slope=torch.cos, kinks=marks, resolved=1e3)
 
 
 def squared_relu() -> Activation:

@@ -35,3 +35,9 @@ def quiet() -> None:
         ".*resuming from a checkpoint that ended before the epoch ended.*",  # our loader resumes mid-epoch
     ):
         warnings.filterwarnings("ignore", message=message)
+
+
+def wide_console() -> Console:
+    """The terminal, or 140 columns where the output goes to a file."""
+    found = Console()
+    return found if found.is_terminal else Console(width=140)

@@ -19,7 +19,7 @@ from isometry.build import build_data, build_network, seed_everything
 from isometry.classifier import LOSSES
 from isometry.columns import MEASURED
 from isometry.config import conf_dir, resolved
-from isometry.console import console, quiet
+from isometry.console import console, quiet, wide_console
 from isometry.data.module import ImageData
 from isometry.errors import UserError
 from isometry.networks.layer import LayerSpec, Network
@@ -238,17 +238,18 @@ def store(folder: Path, diagnosis: dict[str, Any], config: DictConfig) -> None:
 
 def show(diagnosis: dict[str, Any]) -> None:
     """The table by layer, and what it says."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title=diagnosis["run_id"])
-    for heading in ("layer", "q", "predicted", "backprop_norm", "predicted", "sample grad", "predicted", "saturation"):
-        table.add_column(heading, justify="right")
+    table = Table(title=diagnosis["run_id"], box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("layer", "q", "predicted", "backprop", "predicted", "sample grad", "predicted", "saturated"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in _thinned(diagnosis["layers"]):
-        cells = [f"{row['layer']}" + (" (readout)" if row["kind"] == "readout" else "")]
+        cells = [f"{row['layer']}" + (" out" if row["kind"] == "readout" else "")]
         for name in PAIRS:
             cells += [_short(row[name]), _with_band(row[f"{name}_predicted_log10"], row[f"{name}_std"])]
         table.add_row(*cells, "-" if row["saturation"] is None else f"{row['saturation']:.0%}")
-    console.print(table)
+    wide_console().print(table)
     for line in conclusions(diagnosis):
         console.print(line, soft_wrap=True, highlight=False)
 

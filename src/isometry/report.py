@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from isometry.console import wide_console
 from isometry.errors import bad_value
 from isometry.runs.directory import RunDirectory
 from isometry.runs.signal_store import read_signals
@@ -17,12 +18,6 @@ from isometry.runs.table import CHOICES, run_table, runs_of
 
 STATE_COLOURS = {"finished": "green", "diverged": "red", "failed": "bold red", "interrupted": "yellow", "running": "cyan"}
 VERDICT_COLOURS = {"healthy": "green", "vanishing": "blue", "exploding": "red"}
-
-
-def wide_console() -> Console:
-    """The terminal, or 140 columns where the output goes to a file."""
-    console = Console()
-    return console if console.is_terminal else Console(width=140)
 
 
 def report(config: DictConfig) -> None:

@@ -14,7 +14,8 @@ class ReportAtEnd(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         # Hydra builds this object at the start of every command: pandas and matplotlib are imported only here
-        from isometry.report import report_study, wide_console
+        from isometry.console import wide_console
+        from isometry.report import report_study
         from isometry.runs.table import runs_of
 
         study = Path(config.paths.runs) / config.study_name

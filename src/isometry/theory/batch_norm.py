@@ -61,6 +61,7 @@ def batch_norm_limit(phi: Nonlinearity, batch: int) -> BatchNormLimit:
 
 def _sphere(batch: int, kinks: Sequence[float]) -> tuple[Array, Array, Array, Array]:
     """Nodes z_i [N] and weights, and for each of them nodes z_j [N, M] and weights, of two coordinates of the sphere."""
+    kinks = [kink for kink in kinks if abs(kink) < 14]  # of arguments of variance 1
     d = batch - 1  # dimensions of the sphere's space; z_i = √d t for a unit vector's coordinate t
     rho = -1 / d  # the angle between the two coordinate axes, once projected off the all-ones vector
     radius = math.sqrt(d)

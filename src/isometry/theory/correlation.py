@@ -20,17 +20,25 @@ _SCALES = np.array([0.25, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
 
 
 def pair_expectation(
-    functions: Sequence[tuple[Function, Function]], q_a: float, q_b: float, c: float, kinks: Sequence[float] = ()
+    functions: Sequence[tuple[Function, Function]],
+    q_a: float,
+    q_b: float,
+    c: float,
+    kinks: Sequence[float] = (),
+    resolved: float = 1e24,
 ) -> list[float]:
     """E f(h_a) g(h_b) for each (f, g), (h_a, h_b) Gaussian with variances q_a, q_b and correlation c.
 
     Outer and inner integral are both cut where φ has a kink, the inner one at a place that depends on the outer point.
     """
+    q_a, q_b = min(q_a, resolved), min(q_b, resolved)
     if q_a == 0 or q_b == 0:
         zero = np.zeros(1)
         c, q_a, q_b = 0.0, max(q_a, 0.0), max(q_b, 0.0)
         if q_a == 0 and q_b == 0:
             return [float(f(zero)[0] * g(zero)[0]) for f, g in functions]
+    reach = _REACH * np.sqrt(max(q_a, q_b))
+    kinks = [kink for kink in kinks if abs(kink) < reach]
     marks = np.unique(np.concatenate([_SCALES, -_SCALES, [0.0], np.asarray(kinks, dtype=np.float64)]))
     spread = np.sqrt(max(0.0, 1 - c * c))
     # the inner integral, as a function of the outer point, turns at a kink on the scale of the spread
@@ -67,12 +75,12 @@ def _split(edges: Array) -> tuple[Array, Array]:
 
 def covariance(phi: Nonlinearity, q_a: float, q_b: float, c: float) -> float:
     """E φ(h_a) φ(h_b)."""
-    return pair_expectation([(phi.phi, phi.phi)], q_a, q_b, c, phi.kinks)[0]
+    return pair_expectation([(phi.phi, phi.phi)], q_a, q_b, c, phi.kinks, phi.resolved)[0]
 
 
 def slope_covariance(phi: Nonlinearity, q_a: float, q_b: float, c: float) -> float:
     """E φ'(h_a) φ'(h_b)."""
-    return pair_expectation([(phi.phi_prime, phi.phi_prime)], q_a, q_b, c, phi.kinks)[0]
+    return pair_expectation([(phi.phi_prime, phi.phi_prime)], q_a, q_b, c, phi.kinks, phi.resolved)[0]
 
 
 def correlation_map(phi: Nonlinearity, c: float, q: float, sigma_w: float, sigma_b: float) -> float:

@@ -89,10 +89,10 @@ class MomentTable:
     def at(self, log_q: Array | float) -> Moments:
         """The moments at exp(log_q), of the shape of `log_q`."""
         log_q = np.asarray(log_q, dtype=np.float64)
-        inside = np.clip(log_q, LOWEST, HIGHEST)
+        inside = np.clip(log_q, LOWEST, min(HIGHEST, np.log(self.phi.resolved)))
         values = self._interpolate(inside.ravel()).reshape(*log_q.shape, len(_NAMES))
         found = dict(zip(_NAMES, np.moveaxis(values, -1, 0), strict=True))
-        beyond = log_q - inside
+        beyond = np.where(log_q > HIGHEST, log_q - HIGHEST, np.minimum(log_q - LOWEST, 0.0))
         found["log_p"] = found["log_p"] + 0.5 * (found["tilt"] - 1) * beyond
         found["log_slope"] = found["log_slope"] + 0.5 * (found["slope_tilt"] - 1) * beyond
         return Moments(**found)

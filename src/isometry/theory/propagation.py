@@ -91,7 +91,8 @@ def predict(layers: Sequence[LayerRecord], inputs: Array, batch: int) -> Predict
     tables = _tables(layers)
     if layers[0].normalization == "batch":
         return _with_batch_norm(layers, tables, inputs, batch)
-    return _example_by_example(layers, tables, inputs)
+    with np.errstate(invalid="ignore"):  # what is not known is nan, and stays so
+        return _example_by_example(layers, tables, inputs)
 
 
 def obstacle(layers: Sequence[LayerRecord]) -> str | None:

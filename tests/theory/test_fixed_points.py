@@ -1,0 +1,90 @@
+"""Fixed points, phases and depth scales against values that are known otherwise."""
+
+import math
+
+import pytest
+
+from isometry import activations
+from isometry.theory.fixed_points import fixed_points, limit, limit_of
+from isometry.theory.meanfield import critical, variance_map
+
+NAMES = ["linear", "sigmoid", "tanh", "relu", "gelu", "silu", "selu", "erf", "hard_tanh", "softplus", "sine", "squared_relu"]
+
+
+def test_phases_of_tanh():
+    assert limit(activations.tanh(), 0.9, 0.0).phase == "ordered"
+    assert limit(activations.tanh(), 1.0, 0.0).phase == "critical"
+    gain = limit(activations.tanh(), 5 / 3, 0.0)  # torch.nn.init.calculate_gain("tanh")
+    assert gain.phase == "chaotic"
+    assert gain.chi_1 == pytest.approx(1.21, abs=0.005)
+    assert gain.c_star == 0.0  # odd φ, no bias
+
+
+def test_glorots_sigmoid():
+    """FIGURES.md: χ₁ = 0.0557, rate 0.236."""
+    found = limit(activations.sigmoid(), 1.0, 0.0)
+    assert found.chi_1 == pytest.approx(0.0557, abs=5e-5)
+    assert math.sqrt(found.chi_1) == pytest.approx(0.236, abs=5e-4)
+    assert found.xi_gradient == pytest.approx(-1 / math.log(found.chi_1))
+
+
+def test_relu_has_a_fixed_point_only_below_criticality():
+    """q* = σ_b²/(1 - σ_w²/2); beyond, q grows without bound and δ by σ_w²/2 a layer."""
+    assert limit(activations.relu(), 1.0, 0.1).q_star == pytest.approx(0.01 / 0.5, rel=1e-9)
+    beyond = limit(activations.relu(), 1.6, 0.1)
+    assert (beyond.bounded, beyond.q_star, beyond.chi_1) == (False, math.inf, pytest.approx(1.28))
+    he = limit(activations.relu(), math.sqrt(2), 0.0)
+    assert math.isnan(he.q_star)
+    assert he.phase == "critical"
+
+
+def test_selu_keeps_length_one_and_explodes_slowly():
+    """Klambauer et al. 2017; χ there is 1.0716."""
+    found = limit(activations.selu(), 1.0, 0.0)
+    assert found.q_star == pytest.approx(1.0, abs=1e-6)
+    assert found.chi_1 == pytest.approx(1.0716, abs=1e-4)
+    assert found.phase == "chaotic"
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("sigma_w", "sigma_b"), [(0.5, 0.1), (1.3, 0.3), (3.0, 0.0)])
+def test_a_fixed_point_is_left_alone_and_a_stable_one_attracts(name, sigma_w, sigma_b):
+    phi = getattr(activations, name)()
+    for point in fixed_points(phi, sigma_w, sigma_b):
+        if not 0 < point.q < math.inf:
+            continue
+        assert variance_map(phi, point.q, sigma_w, sigma_b) == pytest.approx(point.q, rel=1e-6)
+        up, down = (variance_map(phi, f * point.q, sigma_w, sigma_b) / point.q for f in (1.001, 0.999))
+        assert (up - down) / 0.002 == pytest.approx(point.slope, rel=2e-3, abs=2e-3)
+        assert (abs(up - 1) < 1e-3) is point.stable
+
+
+@pytest.mark.parametrize("name", ["gelu", "silu"])
+def test_gelus_critical_point_says_that_it_is_unstable(name):
+    point = critical(getattr(activations, name)())
+    assert not point.stable
+    assert "unstable" in point.note
+    assert critical(activations.tanh()).stable
+    assert "χ does not depend on q" in critical(activations.relu(), 0.1).note
+
+
+def test_normalized_networks():
+    """relu: π/(π-1) under batch norm (Yang et al. 2019); exactly 1 under RMS norm, whatever σ_w, without biases."""
+    assert limit_of(activations.relu(), "batch", 1.0, 0.0, 4096)[0] == pytest.approx(math.pi / (math.pi - 1), rel=1e-3)
+    for sigma_w in (0.3, 1.0, 5.0):
+        assert limit_of(activations.relu(), "rms", sigma_w, 0.0, 128)[0] == pytest.approx(1.0, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("sigma_w", [0.0, 1e-8, 1e-3, 30.0, 1e6])
+@pytest.mark.parametrize("sigma_b", [0.0, 1e-8, 2.0])
+def test_the_corners_of_the_domain_are_finite(name, sigma_w, sigma_b):
+    found = limit(getattr(activations, name)(), sigma_w, sigma_b)
+    assert math.isfinite(found.chi_1)
+    assert found.chi_1 >= 0
+    assert found.phase in ("ordered", "critical", "chaotic")
+
+
+def test_negative_scales_are_refused():
+    with pytest.raises(ValueError, match="not negative"):
+        fixed_points(activations.tanh(), -1.0, 0.0)
