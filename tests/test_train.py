@@ -134,6 +134,8 @@ def test_a_vanishing_gradient_leaves_the_first_layer_unmoved(make_config):
     config = make_config("model.depth=20", "activation=sigmoid", "trainer.max_steps=60")
     summary = train(config)
     assert summary["verdict_init"] == "vanishing"
+    # the prediction of this very network, ± finite width
+    assert summary["gradient_rate_predicted"] == pytest.approx(summary["gradient_rate_init"], rel=0.03)
     # χ₁ = 0.0557 at the fixed point of sigmoid under Glorot's scale: rate 0.236 (closed form by quadrature), ± finite width
     assert summary["gradient_rate_init"] == pytest.approx(0.236, rel=0.05)
     rows = pd.read_parquet(run_of(summary, config).signals).query("step == 60").set_index("layer")

@@ -17,6 +17,7 @@ VERBS = {
     "diagnose": ("isometry.diagnose:diagnose", "will the gradient reach the first layer? measured and predicted, no training"),
     "eval": ("isometry.evaluate:evaluate", "test a run's checkpoint on its own data: isometry eval RUN_DIR"),
     "plot": ("isometry.plot:plot", "draw an activation with its derivative and where it saturates"),
+    "theory": ("isometry.theory_card:theory", "critical scales, phases and depth scales of an activation"),
     "report": ("isometry.report:report", "table, figure and W&B folders of a study"),
 }
 """Verb to its task, and one line of help."""

@@ -20,7 +20,7 @@ def draw_pictures(run: RunDirectory) -> list[str]:
     from isometry.plots.run import draw_heatmap, draw_profiles
     from isometry.plots.style import save
 
-    pictures = {"profile": draw_profiles(frame, run.run_id), "heatmap": draw_heatmap(frame, run.run_id)}
+    pictures = {"profile": draw_profiles(frame, run.run_id, run.prediction()), "heatmap": draw_heatmap(frame, run.run_id)}
     return [str(save(figure, run.path / name)[0]) for name, figure in pictures.items()]
 
 

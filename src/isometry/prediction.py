@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from isometry.data.module import ImageData
 from isometry.networks.layer import LayerSpec
 from isometry.theory.propagation import LayerRecord, Prediction, predict
 
@@ -69,3 +71,30 @@ def predicted_rate(prediction: Prediction, layers: Sequence[LayerSpec]) -> tuple
     # increments of logarithms, so that depth 1000 at rate 0.25 does not underflow on the way
     rate = float(np.exp((logs[0] - logs[-1]) / (len(hidden) - 1)))
     return rate, None if prediction.fluctuations is None else prediction.fluctuations.rate_std
+
+
+def predict_run(layers: Sequence[LayerSpec], data: ImageData, batch: int) -> dict[str, Any]:
+    """`prediction.json` of a run: the rate and the profile that its network is expected to show at initialization.
+
+    Returns:
+        `gradient_rate_predicted` and its band; by layer the mean and the standard deviation over networks of the natural
+        logarithm of `backprop_norm` relative to the last hidden layer; `reason` where something is null.
+    """
+    images = data.normalization(data.splits["train"][0][:EXAMPLES])
+    prediction = predict_network(layers, images, batch)
+    rate, spread = predicted_rate(prediction, layers)
+    f = prediction.fluctuations
+    logs = 0.5 * (prediction.log_delta + (0.0 if f is None else f.delta_shift))
+    stds = np.full(len(layers), np.nan) if f is None else 0.5 * f.delta_std
+    return {
+        "gradient_rate_predicted": rate,
+        "gradient_rate_predicted_std": spread,
+        "layer": [spec.index for spec in layers],
+        "log_backprop_norm": [_number(value) for value in logs],
+        "log_backprop_norm_std": [_number(value) for value in stds],
+        "reason": prediction.reason,
+    }
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

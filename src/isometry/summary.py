@@ -71,7 +71,7 @@ def summarise_signals(config: DictConfig, run: RunDirectory) -> dict[str, Any]:
     return {
         "gradient_rate_init": _number(rates.gradient_rate(profiles[0]).rate) if profiles else None,
         "gradient_rate_final": _number(rates.gradient_rate(profiles[-1]).rate) if profiles else None,
-        "gradient_rate_predicted": None,
+        "gradient_rate_predicted": (run.prediction() or {}).get("gradient_rate_predicted"),
         "gradient_ratio_init": _number(ratio),
         "verdict_init": rates.verdict(ratio, **thresholds),
         "clipped_share": clipped_share(frame),

@@ -19,6 +19,7 @@ from isometry.errors import UserError
 from isometry.loggers import build_loggers, close_loggers, start_loggers
 from isometry.machine import check_machine
 from isometry.pictures import draw_pictures, send_views
+from isometry.prediction import predict_run
 from isometry.processes import inside_launcher, is_first
 from isometry.resume import checkpoint_step, frozen_config, keep_before
 from isometry.runs.decision import Decision, clear, decide
@@ -98,6 +99,7 @@ def execute(config: DictConfig, run: RunDirectory, resuming: bool) -> dict[str, 
         if outcome == "finished":
             trainer.test(classifier, data, verbose=False)
         if first:
+            run.write_prediction(predict_run(classifier.network.layer_map(), data, config.data.batch_size))
             summary = summarise(config, run, classifier.metrics, trainer.global_step, signals.divergence, outcome)
             summary |= {"wall_seconds": round(time.perf_counter() - started, 3)}
             summary |= {"images_per_second": throughput.images_per_second}

@@ -71,6 +71,10 @@ def _is_devices(value: Any) -> bool:
     return _is_integer(value, 1) or value == "auto" or (isinstance(value, list) and all(_is_integer(v, 0) for v in value))
 
 
+def _is_gain(value: Any) -> bool:
+    return value == "auto" or (_is_number(value) and value > 0)
+
+
 def _is_name(value: Any) -> bool:
     return isinstance(value, str) and _NAME.fullmatch(value) is not None
 
@@ -130,7 +134,10 @@ CHECKS: dict[str, Check] = {
     "initializer.sigma_w": non_negative(),
     "initializer.sigma_b": non_negative(),
     "initializer.std": non_negative(),
-    "initializer.gain": positive(),
+    "initializer.gain": (
+        (lambda value: value == "auto" or (_is_number(value) and value > 0)),
+        "must be a positive number, or auto",
+    ),
     "optimizer.lr": positive(),
     "optimizer.momentum": non_negative(),
     "optimizer.weight_decay": non_negative(),

@@ -8,10 +8,23 @@ import torch
 from torch import Generator
 
 from isometry.networks.layer import LayerSpec
+from isometry.theory.meanfield import critical
 
 
 class InitializerError(ValueError):
     """An initializer that cannot serve the network it is given."""
+
+
+def critical_scale(layers: list[LayerSpec], sigma_b: float) -> float:
+    """σ_w with χ₁ = 1 for the φ of the hidden layers (`theory.meanfield.critical`).
+
+    Raises:
+        InitializerError: for a network without a hidden layer.
+    """
+    activation = next((spec.activation for spec in layers if spec.activation is not None), None)
+    if activation is None:
+        raise InitializerError("initializer=critical and gain=auto need a hidden layer: model.depth=1 has none")
+    return critical(activation, sigma_b).sigma_w
 
 
 class PerLayer(ABC):
@@ -22,6 +35,7 @@ class PerLayer(ABC):
     """
 
     sigma_b: float = 0.0
+    gain: float | str
     distribution: str = "gaussian"
 
     def __call__(self, layers: list[LayerSpec], generator: Generator) -> None:
@@ -30,11 +44,20 @@ class PerLayer(ABC):
         Raises:
             InitializerError: where a layer's shape does not suit.
         """
+        self.prepare(layers)
         for spec in layers:
             with torch.no_grad():
                 sigma_w = self.draw(spec, generator)
                 self.draw_bias(spec, generator)
             spec.declare(sigma_w, self.declared_sigma_b(spec), self.distribution)
+
+    def prepare(self, layers: list[LayerSpec]) -> None:
+        """Look at the whole network before a layer is drawn; `gain: auto` becomes a number here.
+
+        The gain with χ₁ = 1 for the layers' own φ: with std gain/√fan_in it is the critical σ_w.
+        """
+        if getattr(self, "gain", None) == "auto":
+            self.gain = critical_scale(layers, self.sigma_b)
 
     @abstractmethod
     def draw(self, spec: LayerSpec, generator: Generator) -> float:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from torch import Generator
 
-from isometry.initializers.base import InitializerError, PerLayer
+from isometry.initializers.base import PerLayer, critical_scale
 from isometry.initializers.orthogonal import Orthogonal
 from isometry.initializers.scaled import Distribution, fill
 from isometry.networks.layer import LayerSpec
-from isometry.theory.meanfield import critical
 
 
 class Critical(PerLayer):
@@ -22,12 +21,8 @@ class Critical(PerLayer):
     def __init__(self, sigma_b: float = 0.0, distribution: Distribution | str = "gaussian"):
         self.sigma_b, self.distribution = sigma_b, distribution
 
-    def __call__(self, layers: list[LayerSpec], generator: Generator) -> None:
-        activation = next((spec.activation for spec in layers if spec.activation is not None), None)
-        if activation is None:
-            raise InitializerError("initializer=critical needs a hidden layer: model.depth=1 has none")
-        self.sigma_w = critical(activation, self.sigma_b).sigma_w
-        super().__call__(layers, generator)
+    def prepare(self, layers: list[LayerSpec]) -> None:
+        self.sigma_w = critical_scale(layers, self.sigma_b)
 
     def draw(self, spec: LayerSpec, generator: Generator) -> float:
         if self.distribution == "orthogonal":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from torch import Generator, nn
 
@@ -14,18 +15,20 @@ class Orthogonal(PerLayer):
     """gain times a matrix with orthonormal rows or columns, drawn from the Haar measure (Saxe et al. 2014).
 
     A kernel is flattened to [out, in x positions]. The mean square of an entry is gain²/max(rows, columns), so
-    σ_w = gain √(fan_in/max(rows, fan_in)).
+    σ_w = gain √(fan_in/max(rows, fan_in)). `gain: auto` is the critical one of the network's φ.
     """
 
     distribution = "orthogonal"
 
-    def __init__(self, gain: float = 1.0, sigma_b: float = 0.0):
-        self.gain, self.sigma_b = gain, sigma_b
+    def __init__(self, gain: float | Literal["auto"] = 1.0, sigma_b: float = 0.0):
+        self.gain: float | str = gain
+        self.sigma_b = sigma_b
 
     def draw(self, spec: LayerSpec, generator: Generator) -> float:
         weight = spec.weighted.weight
-        nn.init.orthogonal_(weight, self.gain, generator)
-        return self.gain * math.sqrt(spec.fan_in / max(weight.shape[0], spec.fan_in))
+        gain = float(self.gain)
+        nn.init.orthogonal_(weight, gain, generator)
+        return gain * math.sqrt(spec.fan_in / max(weight.shape[0], spec.fan_in))
 
 
 class DeltaOrthogonal(Orthogonal):
@@ -57,5 +60,6 @@ class DeltaOrthogonal(Orthogonal):
                 f"initializer=delta_orthogonal: {spec.name} maps {inputs} channels to {outputs}; needed are as many out as in"
             )
         weight.zero_()
-        nn.init.orthogonal_(weight[:, :, height // 2, width // 2], self.gain, generator)
-        return self.gain * math.sqrt(inputs / outputs)
+        gain = float(self.gain)
+        nn.init.orthogonal_(weight[:, :, height // 2, width // 2], gain, generator)
+        return gain * math.sqrt(inputs / outputs)

@@ -68,7 +68,7 @@ class FanScaled(PerLayer):
 
     Args:
         mode: `fan_in`, `fan_out` or `fan_avg`.
-        gain: factor on the standard deviation; √2 with `fan_in` is He's.
+        gain: factor on the standard deviation; √2 with `fan_in` is He's; `auto`: χ₁ = 1 for the network's φ.
         distribution: `gaussian`, `uniform` or `truncated`.
         sigma_b: standard deviation of the biases.
     """
@@ -76,15 +76,16 @@ class FanScaled(PerLayer):
     def __init__(
         self,
         mode: Literal["fan_in", "fan_out", "fan_avg"] = "fan_in",
-        gain: float = 1.0,
+        gain: float | Literal["auto"] = 1.0,
         distribution: Distribution = "gaussian",
         sigma_b: float = 0.0,
     ):
-        self.mode, self.gain, self.distribution, self.sigma_b = mode, gain, distribution, sigma_b
+        self.gain: float | str = gain
+        self.mode, self.distribution, self.sigma_b = mode, distribution, sigma_b
 
     def draw(self, spec: LayerSpec, generator: Generator) -> float:
         fans = {"fan_in": spec.fan_in, "fan_out": spec.fan_out, "fan_avg": 0.5 * (spec.fan_in + spec.fan_out)}
-        std = self.gain / math.sqrt(fans[self.mode])
+        std = float(self.gain) / math.sqrt(fans[self.mode])
         fill(spec.weighted.weight, std, self.distribution, generator)
         return std * math.sqrt(spec.fan_in)
 

@@ -35,8 +35,8 @@ class Identity(PerLayer):
                 f"set model.width={weight.shape[1]}, or use initializer=orthogonal"
             )
         (nn.init.eye_ if spec.map == "linear" else nn.init.dirac_)(weight)
-        weight.mul_(self.gain)
-        return self.gain
+        weight.mul_(float(self.gain))
+        return float(self.gain)
 
 
 class Sparse(PerLayer):

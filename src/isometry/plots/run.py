@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
@@ -25,12 +29,13 @@ def chosen_steps(steps: list[int], count: int = 5) -> list[int]:
     return [steps[i] for i in sorted(set(picked))]
 
 
-def draw_profiles(frame: pd.DataFrame, title: str) -> Figure:
+def draw_profiles(frame: pd.DataFrame, title: str, prediction: Mapping[str, Any] | None = None) -> Figure:
     """Value against layer on a log axis, one panel a column of `PROFILES`, one line a step (dark: early).
 
     Args:
         frame: rows of a signal store; steps without a gradient are left out.
         title: above the panels.
+        prediction: content of `prediction.json`; drawn as a dashed line through step 0's last hidden layer.
     """
     frame = frame.dropna(subset="backprop_norm")
     steps = chosen_steps(sorted(frame["step"].unique()))
@@ -45,10 +50,23 @@ def draw_profiles(frame: pd.DataFrame, title: str) -> Figure:
         if any((line.get_ydata() > 0).any() for line in axis.get_lines()):
             axis.set_yscale("log")
         axis.xaxis.get_major_locator().set_params(integer=True)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(steps))
+    _draw_predicted(axes[0, list(PROFILES).index("backprop_norm")], frame, prediction)
+    handles, labels = axes[0, list(PROFILES).index("backprop_norm")].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(handles))
     figure.suptitle(title)
     return figure
+
+
+def _draw_predicted(axis: Axes, frame: pd.DataFrame, prediction: Mapping[str, Any] | None) -> None:
+    """The profile that theory expects at initialization, its level anchored at the measured last hidden layer of step 0."""
+    start = frame[(frame.step == 0) & (frame.kind == "hidden")].sort_values("layer")
+    if prediction is None or start.empty or not start.backprop_norm.iloc[-1] > 0:
+        return
+    logs = np.array(prediction["log_backprop_norm"], dtype=float)
+    with np.errstate(over="ignore", under="ignore"):
+        line = start.backprop_norm.iloc[-1] * np.exp(logs)
+    if np.isfinite(line).any():
+        axis.plot(prediction["layer"], np.where(line > 0, line, np.nan), "k--", lw=1.2, label="predicted, step 0", zorder=5)
 
 
 def draw_heatmap(frame: pd.DataFrame, title: str, column: str = "backprop_norm") -> Figure:

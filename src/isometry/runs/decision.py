@@ -39,5 +39,5 @@ def clear(run: RunDirectory) -> None:
     """Remove what an earlier attempt recorded; its status (which counts the attempts) and its W&B folders stay."""
     shutil.rmtree(run.signals, ignore_errors=True)
     shutil.rmtree(run.checkpoints, ignore_errors=True)
-    for path in (run.metrics, run.path / "summary.json", run.path / "divergence.json"):
+    for path in (run.metrics, run.path / "summary.json", run.path / "divergence.json", run.path / "prediction.json"):
         path.unlink(missing_ok=True)

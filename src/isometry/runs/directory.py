@@ -91,6 +91,15 @@ class RunDirectory:
         """Write `summary.json`."""
         write_json(self.path / "summary.json", dict(summary))
 
+    def write_prediction(self, prediction: Mapping[str, Any]) -> None:
+        """Write `prediction.json`: what theory expects of the network at initialization."""
+        write_json(self.path / "prediction.json", dict(prediction))
+
+    def prediction(self) -> dict[str, Any] | None:
+        """The content of `prediction.json`, None where there is none."""
+        content: dict[str, Any] | None = read_json(self.path / "prediction.json")
+        return content
+
     def write_divergence(self, account: Mapping[str, Any]) -> None:
         """Write `divergence.json`: where the first non-finite number stood, and the last profile before it."""
         write_json(self.path / "divergence.json", dict(account))

@@ -40,6 +40,13 @@ class FixedPoint:
     def stable(self) -> bool:
         return self.slope < 1
 
+    @property
+    def kind(self) -> str:
+        """`stable`, `unstable`, or `marginal` where neither is so to first order."""
+        if abs(self.slope - 1) < 1e-6:
+            return "marginal"
+        return "stable" if self.stable else "unstable"
+
 
 def fixed_points(phi: Nonlinearity, sigma_w: float, sigma_b: float) -> list[FixedPoint]:
     """All fixed points of q → σ_w² E φ(√q z)² + σ_b² in [0, ∞], in order; found by a scan over log q and bracketing.

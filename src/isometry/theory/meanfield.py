@@ -53,10 +53,14 @@ def chi(phi: Nonlinearity, q: float, sigma_w: float) -> float:
 
 _NOTES = {
     "homogeneous": "relu-like: χ does not depend on q, so δ keeps its length whatever σ_b; q drifts where σ_b > 0",
-    "origin": "critical at q* = 0: q decays like a power of depth, and χ → 1",
+    "origin": "critical at q* = 0",
     "fixed_point": "critical at a fixed point q* > 0",
     "asymptotic": "no fixed point has χ₁ = 1; χ → 1 as q grows with depth",
 }
+
+
+_DECAYS = ": q decays like a power of depth, and χ → 1"
+_UNSTABLE = ", but lengths are unstable there: q moves away from it with depth"
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,9 @@ class CriticalPoint:
     @property
     def note(self) -> str:
         """What kind of point it is, in a sentence."""
-        return _NOTES[self.kind] + ("" if self.stable else "; lengths are unstable there: q grows with depth")
+        if self.kind == "homogeneous" or self.kind == "asymptotic":
+            return _NOTES[self.kind]
+        return _NOTES[self.kind] + (_DECAYS if self.kind == "origin" and self.stable else "" if self.stable else _UNSTABLE)
 
 
 def critical(phi: Nonlinearity, sigma_b: float = 0.0) -> CriticalPoint:
