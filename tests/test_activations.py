@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from scipy import special
 
 from isometry import activations
@@ -106,3 +107,10 @@ def test_a_users_function_becomes_an_activation():
     assert cube.phi_prime(2.0) == 12
     with pytest.raises(UserError, match="not elementwise"):
         activations.wrap("cumulated", lambda: lambda z: z.cumsum(1))
+
+
+def test_the_slope_can_be_asked_for_inside_no_grad():
+    """A recorder asks for saturation under `no_grad`, and is the first to do so for some activations."""
+    with torch.no_grad():
+        assert activations.sine().slope_max == pytest.approx(1.0)
+        assert activations.tanh().phi_prime(0.0) == pytest.approx(1.0)

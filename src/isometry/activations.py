@@ -71,9 +71,9 @@ class Activation:
         x = _as_tensor(z).requires_grad_(True)
         with torch.enable_grad():
             y = self._evaluate(x)
-        if not y.requires_grad:
-            return np.zeros_like(x.detach().numpy())
-        return torch.autograd.grad(y.sum(), x)[0].numpy()
+            if not y.requires_grad:
+                return np.zeros_like(x.detach().numpy())
+            return torch.autograd.grad(y.sum(), x)[0].numpy()
 
     def _evaluate(self, x: Tensor) -> Tensor:
         # one unit a row, so that a module which counts channels in dimension 1 (PReLU) sees a single one

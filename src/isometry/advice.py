@@ -55,7 +55,8 @@ def advise(now: Situation, alternatives: Sequence[tuple[str, Callable[[], float 
         for distance, override, rate in better
         if distance < bound
     ]
-    return [*lines, f"or keep model.depth under {max(2, int(depth) + 1)}, where the gradient changes by 10^6", *_noise(now)]
+    otherwise = "or keep" if lines else "keep"
+    return [*lines, f"{otherwise} model.depth under {max(2, int(depth) + 1)}, where the gradient changes by 10^6", *_noise(now)]
 
 
 def _healthy(now: Situation, depth: float) -> str:

@@ -201,7 +201,7 @@ def alternatives(config: DictConfig, data: ImageData, images: Tensor) -> list[tu
         for name in config.tries
         if name != config.initializer.name
     ]
-    if config.normalization.kind == "none":
+    if config.normalization.kind in ("none", "batch"):
         tries.append(("normalization=layer", "normalization", OmegaConf.load(conf_dir() / "normalization" / "layer.yaml")))
     return [(words, functools.partial(_rate_with, config, data, images, group, node)) for words, group, node in tries]
 

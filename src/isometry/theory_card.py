@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
@@ -14,7 +13,7 @@ from isometry.config import resolved
 from isometry.console import wide_console
 from isometry.errors import bad_value
 from isometry.theory.fixed_points import Limit, fixed_points, limit
-from isometry.theory.meanfield import CriticalPoint, Nonlinearity, critical
+from isometry.theory.meanfield import CriticalPoint, NoCriticalPoint, Nonlinearity, critical
 
 SCHEMES = {"LeCun, Glorot": 1.0, "He": math.sqrt(2), "torch default": 1 / math.sqrt(3)}
 """σ_w of the usual initializers between layers of equal width, without biases."""
@@ -53,7 +52,10 @@ def show(phi: Nonlinearity, sigma_b: Sequence[float]) -> None:
     for heading in ("σ_b", "σ_w", "σ_w²", "q*", "what kind of point"):
         criticals.add_column(heading)
     for value in sigma_b:
-        point = critical(phi, value)
+        point = point_or_none(phi, value)
+        if point is None:
+            criticals.add_row(f"{value:g}", "-", "-", "-", "no fixed point has χ₁ = 1")
+            continue
         criticals.add_row(f"{value:g}", f"{point.sigma_w:.5g}", f"{point.sigma_w**2:.5g}", _q(point.q_star), point.note)
     schemes = Table(title="the usual initializers, equal widths, no bias", box=SIMPLE_HEAD)
     for heading in ("initializer", "σ_w", "χ₁", "rate √χ₁", "phase", "q*", "c*", "ξ_∇", "ξ_c", "fixed points of q"):
@@ -63,7 +65,9 @@ def show(phi: Nonlinearity, sigma_b: Sequence[float]) -> None:
     console = wide_console()
     console.print(criticals)
     console.print(schemes)
-    console.print(f"gain: initializer.gain={critical(phi).sigma_w:.6g} (initializer.gain=auto takes it) with fan-in scaling")
+    gain = point_or_none(phi, 0.0)
+    if gain is not None:
+        console.print(f"gain: initializer.gain={gain.sigma_w:.6g} (initializer.gain=auto takes it) with fan-in scaling")
 
 
 def scheme_cells(phi: Nonlinearity, sigma_w: float) -> list[str]:
@@ -85,10 +89,21 @@ def scheme_cells(phi: Nonlinearity, sigma_w: float) -> list[str]:
 
 def row(name: str, phi: Nonlinearity) -> list[str]:
     """One line of the table of all activations in `docs/theory.md`."""
-    points: list[CriticalPoint] = [critical(phi, value) for value in (0.0, 0.05, 0.2)]
+    points = [point_or_none(phi, value) for value in (0.0, 0.05, 0.2)]
     chis = [f"{limit(phi, sigma_w, 0.0).chi_1:.4g}" for sigma_w in SCHEMES.values()]
-    kind: Any = points[0].kind + ("" if points[0].stable else ", unstable")
-    return [name, *[f"{point.sigma_w**2:.5g}" for point in points], kind, _q(points[0].q_star), *chis]
+    scales = ["none" if point is None else f"{point.sigma_w**2:.5g}" for point in points]
+    first = points[0]
+    if first is None:
+        return [name, *scales, "none", "-", *chis]
+    return [name, *scales, first.kind + ("" if first.stable else ", unstable"), _q(first.q_star), *chis]
+
+
+def point_or_none(phi: Nonlinearity, sigma_b: float) -> CriticalPoint | None:
+    """The critical point, None where there is none."""
+    try:
+        return critical(phi, sigma_b)
+    except NoCriticalPoint:
+        return None
 
 
 def _q(value: float) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Generator
 
 from isometry.networks.layer import LayerSpec
-from isometry.theory.meanfield import critical
+from isometry.theory.meanfield import NoCriticalPoint, critical
 
 
 class InitializerError(ValueError):
@@ -19,12 +19,15 @@ def critical_scale(layers: list[LayerSpec], sigma_b: float) -> float:
     """σ_w with χ₁ = 1 for the φ of the hidden layers (`theory.meanfield.critical`).
 
     Raises:
-        InitializerError: for a network without a hidden layer.
+        InitializerError: for a network without a hidden layer, or a φ without a critical point.
     """
     activation = next((spec.activation for spec in layers if spec.activation is not None), None)
     if activation is None:
         raise InitializerError("initializer=critical and gain=auto need a hidden layer: model.depth=1 has none")
-    return critical(activation, sigma_b).sigma_w
+    try:
+        return critical(activation, sigma_b).sigma_w
+    except NoCriticalPoint as error:
+        raise InitializerError(f"{error}; set initializer.sigma_b above 0, or a gain or sigma_w by hand") from error
 
 
 class PerLayer(ABC):

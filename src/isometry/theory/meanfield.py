@@ -63,6 +63,10 @@ _DECAYS = ": q decays like a power of depth, and χ → 1"
 _UNSTABLE = ", but lengths are unstable there: q moves away from it with depth"
 
 
+class NoCriticalPoint(ValueError):
+    """No σ_w has χ₁ = 1."""
+
+
 @dataclass(frozen=True)
 class CriticalPoint:
     """Where χ₁ = 1.
@@ -93,18 +97,29 @@ class CriticalPoint:
 def critical(phi: Nonlinearity, sigma_b: float = 0.0) -> CriticalPoint:
     """The σ_w at which χ₁ = σ_w² E φ'(√q* z)² = 1 for the given σ_b (Schoenholz et al. 2017, sec. 3).
 
+    Raises:
+        NoCriticalPoint: where there is none (squared relu without biases: χ₁ = 4/3 at every fixed point).
+
     Along the curve σ_w²(q) = 1/E φ'(√q z)² the fixed-point condition leaves one equation in q, solved by bracketing.
     """
     if _is_homogeneous(phi):
         return CriticalPoint(slope_moment(phi, 1.0) ** -0.5, sigma_b, np.nan, "homogeneous", sigma_b == 0)
-    if sigma_b == 0 and float(phi.phi(np.zeros(1))[0]) == 0 and slope_moment(phi, _ORIGIN) > 0:
+    if sigma_b == 0 and float(phi.phi(np.zeros(1))[0]) == 0 and _settles(phi, _ORIGIN, 100 * _ORIGIN):
         sigma_w = slope_moment(phi, _ORIGIN) ** -0.5
-        return CriticalPoint(sigma_w, 0.0, 0.0, "origin", variance_map(phi, 1e-2, sigma_w, 0.0) <= 1e-2)
+        return CriticalPoint(sigma_w, 0.0, 0.0, "origin", variance_map(phi, 1e-2, sigma_w, 0.0) <= 1e-2 * (1 + 1e-9))
     q_star = _smallest_root(phi, sigma_b)
     if q_star is None:
+        if not _settles(phi, 1e8, 1e6):
+            raise NoCriticalPoint(f"{phi.name} has no critical point with sigma_b={sigma_b:g}: no fixed point has χ₁ = 1")
         return CriticalPoint(slope_moment(phi, 1e8) ** -0.5, sigma_b, np.inf, "asymptotic", False)
     sigma_w, push = slope_moment(phi, q_star) ** -0.5, 1.001 * q_star
     return CriticalPoint(sigma_w, sigma_b, q_star, "fixed_point", variance_map(phi, push, sigma_w, sigma_b) < push)
+
+
+def _settles(phi: Nonlinearity, end: float, before: float) -> bool:
+    """Whether E φ'² tends to a positive constant at one end of the range of q."""
+    limit = slope_moment(phi, end)
+    return limit > 0 and abs(slope_moment(phi, before) / limit - 1) < 1e-2
 
 
 def _is_homogeneous(phi: Nonlinearity) -> bool:
