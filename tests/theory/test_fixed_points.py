@@ -3,10 +3,13 @@
 import math
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from isometry import activations
+from isometry.theory.correlation import correlation_map
 from isometry.theory.fixed_points import fixed_points, limit, limit_of
-from isometry.theory.meanfield import critical, variance_map
+from isometry.theory.meanfield import NoCriticalPoint, chi, critical, variance_map
 
 NAMES = ["linear", "sigmoid", "tanh", "relu", "gelu", "silu", "selu", "erf", "hard_tanh", "softplus", "sine", "squared_relu"]
 
@@ -88,3 +91,31 @@ def test_the_corners_of_the_domain_are_finite(name, sigma_w, sigma_b):
 def test_negative_scales_are_refused():
     with pytest.raises(ValueError, match="not negative"):
         fixed_points(activations.tanh(), -1.0, 0.0)
+
+
+scales = st.one_of(st.just(0.0), st.floats(1e-12, 1e9))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.sampled_from(NAMES), st.floats(1e-12, 1e9), scales, st.floats(1e-20, 1e12), st.floats(-1, 1))
+def test_anywhere_on_the_domain_maps_are_finite_and_lengths_positive(name, sigma_w, sigma_b, q, c):
+    phi = getattr(activations, name)()
+    length = variance_map(phi, q, sigma_w, sigma_b)
+    assert math.isfinite(length)
+    assert length >= sigma_b**2 * (1 - 1e-12)
+    assert math.isfinite(chi(phi, q, sigma_w))
+    assert -1 - 1e-9 <= correlation_map(phi, c, q, sigma_w, sigma_b) <= 1 + 1e-9
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.sampled_from(NAMES), st.one_of(st.just(0.0), st.floats(1e-6, 10.0)))
+def test_a_critical_point_has_chi_one_or_is_a_named_error(name, sigma_b):
+    phi = getattr(activations, name)()
+    try:
+        point = critical(phi, sigma_b)
+    except NoCriticalPoint:
+        return
+    q = {0.0: 1e-20, math.inf: 1e8}.get(point.q_star, 1.0 if math.isnan(point.q_star) else point.q_star)
+    assert chi(phi, q, point.sigma_w) == pytest.approx(1.0, rel=1e-6)
+    if 0 < point.q_star < math.inf:
+        assert variance_map(phi, point.q_star, point.sigma_w, sigma_b) == pytest.approx(point.q_star, rel=1e-6)

@@ -7,7 +7,7 @@ import pytest
 
 from isometry import activations
 from isometry.theory.meanfield import chi, critical, second_moment, slope_moment, variance_map
-from isometry.theory.quadrature import expectation
+from isometry.theory.quadrature import error_estimate, expectation
 
 
 @pytest.mark.parametrize("q", [1e-12, 1e-3, 1.0, 50.0, 1e6])
@@ -69,3 +69,18 @@ def test_softplus_has_no_critical_fixed_point():
     assert point.kind == "asymptotic"
     assert point.sigma_w**2 == pytest.approx(2.0, rel=1e-3)
     assert np.isinf(point.q_star)
+
+
+@pytest.mark.parametrize("q", [1e-3, 0.3, 4.0, 50.0, 1e4])
+def test_the_error_estimate_bounds_the_error(q):
+    """erf has a closed form; a relu whose kink is not declared shows up as a large estimate."""
+    exact = 2 / math.pi * math.asin(2 * q / (1 + 2 * q))
+    erf = activations.erf()
+    error = abs(expectation(lambda h: erf.phi(h) ** 2, q) - exact)
+    assert error <= error_estimate(lambda h: erf.phi(h) ** 2, q)
+    for name in ("tanh", "gelu", "selu", "sigmoid", "softsign"):
+        phi = getattr(activations, name)()
+        assert error_estimate(lambda h, phi=phi: phi.phi(h) ** 2, q, phi.kinks) < 1e-10 * expectation(
+            lambda h, phi=phi: phi.phi(h) ** 2, q, phi.kinks
+        )
+    assert error_estimate(lambda h: np.maximum(h - 0.3 * np.sqrt(q), 0.0) ** 2, q) > 1e-10 * q
