@@ -25,6 +25,7 @@ from isometry.resume import checkpoint_step, frozen_config, keep_before
 from isometry.runs.decision import Decision, clear, decide
 from isometry.runs.directory import RunDirectory, State
 from isometry.runs.identity import run_id
+from isometry.runs.lock import RunBusy, RunLock
 from isometry.runs.signal_store import SignalStore
 from isometry.summary import account_of, describe, reason_of, summarise
 from isometry.trainer import build_trainer
@@ -58,7 +59,7 @@ def plan(config: DictConfig) -> tuple[RunDirectory, DictConfig, Decision]:
 
 def go_on(run: RunDirectory, config: DictConfig, decision: Decision) -> dict[str, Any]:
     """Do what was decided, in this process."""
-    if decision == "skip":
+    if decision in ("skip", "busy"):
         return run.summary() or {}
     return execute(config, run, resuming=decision == "resume")
 
@@ -86,8 +87,7 @@ def execute(config: DictConfig, run: RunDirectory, resuming: bool) -> dict[str, 
     signals = Signals(**config.callbacks.signals, store=SignalStore(run.signals))
     throughput = Throughput()
     trainer = build_trainer(config, run, loggers, [signals, throughput])
-    if alone:
-        begin(config, run, resuming)
+    lock = begin(config, run, resuming) if alone else None
     start_loggers(loggers)
     state: State = "failed"
     reason: str | None = None
@@ -122,21 +122,29 @@ def execute(config: DictConfig, run: RunDirectory, resuming: bool) -> dict[str, 
         if first:
             run.end(state, reason)
         close_loggers(loggers, summary, failed=state in ("failed", "interrupted"))
+        if lock is not None:
+            lock.release()
     if first:
         console.print(describe(summary) + (f"; {reason}" if reason else ""), soft_wrap=True)
     return summary
 
 
-def begin(config: DictConfig, run: RunDirectory, resuming: bool) -> None:
-    """Write config and status; a resume first drops what was recorded at or after its checkpoint's step."""
+def begin(config: DictConfig, run: RunDirectory, resuming: bool) -> RunLock:
+    """Lock the run, write config and status; a resume first drops what was recorded at or after its checkpoint's step."""
     try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        lock = RunLock(run.path)
+        lock.acquire()
         if resuming:
             keep_before(run, checkpoint_step(run.last_checkpoint))
         else:
             clear(run)
         run.begin(OmegaConf.to_yaml(config, resolve=True), resuming)
+    except RunBusy as busy:
+        raise UserError(f"{run.run_id} {busy}") from busy
     except OSError as error:
         raise UserError(f"paths.runs={config.paths.runs}: cannot write there ({error})") from error
     console.print(f"[bold]{run.run_id}[/bold] -> {run.path}", soft_wrap=True)
     if config.print_config:
         print_config(config)
+    return lock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from omegaconf import DictConfig
 
 
 class ReportAtEnd(Callback):
-    """Hydra callback: reports the study when a multirun has ended."""
+    """Hydra callback: reports the study when a multirun has ended; exit code 1 if a job of the pool failed."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         # Hydra builds this object at the start of every command: pandas and matplotlib are imported only here
@@ -21,3 +22,6 @@ class ReportAtEnd(Callback):
         study = Path(config.paths.runs) / config.study_name
         if runs_of(study):
             report_study(study, wide_console())
+        pool = sys.modules.get("isometry.launch.pool")
+        if pool is not None and pool.failures:
+            raise SystemExit(1)

@@ -28,11 +28,14 @@ def train(config: DictConfig) -> dict[str, Any]:
     """
     run, config, decision = plan(config)
     processes = wanted_processes(config)
-    if decision == "skip" or processes == 1 or inside_launcher():
+    if decision in ("skip", "busy") or processes == 1 or inside_launcher():
         return go_on(run, config, decision)
     prepare(config)
-    begin(config, run, resuming=decision == "resume")
-    return launch(run, processes, resuming=decision == "resume")
+    lock = begin(config, run, resuming=decision == "resume")
+    try:
+        return launch(run, processes, resuming=decision == "resume")
+    finally:
+        lock.release()
 
 
 def wanted_processes(config: DictConfig) -> int:

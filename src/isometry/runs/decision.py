@@ -7,15 +7,16 @@ from typing import Literal
 
 from isometry.runs.directory import RunDirectory
 from isometry.runs.identity import sources_digest
+from isometry.runs.lock import holder
 
-Decision = Literal["train", "resume", "skip"]
+Decision = Literal["train", "resume", "skip", "busy"]
 RERUN = (None, "all", "failed")
 _OVER = ("finished", "diverged")
 _CUT_SHORT = ("interrupted", "running")
 
 
 def decide(run: RunDirectory, rerun: str | None) -> tuple[Decision, str]:
-    """Whether to train, resume or skip this run, and why, in words for the user.
+    """Whether to train, resume or skip this run, or to leave it to the process that trains it; and why, for the user.
 
     Args:
         run: its directory, which need not exist.
@@ -26,6 +27,9 @@ def decide(run: RunDirectory, rerun: str | None) -> tuple[Decision, str]:
         return "train", "new"
     state, same = status["state"], status.get("sources") == sources_digest()
     sources = "" if same else ", with other sources of isometry"
+    owner = holder(run.path)
+    if owner is not None:
+        return "busy", f"is being trained by {owner}"
     if rerun == "all":
         return "train", f"was {state}"
     if state in _OVER:

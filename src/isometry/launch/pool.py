@@ -1,0 +1,223 @@
+"""`hydra/launcher=pool`: all jobs composed first, one fresh process a job, a queue over devices, resumable.
+
+Processes come from a forkserver that has imported everything once (`isometry.launch.preload`): a job starts in 0.02 s instead
+of 5, and nothing of one job (CUDA memory, seeds, W&B) is left in the next.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from multiprocessing import forkserver
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus, filter_overrides
+from omegaconf import DictConfig, OmegaConf, open_dict
+from rich.console import Console
+
+from isometry.config import resolved
+from isometry.errors import UserError, bad_value
+from isometry.launch.board import Board, final
+from isometry.launch.composing import Composer
+from isometry.launch.devices import Tokens, available, environment
+from isometry.launch.job import GRACE_SECONDS, Job
+from isometry.runs.decision import decide
+from isometry.runs.directory import RunDirectory
+from isometry.runs.identity import run_id
+from isometry.validation import validate
+
+TASK = "isometry.launch.ddp:train"
+LOOK_SECONDS = 0.5
+"""Between two looks at the clock; a job that ends wakes the pool at once."""
+
+failures: list[int] = []
+"""Numbers of the jobs of this process's sweeps that did not end well; makes the exit code."""
+
+
+class Pool:
+    """The launcher.
+
+    Args:
+        devices: `auto` (every GPU, or every CPU core), a number, or a list of indices.
+        jobs_per_device: jobs that share a device.
+        timeout_minutes: a job that takes longer is stopped and counts as failed; None: no limit.
+
+    Raises:
+        UserError: for a setting that is none.
+    """
+
+    def __init__(self, devices: Any = "auto", jobs_per_device: int = 1, timeout_minutes: float | None = None):
+        devices = OmegaConf.to_container(devices) if OmegaConf.is_config(devices) else devices
+        if not (devices == "auto" or isinstance(devices, list) or (isinstance(devices, int) and devices >= 1)):
+            raise bad_value("hydra.launcher.devices", devices, "must be auto, a number of at least 1, or a list of indices")
+        if not isinstance(jobs_per_device, int) or jobs_per_device < 1:
+            raise bad_value("hydra.launcher.jobs_per_device", jobs_per_device, "must be a whole number of at least 1")
+        if timeout_minutes is not None and not timeout_minutes > 0:
+            raise bad_value("hydra.launcher.timeout_minutes", timeout_minutes, "must be positive, or null for no limit")
+        self.devices, self.jobs_per_device, self.timeout_minutes = devices, jobs_per_device, timeout_minutes
+
+    def setup(self, hydra_context: Any, config: DictConfig) -> None:
+        """Called by Hydra before the sweep. The sweeper composes every job to see whether it is legal: it uses our composer."""
+        self.config = config
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["isometry.launch.preload"])
+        forkserver.ensure_running()  # imports while we compose
+        loader = hydra_context.config_loader
+        composer = Composer(_Original(loader), config)
+
+        def load_sweep_config(master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+            return composer.compose(sweep_overrides)
+
+        loader.load_sweep_config = load_sweep_config
+        self.composer = composer
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        """Run a batch of jobs; returns when all have ended.
+
+        Raises:
+            UserError: before anything runs, for a job whose config cannot be trained.
+        """
+        console = Console(stderr=True)
+        labels = differing(job_overrides)
+        jobs = [self._job(*pair, initial_job_idx + index) for index, pair in enumerate(zip(job_overrides, labels, strict=True))]
+        decide_all(jobs)
+        waiting = sum(job.state == "waiting" for job in jobs)
+        console.print(f"{len(jobs)} jobs, {len(jobs) - waiting} done already or elsewhere, {waiting} to run", soft_wrap=True)
+        try:
+            with _terminated_as_interrupted():
+                self._run(jobs)
+        except KeyboardInterrupt:
+            stop_all(jobs)
+            final(jobs, console)
+            console.print("interrupted: the same command goes on with what is left", soft_wrap=True)
+            raise SystemExit(130) from None
+        final(jobs, console)
+        failures.extend(job.number for job in jobs if job.state in ("failed", "interrupted"))
+        return [_returned(job) for job in jobs]
+
+    def _job(self, words: Sequence[str], text: str, number: int) -> Job:
+        """Compose, freeze and validate one job."""
+        config = self.composer.compose(words)
+        with open_dict(config):
+            config.pop("hydra", None)
+        try:
+            frozen = resolved(config)
+            validate(frozen)
+        except UserError as error:
+            raise UserError(f"job #{number} ({text}): {error}") from error
+        run = RunDirectory(Path(frozen["paths"]["runs"]) / frozen["study_name"] / run_id(frozen))
+        return Job(number, text, frozen, run, wanted_devices(frozen["trainer"]["devices"]))
+
+    def _run(self, jobs: Sequence[Job]) -> None:
+        waiting = [job for job in jobs if job.state == "waiting"]
+        if not waiting:
+            return
+        tokens = Tokens(available(self.devices, str(waiting[0].config["trainer"]["accelerator"])), self.jobs_per_device)
+        running: list[Job] = []
+        with Board(jobs, len(tokens.free)) as board:
+            while waiting or running:
+                while waiting and (held := tokens.take(waiting[0].devices)) is not None:
+                    job = waiting.pop(0)
+                    job.start(self.context, TASK, held, environment(held))
+                    running.append(job)
+                board.refresh()
+                wait([job.process.sentinel for job in running if job.process is not None], LOOK_SECONDS)
+                for job in [job for job in running if self._over(job)]:
+                    job.finish()
+                    tokens.give_back(job.held)
+                    running.remove(job)
+            board.refresh()
+
+    def _over(self, job: Job) -> bool:
+        """Whether the job's process has ended; one that takes too long is made to."""
+        assert job.process is not None
+        assert job.started is not None
+        if job.process.exitcode is not None:
+            return True
+        late = time.time() - job.started - 60 * (self.timeout_minutes or float("inf"))
+        if late > 0 and not job.note:
+            job.note = f"stopped after {self.timeout_minutes:g} minutes (hydra.launcher.timeout_minutes)"
+            job.stop()
+        if late > GRACE_SECONDS:
+            job.stop(signal.SIGKILL)
+        return False
+
+
+class _Original:
+    """Hydra's own loader, past the composer that is put into its place."""
+
+    def __init__(self, loader: Any):
+        self.load_sweep_config = loader.load_sweep_config
+        self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+
+def differing(job_overrides: Sequence[Sequence[str]]) -> list[str]:
+    """Of each job the overrides that not all jobs have; all of them where there is one job."""
+    kept = [filter_overrides(words) for words in job_overrides]
+    common = set.intersection(*(set(words) for words in kept)) if len(kept) > 1 else set()
+    return [" ".join(word for word in words if word not in common) for words in kept]
+
+
+def wanted_devices(devices: Any) -> int:
+    """How many devices `trainer.devices` asks for; `auto` is one in a sweep: the others are for other jobs."""
+    if isinstance(devices, list):
+        return len(devices)
+    return devices if isinstance(devices, int) else 1
+
+
+def decide_all(jobs: Sequence[Job]) -> None:
+    """What is to be done with each job, asked of `runs`; two jobs with one run id are one run."""
+    seen: dict[Path, Job] = {}
+    for job in jobs:
+        first = seen.setdefault(job.run.path, job)
+        if first is not job:
+            job.state, job.note = "skipped", f"the same run as #{first.number}"
+            continue
+        decision, why = decide(job.run, job.config["rerun"])
+        if decision in ("skip", "busy"):
+            job.state, job.note = ("skipped" if decision == "skip" else "busy"), why
+
+
+def stop_all(jobs: Sequence[Job]) -> None:
+    """Ask every running job to end, then make it."""
+    running = [job for job in jobs if job.process is not None]
+    for job in running:
+        job.stop()
+    deadline = time.time() + GRACE_SECONDS
+    for job in running:
+        assert job.process is not None
+        job.process.join(max(0.1, deadline - time.time()))
+        if job.process.exitcode is None:
+            job.stop(signal.SIGKILL)
+            job.process.join()
+        job.finish()
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM (a batch system, `kill`) ends the sweep as Ctrl-C does."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _returned(job: Job) -> JobReturn:
+    """What Hydra's sweeper wants to hear; failures are told by the exit code, after all jobs have run."""
+    value: Mapping[str, Any] = job.run.summary() or {}
+    result = JobReturn(overrides=job.words.split(), status=JobStatus.COMPLETED)
+    result.return_value = dict(value)
+    return result
