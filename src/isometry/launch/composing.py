@@ -26,31 +26,42 @@ class Composer:
     def __init__(self, loader: Any, master: DictConfig):
         self._loader, self._master = loader, master
         self._parser = OverridesParser.create(config_loader=loader)
-        self._composed: dict[tuple[str, ...], DictConfig] = {}
+        self._composed: dict[tuple[str, ...], DictConfig] = {}  # by group choices
+        self._waiting: dict[tuple[str, ...], DictConfig] = {}
 
     def compose(self, words: Sequence[str]) -> DictConfig:
-        """The config of one job, `hydra` node included.
+        """The config of one job, without its `hydra` node.
+
+        Hydra's sweeper asks for every job once, to see whether it is legal, before the launcher does: the second time it is
+        there already.
 
         Raises:
             whatever Hydra raises for an override that does not compose.
         """
+        key = tuple(words)
+        if key in self._waiting:
+            return self._waiting.pop(key)
+        self._waiting[key] = self._compose(words)
+        return self._waiting[key]
+
+    def _compose(self, words: Sequence[str]) -> DictConfig:
         overrides = self._parser.parse_overrides(list(words))
         if not all(self._is_plain_value(o) or self._is_plain_group(o) for o in overrides):
-            return self._whole(tuple(words))
+            return copy.deepcopy(self._whole(tuple(words)))
         groups = tuple(word for word, o in zip(words, overrides, strict=True) if self._is_plain_group(o))
         config = copy.deepcopy(self._whole(groups))
         with flag_override(config, "readonly", False):
             for override in overrides:
                 if self._is_plain_value(override):
                     OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
-            with open_dict(config.hydra):
-                config.hydra.overrides.task = list(words)
-                config.hydra.job.override_dirname = ",".join(sorted(words))
         return config
 
     def _whole(self, words: tuple[str, ...]) -> DictConfig:
         if words not in self._composed:
-            self._composed[words] = self._loader.load_sweep_config(self._master, list(words))
+            config = self._loader.load_sweep_config(self._master, list(words))
+            with open_dict(config):
+                config.pop("hydra", None)
+            self._composed[words] = config
         return self._composed[words]
 
     def _is_group(self, override: Override) -> bool:

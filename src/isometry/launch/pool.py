@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from isometry.config import resolved
@@ -103,8 +103,6 @@ class Pool:
     def _job(self, words: Sequence[str], text: str, number: int) -> Job:
         """Compose, freeze and validate one job."""
         config = self.composer.compose(words)
-        with open_dict(config):
-            config.pop("hydra", None)
         try:
             frozen = resolved(config)
             validate(frozen)
