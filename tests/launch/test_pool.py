@@ -1,0 +1,228 @@
+"""Sweeps through the pool, as a user runs them: fresh processes, no overlap, skip, resume, failures, faults."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from isometry.runs.directory import RunDirectory
+from isometry.runs.table import runs_of
+
+pytestmark = pytest.mark.slow
+ISOMETRY = str(Path(sys.executable).parent / "isometry")
+SMALL = ["model.depth=3", "trainer=cpu", "logger=csv", "pictures=false", "callbacks.signals.every_n_steps=10"]
+
+
+def command(folder: Path, *words: str) -> list[str]:
+    return [ISOMETRY, "train", "-m", *SMALL, f"paths.runs={folder}/runs", "study_name=s", *words]
+
+
+def start(folder: Path, data: Path, *words: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "ISOMETRY_DATA": str(data), "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command(folder, *words), cwd=folder, env=environment, text=True, start_new_session=True, **pipes)
+
+
+def sweep(folder: Path, data: Path, *words: str, timeout: float = 180) -> tuple[int, str]:
+    """Exit code and everything printed."""
+    process = start(folder, data, *words)
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out + err
+
+
+def runs(folder: Path) -> list[RunDirectory]:
+    return runs_of(folder / "runs" / "s")
+
+
+def states(folder: Path) -> list[str]:
+    return sorted((run.status() or {})["state"] for run in runs(folder))
+
+
+def test_a_sweep_runs_once_and_says_so_the_second_time(tmp_path, data_cache):
+    code, text = sweep(tmp_path, data_cache, "seed=0,1,2", "activation=tanh,relu", "trainer.max_steps=4")
+    assert code == 0, text
+    assert states(tmp_path) == ["finished"] * 6
+    assert "6 jobs, 0 done already or elsewhere, 6 to run" in text
+    before = {run.run_id: (run.path / "status.json").read_text() for run in runs(tmp_path)}
+    code, text = sweep(tmp_path, data_cache, "seed=0,1,2,3", "activation=tanh,relu", "trainer.max_steps=4")
+    assert code == 0
+    assert "8 jobs, 6 done already or elsewhere, 2 to run" in text
+    assert len(runs(tmp_path)) == 8
+    after = {run.run_id: (run.path / "status.json").read_text() for run in runs(tmp_path)}
+    assert before.items() <= after.items()  # untouched
+
+
+def test_a_sweep_with_a_mistake_runs_nothing(tmp_path, data_cache):
+    code, text = sweep(tmp_path, data_cache, "model.width=10,0", "trainer.max_steps=2")
+    assert code == 2
+    assert "job #1 (model.width=0): model.width=0" in text
+    assert "Traceback" not in text
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_failing_job_does_not_stop_the_others(tmp_path, data_cache):
+    """batch norm over a single example raises in the middle of the first step."""
+    words = ["data.batch_size=1,8", "normalization=batch", "trainer.max_steps=2", "seed=0,1"]
+    code, text = sweep(tmp_path, data_cache, *words)
+    assert code == 1
+    assert states(tmp_path) == ["failed", "failed", "finished", "finished"]
+    assert "2 done" in text
+    assert "more than 1 value per channel" in text  # the end of the log, in the final table
+    code, text = sweep(tmp_path, data_cache, *words, "rerun=failed")
+    assert "4 jobs, 2 done already or elsewhere, 2 to run" in text
+
+
+def test_jobs_are_fresh_processes_on_devices_of_their_own(tmp_path, data_cache):
+    """Made-up devices: no two jobs share one, and none is free for long while a job waits."""
+    code, text = sweep(tmp_path, data_cache, "seed=range(6)", "trainer.max_steps=30", "hydra.launcher.devices=[3,8]")
+    assert code == 0, text
+    held: dict[str, str] = {}
+    for line in text.splitlines():
+        words = line.split()
+        if line.startswith("#") and words[1] == "running":
+            assert words[2] not in held.values(), line
+            held[words[0]] = words[2]
+        elif line.startswith("#") and words[1] == "done":
+            assert held.pop(words[0]) == words[2]
+    assert not held
+    assert "cpu:3" in text
+    assert "cpu:8" in text
+
+
+def test_two_sweeps_at_once_train_each_run_once(tmp_path, data_cache):
+    words = ["seed=range(8)", "trainer.max_steps=60", "callbacks.signals.every_n_steps=1"]
+    processes = [start(tmp_path, data_cache, *words) for _ in range(2)]
+    for process in processes:
+        process.communicate(timeout=180)
+    assert states(tmp_path) == ["finished"] * 8
+    assert {(run.status() or {})["attempt"] for run in runs(tmp_path)} == {1}
+    for run in runs(tmp_path):
+        frame = pd.read_parquet(run.signals)
+        assert not frame.duplicated(["step", "layer"]).any()
+
+
+def test_a_job_that_takes_too_long_is_stopped(tmp_path, data_cache):
+    code, text = sweep(tmp_path, data_cache, "seed=0", "trainer.max_epochs=100000", "hydra.launcher.timeout_minutes=0.05")
+    assert code == 1
+    assert "stopped after 0.05 minutes" in text
+
+
+def test_ctrl_c_marks_the_runs_and_says_how_to_go_on(tmp_path, data_cache):
+    process = start(tmp_path, data_cache, "seed=range(4)", "trainer.max_epochs=200")
+    wait_for(lambda: sum(run.metrics.exists() for run in runs(tmp_path)) >= 1)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on" in out + err
+    assert "Traceback" not in err
+    assert set(states(tmp_path)) == {"interrupted"}
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    deadline = time.time() + seconds
+    while not condition():
+        assert time.time() < deadline
+        time.sleep(0.02)
+
+
+WORDS = [
+    "seed=range(4)",
+    "trainer.max_epochs=4",
+    "callbacks.checkpoints.every_n_steps=20",
+    "callbacks.signals.every_n_steps=10",
+]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, data_cache):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    code, text = sweep(folder, data_cache, *WORDS)
+    assert code == 0, text
+    return contents(folder)
+
+
+def begun(folder: Path, process: subprocess.Popen[str]) -> bool:
+    """Whether a run of the sweep is running, or the sweep is over."""
+    return process.poll() is not None or any((run.status() or {}).get("state") == "running" for run in runs(folder))
+
+
+def contents(folder: Path) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
+    """Signals and metrics of each run, without what measures time."""
+    found = {}
+    for run in runs(folder):
+        signals = pd.read_parquet(run.signals).sort_values(["step", "layer"], ignore_index=True)
+        metrics = pd.read_csv(run.metrics).drop(columns=["images_per_second"], errors="ignore")
+        found[run.run_id] = (signals, metrics)
+    return found
+
+
+@pytest.mark.parametrize("victim", ["sweep", "job"])
+def test_kill_nine_at_any_moment_and_the_same_command_again(tmp_path, data_cache, undisturbed, victim):
+    """Five moments each: every run finished once, equal to the undisturbed ones to the last bit, some of them resumed."""
+    generator, resumed = random.Random(victim), 0
+    for _ in range(5):
+        process = start(tmp_path, data_cache, *WORDS)
+        wait_for(
+            lambda: any((r.status() or {}).get("state") == "running" for r in runs(tmp_path)) or process.poll() is not None
+        )
+        time.sleep(generator.uniform(0.0, 1.2))
+        targets = [process.pid] if victim == "sweep" else owners(tmp_path)[:1]
+        for pid in targets:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        process.communicate(timeout=120)
+        wait_for(lambda: not owners(tmp_path))  # the orphans of a killed sweep end by themselves
+        resumed += sum(run.last_checkpoint.exists() and not run.summary() for run in runs(tmp_path))
+        for run in runs(tmp_path):
+            json.loads((run.path / "status.json").read_text())
+            if run.signals.exists():
+                pd.read_parquet(run.signals)
+    code, text = sweep(tmp_path, data_cache, *WORDS)
+    assert code == 0, text
+    assert resumed > 0
+    found = contents(tmp_path)
+    assert found.keys() == undisturbed.keys()
+    for run_id, (signals, metrics) in undisturbed.items():
+        pd.testing.assert_frame_equal(found[run_id][0], signals, check_exact=True)
+        pd.testing.assert_frame_equal(found[run_id][1], metrics, check_exact=True)
+
+
+def owners(folder: Path) -> list[int]:
+    """Processes that hold the lock of a run."""
+    found = []
+    for path in folder.glob("runs/s/*/lock.json"):
+        try:
+            pid = json.loads(path.read_text())["pid"]
+            os.kill(pid, 0)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        found.append(pid)
+    return found
+
+
+def test_ddp_jobs_in_a_sweep(tmp_path, data_cache):
+    """Two jobs of two processes each: two run directories, and the gradient norms of one process with the same global batch."""
+    words = ["seed=0,1", "trainer.max_steps=3", "trainer.precision=64-true", "callbacks.signals.every_n_steps=1"]
+    code, text = sweep(tmp_path / "..", data_cache, *words, "study_name=one")
+    assert code == 0, text
+    ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "logger=wandb"]
+    code, text = sweep(tmp_path, data_cache, *words, *ddp)
+    assert code == 0, text
+    assert len(runs(tmp_path)) == 2
+    assert len(list(tmp_path.glob("runs/s/*/wandb/offline-run-*"))) == 2
+    for run in runs(tmp_path):
+        seed = (run.summary() or {})["seed"]
+        single = next(r for r in runs_of(tmp_path / ".." / "runs" / "one") if (r.summary() or {})["seed"] == seed)
+        frames = [pd.read_parquet(r.signals).sort_values(["step", "layer"], ignore_index=True) for r in (run, single)]
+        pd.testing.assert_frame_equal(*frames, rtol=1e-9, atol=1e-14)
