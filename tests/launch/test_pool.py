@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -171,9 +172,7 @@ def test_kill_nine_at_any_moment_and_the_same_command_again(tmp_path, data_cache
     generator, resumed = random.Random(victim), 0
     for _ in range(5):
         process = start(tmp_path, data_cache, *WORDS)
-        wait_for(
-            lambda: any((r.status() or {}).get("state") == "running" for r in runs(tmp_path)) or process.poll() is not None
-        )
+        wait_for(functools.partial(begun, tmp_path, process))
         time.sleep(generator.uniform(0.0, 1.2))
         targets = [process.pid] if victim == "sweep" else owners(tmp_path)[:1]
         for pid in targets:

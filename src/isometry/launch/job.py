@@ -23,6 +23,7 @@ State = Literal["waiting", "running", "done", "skipped", "busy", "failed", "inte
 
 LAST_LINES = 6
 GRACE_SECONDS = 10.0
+STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass
@@ -80,6 +81,7 @@ class Job:
             self.state = "done"
         elif code == 130 or state == "interrupted":
             self.state = "interrupted"
+            self._mark_dead(state)
         else:
             self.state, self.note = "failed", f"exit code {code}"
             self._mark_dead(state)
@@ -87,7 +89,7 @@ class Job:
     def _mark_dead(self, state: str | None) -> None:
         """A process that was killed could not write that its run is over."""
         if state == "running":
-            self.run.end("interrupted", self.note)
+            self.run.end("interrupted", self.note or "stopped with the sweep")
 
     def last_lines(self) -> list[str]:
         """The end of the log, where an error stands."""
@@ -106,8 +108,8 @@ class Job:
 def child(task: str, config: dict[str, Any], log: str, variables: dict[str, str], slots: int) -> None:
     """The job's own process: output to its log, devices set, then the verb's task with the frozen config."""
     os.environ.update(variables)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    for number in STOPS:
+        signal.signal(number, _interrupt_once)
     _watch_parent()
     with open(log, "ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
@@ -135,7 +137,10 @@ def _call(task: str, config: dict[str, Any]) -> int:
     return 0
 
 
-def _as_interrupt(number: int, frame: Any) -> None:
+def _interrupt_once(number: int, frame: Any) -> None:
+    """Stop as on Ctrl-C; a terminal signals the job and so does the sweep, and the clean-up is not to be interrupted."""
+    for other in STOPS:
+        signal.signal(other, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
