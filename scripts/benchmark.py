@@ -460,6 +460,84 @@ def peers(network, x, labels, rounds: int) -> dict[str, float]:
     return {"Lightning grad_norm + log_dict": ratio * seconds["plain"], "wandb.watch, log_freq=1": seconds["watch"]}
 
 
+# ---- sweep ----------------------------------------------------------------------------------------------------------
+
+LAUNCHERS = {
+    "pool": [],
+    "Hydra's basic launcher": ["hydra/launcher=basic"],
+    "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+    "submitit_local": ["hydra/launcher=submitit_local", "hydra.launcher.cpus_per_task=1"],
+}
+"""Our launcher and the others; those that are not installed are left out (pip install -e '.[launchers]')."""
+
+
+def sweep(rounds: int) -> str:
+    """32 runs of about 3 s of training on the CPU: wall time of the whole command, by launcher."""
+    import json
+
+    slots = os.cpu_count() or 1
+    isometry = str(Path(sys.executable).parent / "isometry")
+    rows, ideal = [], 0.0
+    for name, choice in LAUNCHERS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            runs = ["seed=range(32)", "model.depth=20", "trainer=cpu", "trainer.max_epochs=20", "threads=1"]
+            quiet = ["logger=none", "pictures=false", f"paths.runs={folder}/runs", f"paths.data={folder}/data", "study_name=s"]
+            warm = ["trainer.max_steps=1", f"paths.runs={folder}/warm", f"paths.data={folder}/data", "logger=none"]
+            process([isometry, "train", *warm], folder)
+            try:
+                seconds, _ = process([isometry, "train", "-m", *runs, *quiet, *choice], folder)
+            except RuntimeError:
+                print(f"{name} is not installed, or failed", flush=True)
+                continue
+            training = [json.loads(path.read_text())["wall_seconds"] for path in Path(folder).glob("runs/s/*/summary.json")]
+            assert len(training) == 32, f"{name}: {len(training)} of 32 runs"
+            ideal = ideal or sum(training) / slots
+            rows.append((name, seconds, statistics.mean(training)))
+            print(rows[-1], flush=True)
+    lines = [
+        "| launcher | wall | training of one run | wall over the ideal | after the first 6 s (≤ 1.15) |",
+        "|---|---|---|---|---|",
+    ]
+    lines.append(f"| ideal: Σ training of the pool's runs / {slots} slots | {ideal:.1f} s | | 1.00 | |")
+    for name, seconds, each in rows:
+        lines.append(f"| {name} | {seconds:.1f} s | {each:.2f} s | {seconds / ideal:.2f} | {(seconds - 6) / ideal:.2f} |")
+    return "\n".join(lines)
+
+
+def thousand(rounds: int) -> str:
+    """A sweep of 1,000 jobs that are all finished: composing and deciding, and the whole command."""
+    import json
+    import shutil
+
+    isometry = str(Path(sys.executable).parent / "isometry")
+    with tempfile.TemporaryDirectory() as folder:
+        common = ["model.depth=3", "trainer=cpu", "trainer.max_steps=2", "logger=none", "pictures=false", "study_name=s"]
+        common += [f"paths.runs={folder}/runs", f"paths.data={folder}/data"]
+        process([isometry, "train", "-m", *common, "seed=0,1"], folder)
+        (run, *_) = sorted(Path(folder).glob("runs/s/mlp*"))
+        ids = subprocess.run(
+            [sys.executable, "-c", IDS, *common], cwd=folder, capture_output=True, text=True, check=True
+        ).stdout.split()
+        for name in ids:
+            if not (run.parent / name).exists():
+                shutil.copytree(run, run.parent / name)
+        assert json.loads((run / "status.json").read_text())["state"] == "finished"
+        seconds, _ = process([isometry, "train", "-m", *common, "seed=range(1000)"], folder)
+        report, _ = process([isometry, "report", "study_name=s", f"paths.runs={folder}/runs"], folder)
+    lines = ["| 1,000 finished jobs | seconds |", "|---|---|", f"| the whole command (≤ 25) | {seconds:.1f} |"]
+    return "\n".join([*lines, f"| of which the report of the study, with its imports | {report:.1f} |"])
+
+
+IDS = """
+import sys
+from isometry.config import compose, resolved
+from isometry.runs.identity import run_id
+config = resolved(compose("train", sys.argv[1:]))
+for seed in range(1000):
+    print(run_id({**config, "seed": seed, "data": {**config["data"], "seed": seed}}))
+"""
+
+
 # ---- wandb ----------------------------------------------------------------------------------------------------------
 
 
@@ -497,6 +575,8 @@ SECTIONS: dict[str, tuple[Callable[[int], str], str, int]] = {
     "loader": (loader, "Loader: images per second to the training loop", 3),
     "start": (start, "Start: wall time of processes", 5),
     "memory": (memory, "Memory: peak resident size", 3),
+    "sweep": (sweep, "A sweep of 32 runs on two cores, by launcher", 1),
+    "thousand": (thousand, "Running a finished sweep of 1,000 jobs again", 1),
     "wandb": (wandb_cost, "Measuring and logging of 500 steps with `logger=wandb`, default interval", 5),
     "signals": (signals, "Measuring: step time over no measuring (targets at 30 x 100: 1.05, 1.35, 1.02)", 7),
 }

@@ -225,3 +225,28 @@ def test_ddp_jobs_in_a_sweep(tmp_path, data_cache):
         single = next(r for r in runs_of(tmp_path / ".." / "runs" / "one") if (r.summary() or {})["seed"] == seed)
         frames = [pd.read_parquet(r.signals).sort_values(["step", "layer"], ignore_index=True) for r in (run, single)]
         pd.testing.assert_frame_equal(*frames, rtol=1e-9, atol=1e-14)
+
+
+def test_a_killed_rank_fails_its_job_within_seconds_and_the_queue_goes_on(tmp_path, data_cache):
+    words = ["seed=0,1", "trainer.max_epochs=25", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
+    process = start(tmp_path, data_cache, *words)
+    wait_for(lambda: any(run.metrics.exists() for run in runs(tmp_path)), 90)
+    (owner,) = owners(tmp_path)
+    os.kill(rank_of(owner, 1), signal.SIGKILL)
+    began = time.time()
+    wait_for(lambda: "failed" in states(tmp_path), 30)
+    assert time.time() - began < 20
+    out, err = process.communicate(timeout=180)
+    assert process.returncode == 1, out + err
+    assert states(tmp_path) == ["failed", "finished"]
+    assert "rank 1 failed" in out + err
+
+
+def rank_of(owner: int, rank: int) -> int:
+    """The process that an owner has started as this rank."""
+    children = subprocess.run(["pgrep", "-P", str(owner)], capture_output=True, text=True).stdout.split()
+    for pid in children:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        if f"RANK={rank}".encode() in variables:
+            return int(pid)
+    raise AssertionError(f"no rank {rank} among {children}")

@@ -67,8 +67,12 @@ def restore(state: dict[str, Any]) -> None:
     torch.set_num_threads(state["threads"])
 
 
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+"""Ctrl-C, `kill`, and what Slurm sends before it takes a job's machine away (submitit asks for SIGUSR2)."""
+
+
 class Interruption(Callback):
-    """Ctrl-C and SIGTERM stop at the end of an optimizer step, after a checkpoint has been written; a second one at once.
+    """Ctrl-C, SIGTERM and Slurm's warning stop at the end of a step, after a checkpoint has been written; a second one at once.
 
     Stopping inside a step could leave half of the weights updated.
 
@@ -83,7 +87,7 @@ class Interruption(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in STOPS:
                 self._previous[number] = signal.signal(number, self._request)
 
     def _request(self, number: int, frame: FrameType | None) -> None:

@@ -22,6 +22,6 @@ class ReportAtEnd(Callback):
         study = Path(config.paths.runs) / config.study_name
         if runs_of(study):
             report_study(study, wide_console())
-        pool = sys.modules.get("isometry.launch.pool")
-        if pool is not None and pool.failures:
+        sweep = sys.modules.get("isometry.launch.sweep")
+        if sweep is not None and sweep.failures:
             raise SystemExit(1)

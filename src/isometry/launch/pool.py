@@ -9,34 +9,24 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
-from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobReturn, JobStatus, filter_overrides
+from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from isometry.config import resolved
-from isometry.errors import UserError, bad_value
+from isometry.errors import bad_value
 from isometry.launch.board import Board, final
-from isometry.launch.composing import Composer
 from isometry.launch.devices import Tokens, available, environment
 from isometry.launch.job import GRACE_SECONDS, Job
-from isometry.runs.decision import decide
-from isometry.runs.directory import RunDirectory
-from isometry.runs.identity import run_id
-from isometry.validation import validate
+from isometry.launch.sweep import TASK, install_composer, note_failures, plan_jobs, returned, summary_line
 
-TASK = "isometry.launch.ddp:train"
 LOOK_SECONDS = 0.5
 """Between two looks at the clock; a job that ends wakes the pool at once."""
-
-failures: list[int] = []
-"""Numbers of the jobs of this process's sweeps that did not end well; makes the exit code."""
 
 
 class Pool:
@@ -67,14 +57,7 @@ class Pool:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["isometry.launch.preload"])
         forkserver.ensure_running()  # imports while we compose
-        loader = hydra_context.config_loader
-        composer = Composer(_Original(loader), config)
-
-        def load_sweep_config(master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-            return composer.compose(sweep_overrides)
-
-        loader.load_sweep_config = load_sweep_config
-        self.composer = composer
+        self.composer = install_composer(hydra_context, config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """Run a batch of jobs; returns when all have ended.
@@ -83,11 +66,8 @@ class Pool:
             UserError: before anything runs, for a job whose config cannot be trained.
         """
         console = Console(stderr=True)
-        labels = differing(job_overrides)
-        jobs = [self._job(*pair, initial_job_idx + index) for index, pair in enumerate(zip(job_overrides, labels, strict=True))]
-        decide_all(jobs)
-        waiting = sum(job.state == "waiting" for job in jobs)
-        console.print(f"{len(jobs)} jobs, {len(jobs) - waiting} done already or elsewhere, {waiting} to run", soft_wrap=True)
+        jobs = plan_jobs(self.composer, job_overrides, initial_job_idx)
+        console.print(summary_line(jobs), soft_wrap=True)
         try:
             with _terminated_as_interrupted():
                 self._run(jobs)
@@ -97,19 +77,8 @@ class Pool:
             console.print("interrupted: the same command goes on with what is left", soft_wrap=True)
             raise SystemExit(130) from None
         final(jobs, console)
-        failures.extend(job.number for job in jobs if job.state in ("failed", "interrupted"))
-        return [_returned(job) for job in jobs]
-
-    def _job(self, words: Sequence[str], text: str, number: int) -> Job:
-        """Compose, freeze and validate one job."""
-        config = self.composer.compose(words)
-        try:
-            frozen = resolved(config)
-            validate(frozen)
-        except UserError as error:
-            raise UserError(f"job #{number} ({text}): {error}") from error
-        run = RunDirectory(Path(frozen["paths"]["runs"]) / frozen["study_name"] / run_id(frozen))
-        return Job(number, text, frozen, run, wanted_devices(frozen["trainer"]["devices"]))
+        note_failures(jobs)
+        return [returned(job) for job in jobs]
 
     def _run(self, jobs: Sequence[Job]) -> None:
         waiting = [job for job in jobs if job.state == "waiting"]
@@ -146,49 +115,14 @@ class Pool:
         return False
 
 
-class _Original:
-    """Hydra's own loader, past the composer that is put into its place."""
-
-    def __init__(self, loader: Any):
-        self.load_sweep_config = loader.load_sweep_config
-        self._loader = loader
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
-
-
-def differing(job_overrides: Sequence[Sequence[str]]) -> list[str]:
-    """Of each job the overrides that not all jobs have; all of them where there is one job."""
-    kept = [filter_overrides(words) for words in job_overrides]
-    common = set.intersection(*(set(words) for words in kept)) if len(kept) > 1 else set()
-    return [" ".join(word for word in words if word not in common) for words in kept]
-
-
-def wanted_devices(devices: Any) -> int:
-    """How many devices `trainer.devices` asks for; `auto` is one in a sweep: the others are for other jobs."""
-    if isinstance(devices, list):
-        return len(devices)
-    return devices if isinstance(devices, int) else 1
-
-
-def decide_all(jobs: Sequence[Job]) -> None:
-    """What is to be done with each job, asked of `runs`; two jobs with one run id are one run."""
-    seen: dict[Path, Job] = {}
-    for job in jobs:
-        first = seen.setdefault(job.run.path, job)
-        if first is not job:
-            job.state, job.note = "skipped", f"the same run as #{first.number}"
-            continue
-        decision, why = decide(job.run, job.config["rerun"])
-        if decision in ("skip", "busy"):
-            job.state, job.note = ("skipped" if decision == "skip" else "busy"), why
-
-
 def stop_all(jobs: Sequence[Job]) -> None:
     """Ask every running job to end, then make it."""
     running = [job for job in jobs if job.process is not None]
+    # a terminal's Ctrl-C has reached them as well, and a second signal would cut their clean-up short
+    wait_for_all(running, 1.5)
     for job in running:
-        job.stop()
+        if job.process is not None and job.process.exitcode is None:
+            job.stop()
     deadline = time.time() + GRACE_SECONDS
     for job in running:
         assert job.process is not None
@@ -197,6 +131,14 @@ def stop_all(jobs: Sequence[Job]) -> None:
             job.stop(signal.SIGKILL)
             job.process.join()
         job.finish()
+
+
+def wait_for_all(jobs: Sequence[Job], seconds: float) -> None:
+    """Until all have ended, or the time is over."""
+    deadline = time.time() + seconds
+    for job in jobs:
+        assert job.process is not None
+        job.process.join(max(0.0, deadline - time.time()))
 
 
 @contextmanager
@@ -211,11 +153,3 @@ def _terminated_as_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _returned(job: Job) -> JobReturn:
-    """What Hydra's sweeper wants to hear; failures are told by the exit code, after all jobs have run."""
-    value: Mapping[str, Any] = job.run.summary() or {}
-    result = JobReturn(overrides=job.words.split(), status=JobStatus.COMPLETED)
-    result.return_value = dict(value)
-    return result

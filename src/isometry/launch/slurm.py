@@ -1,0 +1,221 @@
+"""`hydra/launcher=slurm`: the jobs of a sweep as one Slurm array, through submitit.
+
+Configs are composed and frozen before anything is submitted. What makes a sweep survive (skip, resume, lock, status) lives in
+the run itself. On the signal that comes before a time limit or a preemption the run writes a checkpoint and ends as
+`interrupted`; its task then asks Slurm to queue it again, and goes on from the checkpoint when it is back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from isometry.errors import UserError
+from isometry.launch.board import final
+from isometry.launch.job import Job
+from isometry.launch.sweep import TASK, install_composer, note_failures, plan_jobs, returned, summary_line
+
+LOOK_SECONDS = 2.0
+RANKS_WAIT_SECONDS = 300.0
+"""How long other ranks wait for the first one to have begun the run."""
+
+
+class Slurm:
+    """The launcher; its arguments are the keys of `conf/hydra/launcher/slurm.yaml`.
+
+    Raises:
+        UserError: without submitit or without Slurm.
+    """
+
+    def __init__(self, timeout_minutes: int, signal_seconds: int, array_parallelism: int, wait: bool, **resources: Any):
+        self.timeout_minutes, self.signal_seconds = timeout_minutes, signal_seconds
+        self.array_parallelism, self.wait = array_parallelism, wait
+        self.resources = {
+            key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value for key, value in resources.items()
+        }
+
+    def setup(self, hydra_context: Any, config: DictConfig) -> None:
+        """Called by Hydra before the sweep."""
+        self.composer = install_composer(hydra_context, config)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        """Submit a batch of jobs; with `wait`, returns when all have ended.
+
+        Raises:
+            UserError: before anything is submitted, for a job whose config cannot be trained.
+        """
+        console = Console(stderr=True)
+        jobs = plan_jobs(self.composer, job_overrides, initial_job_idx)
+        console.print(summary_line(jobs), soft_wrap=True)
+        waiting = [job for job in jobs if job.state == "waiting"]
+        if waiting:
+            submitted = self._executor(waiting[0]).map_array(
+                _start, [SlurmTask(TASK, dict(j.config), str(j.run.path.resolve())) for j in waiting]
+            )
+            console.print(f"submitted as {submitted[0].job_id.split('_')[0]}; logs in {waiting[0].log.parent}", soft_wrap=True)
+            if self.wait:
+                _follow(waiting, submitted, console)
+        if self.wait or not waiting:
+            final(jobs, console)
+            note_failures(jobs)
+        return [returned(job) for job in jobs]
+
+    def _executor(self, job: Job) -> Any:
+        try:
+            import submitit
+        except ModuleNotFoundError as error:
+            raise UserError("hydra/launcher=slurm needs submitit: pip install 'isometry[slurm]'") from error
+        try:
+            executor = submitit.AutoExecutor(folder=job.log.parent / "slurm" / "%A", cluster="slurm")
+        except RuntimeError as error:
+            raise UserError(
+                f"hydra/launcher=slurm: no Slurm here ({error}); hydra/launcher=pool runs on this machine"
+            ) from error
+        known = {
+            key: value for key, value in self.resources.items() if value is not None and key not in ("partition", "additional")
+        }
+        executor.update_parameters(
+            name="isometry",
+            timeout_min=self.timeout_minutes,
+            slurm_signal_delay_s=self.signal_seconds,
+            slurm_array_parallelism=self.array_parallelism,
+            slurm_additional_parameters={"requeue": True, **(self.resources.get("additional") or {})},
+            **({"slurm_partition": self.resources["partition"]} if self.resources.get("partition") else {}),
+            **known,
+        )
+        return executor
+
+
+def _start(task: SlurmTask) -> None:
+    task()
+
+
+@dataclass
+class SlurmTask:
+    """What runs inside of Slurm: one run, in as many processes as the job has tasks.
+
+    Attributes:
+        task: module and function.
+        config: the frozen config.
+        run: the run directory.
+    """
+
+    task: str
+    config: Mapping[str, Any]
+    run: str
+
+    def __call__(self) -> None:
+        # submitit's own handlers would leave in the middle of a step; ours (callbacks/resume.py) wait for its end
+        for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGCONT):
+            signal.signal(number, signal.SIG_DFL if number == signal.SIGCONT else _interrupt)
+        try:
+            _train(self)
+        except (KeyboardInterrupt, SystemExit) as stop:
+            if isinstance(stop, SystemExit) and stop.code in (0, None):
+                return
+            if os.environ.get("SLURM_PROCID", "0") == "0":
+                requeue()
+            time.sleep(60)  # Slurm ends this process when it queues the job again
+            raise
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def requeue() -> None:
+    """Queue this job again under its own number."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    name = os.environ["SLURM_JOB_ID"] if array is None else f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    subprocess.run(["scontrol", "requeue", name], check=False)
+
+
+def _train(task: SlurmTask) -> None:
+    from isometry.errors import UserError as Mistake
+    from isometry.launch.ddp import train
+
+    config = OmegaConf.create(dict(task.config))
+    try:
+        if int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+            _train_together(config, Path(task.run))
+        else:
+            train(config)
+    except Mistake as error:
+        print(f"isometry: {error}", file=sys.stderr, flush=True)
+        raise
+
+
+def _train_together(config: DictConfig, path: Path) -> None:
+    """One rank of a run that Slurm has started in several processes: the first one decides and begins it."""
+    from isometry.runs.directory import RunDirectory
+    from isometry.train import begin, execute, plan
+
+    note = path.parent / "logs" / f"{path.name}.{os.environ['SLURM_JOB_ID']}.{os.environ.get('SLURM_RESTART_COUNT', '0')}.json"
+    if os.environ["SLURM_PROCID"] != "0":
+        decision = _decision_of_first(note)
+        if decision in ("train", "resume"):
+            execute(config, RunDirectory(path), resuming=decision == "resume")
+        return
+    run, config, decision = plan(config)
+    lock = begin(config, run, resuming=decision == "resume") if decision in ("train", "resume") else None
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(decision))
+    try:
+        if lock is not None:
+            execute(config, run, resuming=decision == "resume")
+    finally:
+        note.unlink(missing_ok=True)
+        if lock is not None:
+            lock.release()
+
+
+def _decision_of_first(note: Path) -> str:
+    deadline = time.time() + RANKS_WAIT_SECONDS
+    while time.time() < deadline:
+        if note.exists() and note.read_text():
+            return str(json.loads(note.read_text()))
+        time.sleep(0.2)
+    raise TimeoutError(f"rank 0 has not begun the run within {RANKS_WAIT_SECONDS:.0f} s")
+
+
+def _follow(jobs: Sequence[Job], submitted: Sequence[Any], console: Console) -> None:
+    """Print what changes until all have ended; Ctrl-C leaves the jobs to Slurm."""
+    told: dict[int, str] = {}
+    try:
+        while any(job.state in ("waiting", "running") for job in jobs):
+            time.sleep(LOOK_SECONDS)
+            for job, handle in zip(jobs, submitted, strict=True):
+                handle.watcher.update()
+                _look(job, handle)
+                if told.get(job.number, "waiting") != job.state:
+                    told[job.number] = job.state
+                    console.print(
+                        f"#{job.number} {job.state:11} {job.words}" + (f" ({job.note})" if job.note else ""), soft_wrap=True
+                    )
+    except KeyboardInterrupt:
+        number = submitted[0].job_id.split("_")[0]
+        console.print(f"left to Slurm: squeue -j {number} shows the jobs, scancel {number} ends them", soft_wrap=True)
+        raise SystemExit(130) from None
+
+
+def _look(job: Job, handle: Any) -> None:
+    """State of a job: what its run says, and, where Slurm has given it up, what Slurm says."""
+    state = (job.run.status() or {}).get("state")
+    if state in ("finished", "diverged"):
+        job.state = "done"
+    elif handle.state in ("RUNNING", "PENDING", "REQUEUED", "COMPLETING", "UNKNOWN", "READY"):
+        job.state = "running" if state == "running" else "waiting"
+    elif state == "failed" or handle.state in ("FAILED", "CANCELLED", "OUT_OF_MEMORY", "NODE_FAIL", "TIMEOUT", "COMPLETED"):
+        job.state, job.note = "failed", f"Slurm: {handle.state}; {handle.paths.stderr}"

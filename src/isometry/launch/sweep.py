@@ -1,0 +1,115 @@
+"""What every launcher of ours does first: compose all jobs, freeze and validate them, ask which are left to run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus, filter_overrides
+from omegaconf import DictConfig
+
+from isometry.config import resolved
+from isometry.errors import UserError
+from isometry.launch.composing import Composer
+from isometry.launch.job import Job
+from isometry.runs.decision import decide
+from isometry.runs.directory import RunDirectory
+from isometry.runs.identity import run_id
+from isometry.validation import validate
+
+TASK = "isometry.launch.ddp:train"
+
+failures: list[int] = []
+"""Numbers of the jobs of this process's sweeps that did not end well; makes the exit code."""
+
+
+class _Original:
+    """Hydra's own loader, past the composer that is put into its place."""
+
+    def __init__(self, loader: Any):
+        self.load_sweep_config = loader.load_sweep_config
+        self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+
+def install_composer(hydra_context: Any, config: DictConfig) -> Composer:
+    """A composer that Hydra's sweeper uses, too: it composes every job to see whether it is legal."""
+    loader = hydra_context.config_loader
+    composer = Composer(_Original(loader), config)
+
+    def load_sweep_config(master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        return composer.compose(sweep_overrides)
+
+    loader.load_sweep_config = load_sweep_config
+    return composer
+
+
+def plan_jobs(composer: Composer, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
+    """Compose, freeze and validate all jobs, and decide what is to be done with each.
+
+    Raises:
+        UserError: for a job whose config cannot be trained, before anything runs.
+    """
+    labels = differing(job_overrides)
+    pairs = enumerate(zip(job_overrides, labels, strict=True), start=first)
+    jobs = [_job(composer, words, text, number) for number, (words, text) in pairs]
+    decide_all(jobs)
+    return jobs
+
+
+def _job(composer: Composer, words: Sequence[str], text: str, number: int) -> Job:
+    try:
+        frozen = resolved(composer.compose(words))
+        validate(frozen)
+    except UserError as error:
+        raise UserError(f"job #{number} ({text}): {error}") from error
+    run = RunDirectory(Path(frozen["paths"]["runs"]) / frozen["study_name"] / run_id(frozen))
+    return Job(number, text, frozen, run, wanted_devices(frozen["trainer"]["devices"]))
+
+
+def differing(job_overrides: Sequence[Sequence[str]]) -> list[str]:
+    """Of each job the overrides that not all jobs have; all of them where there is one job."""
+    kept = [filter_overrides(words) for words in job_overrides]
+    common = set.intersection(*(set(words) for words in kept)) if len(kept) > 1 else set()
+    return [" ".join(word for word in words if word not in common) for words in kept]
+
+
+def wanted_devices(devices: Any) -> int:
+    """How many devices `trainer.devices` asks for; `auto` is one in a sweep: the others are for other jobs."""
+    if isinstance(devices, list):
+        return len(devices)
+    return devices if isinstance(devices, int) else 1
+
+
+def decide_all(jobs: Sequence[Job]) -> None:
+    """What is to be done with each job, asked of `runs`; two jobs with one run id are one run."""
+    seen: dict[Path, Job] = {}
+    for job in jobs:
+        first = seen.setdefault(job.run.path, job)
+        if first is not job:
+            job.state, job.note = "skipped", f"the same run as #{first.number}"
+            continue
+        decision, why = decide(job.run, job.config["rerun"])
+        if decision in ("skip", "busy"):
+            job.state, job.note = ("skipped" if decision == "skip" else "busy"), why
+
+
+def summary_line(jobs: Sequence[Job]) -> str:
+    """How large the sweep is, and how much of it is left."""
+    waiting = sum(job.state == "waiting" for job in jobs)
+    return f"{len(jobs)} jobs, {len(jobs) - waiting} done already or elsewhere, {waiting} to run"
+
+
+def note_failures(jobs: Sequence[Job]) -> None:
+    """Remember what did not end well, for the exit code."""
+    failures.extend(job.number for job in jobs if job.state in ("failed", "interrupted"))
+
+
+def returned(job: Job) -> JobReturn:
+    """What Hydra's sweeper wants to hear; failures are told by the exit code, after all jobs have run."""
+    result = JobReturn(overrides=job.words.split(), status=JobStatus.COMPLETED)
+    result.return_value = dict(job.run.summary() or {})
+    return result
