@@ -28,7 +28,7 @@ start() {
   dd if=/dev/urandom of="$folder/munge/key" bs=1024 count=1 status=none
   chmod 600 "$folder/munge/key"
   munged --force --key-file "$folder/munge/key" --socket "$folder/munge/socket" --pid-file "$folder/munged.pid" \
-    --log-file "$folder/munge/log" --seed-file "$folder/munge/seed"
+    --log-file "$folder/munge/log" --seed-file "$folder/munge/seed" </dev/null >/dev/null 2>&1
   cat > "$folder/slurm.conf" <<CONF
 ClusterName=local
 SlurmctldHost=$host
@@ -59,8 +59,9 @@ NodeName=$host CPUs=$(nproc) State=UNKNOWN
 PartitionName=test Nodes=$host Default=YES MaxTime=INFINITE State=UP
 CONF
   export SLURM_CONF=$folder/slurm.conf
-  slurmctld -f "$folder/slurm.conf"
-  slurmd -f "$folder/slurm.conf" -N "$host"
+  # daemons must not keep the pipes of whoever reads this script's output
+  slurmctld -f "$folder/slurm.conf" </dev/null >/dev/null 2>&1
+  slurmd -f "$folder/slurm.conf" -N "$host" </dev/null >/dev/null 2>&1
   for _ in $(seq 60); do
     if sinfo -h -o %t 2>/dev/null | grep -q idle; then
       echo "export SLURM_CONF=$folder/slurm.conf"

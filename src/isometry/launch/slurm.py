@@ -42,7 +42,7 @@ class Slurm:
     def __init__(self, timeout_minutes: int, signal_seconds: int, array_parallelism: int, wait: bool, **resources: Any):
         self.timeout_minutes, self.signal_seconds = timeout_minutes, signal_seconds
         self.array_parallelism, self.wait = array_parallelism, wait
-        self.resources = {
+        self.resources: dict[str, Any] = {
             key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value for key, value in resources.items()
         }
 
@@ -66,7 +66,7 @@ class Slurm:
             )
             console.print(f"submitted as {submitted[0].job_id.split('_')[0]}; logs in {waiting[0].log.parent}", soft_wrap=True)
             if self.wait:
-                _follow(waiting, submitted, console)
+                _follow(waiting, submitted[0].job_id.split("_")[0], console)
         if self.wait or not waiting:
             final(jobs, console)
             note_failures(jobs)
@@ -190,32 +190,42 @@ def _decision_of_first(note: Path) -> str:
     raise TimeoutError(f"rank 0 has not begun the run within {RANKS_WAIT_SECONDS:.0f} s")
 
 
-def _follow(jobs: Sequence[Job], submitted: Sequence[Any], console: Console) -> None:
+def _follow(jobs: Sequence[Job], number: str, console: Console) -> None:
     """Print what changes until all have ended; Ctrl-C leaves the jobs to Slurm."""
     told: dict[int, str] = {}
     try:
         while any(job.state in ("waiting", "running") for job in jobs):
             time.sleep(LOOK_SECONDS)
-            for job, handle in zip(jobs, submitted, strict=True):
-                handle.watcher.update()
-                _look(job, handle)
+            queue = queued(number)  # before the runs are looked at: a job that ends in between has written its status
+            for index, job in enumerate(jobs):
+                _look(job, in_queue=index in queue)
                 if told.get(job.number, "waiting") != job.state:
                     told[job.number] = job.state
-                    console.print(
-                        f"#{job.number} {job.state:11} {job.words}" + (f" ({job.note})" if job.note else ""), soft_wrap=True
-                    )
+                    because = f" ({job.note})" if job.note else ""
+                    console.print(f"#{job.number} {job.state:11} {job.words}{because}", soft_wrap=True)
     except KeyboardInterrupt:
-        number = submitted[0].job_id.split("_")[0]
         console.print(f"left to Slurm: squeue -j {number} shows the jobs, scancel {number} ends them", soft_wrap=True)
         raise SystemExit(130) from None
 
 
-def _look(job: Job, handle: Any) -> None:
-    """State of a job: what its run says, and, where Slurm has given it up, what Slurm says."""
+def queued(number: str) -> set[int]:
+    """Indices of an array's tasks that wait, run or are being queued again. (sacct needs a database; squeue does not.)"""
+    command = ["squeue", "-h", "-r", "-j", number, "-t", "all", "-o", "%K %T"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+    over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL")
+    tasks = [line.split() for line in lines if line.split()[-1] not in over]
+    return {int(index) if index.isdigit() else 0 for index, _ in tasks}  # a job that is no array has no index
+
+
+def _look(job: Job, in_queue: bool) -> None:
+    """State of a job: what its run says; where Slurm no longer has it and the run is not over, it failed."""
     state = (job.run.status() or {}).get("state")
     if state in ("finished", "diverged"):
         job.state = "done"
-    elif handle.state in ("RUNNING", "PENDING", "REQUEUED", "COMPLETING", "UNKNOWN", "READY"):
+    elif in_queue:
         job.state = "running" if state == "running" else "waiting"
-    elif state == "failed" or handle.state in ("FAILED", "CANCELLED", "OUT_OF_MEMORY", "NODE_FAIL", "TIMEOUT", "COMPLETED"):
-        job.state, job.note = "failed", f"Slurm: {handle.state}; {handle.paths.stderr}"
+    else:
+        job.state, job.note = (
+            "failed",
+            f"the run is {state or 'not begun'} and Slurm has no job of it; see {job.log.parent}/slurm",
+        )
