@@ -28,6 +28,9 @@ from isometry.launch.job import Job
 from isometry.launch.sweep import TASK, install_composer, note_failures, plan_jobs, returned, summary_line
 
 LOOK_SECONDS = 2.0
+GONE_AFTER = 5
+"""Looks in a row that must miss a job in the queue before it counts as gone: while Slurm requeues it, it is not listed."""
+
 RANKS_WAIT_SECONDS = 300.0
 """How long other ranks wait for the first one to have begun the run."""
 
@@ -127,6 +130,7 @@ class SlurmTask:
                 return
             if os.environ.get("SLURM_PROCID", "0") == "0":
                 requeue()
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(60)  # Slurm ends this process when it queues the job again
             raise
 
@@ -193,12 +197,14 @@ def _decision_of_first(note: Path) -> str:
 def _follow(jobs: Sequence[Job], number: str, console: Console) -> None:
     """Print what changes until all have ended; Ctrl-C leaves the jobs to Slurm."""
     told: dict[int, str] = {}
+    absent = dict.fromkeys(range(len(jobs)), 0)
     try:
         while any(job.state in ("waiting", "running") for job in jobs):
             time.sleep(LOOK_SECONDS)
             queue = queued(number)  # before the runs are looked at: a job that ends in between has written its status
             for index, job in enumerate(jobs):
-                _look(job, in_queue=index in queue)
+                absent[index] = 0 if index in queue else absent[index] + 1
+                _look(job, in_queue=absent[index] < GONE_AFTER)
                 if told.get(job.number, "waiting") != job.state:
                     told[job.number] = job.state
                     because = f" ({job.note})" if job.note else ""
