@@ -29,6 +29,7 @@ def quiet() -> None:
     for message in (
         ".*does not have many workers.*",
         ".*GPU available but not used.*",
+        ".*`srun` command is available on your system but is not used.*",  # a login node: the pool is meant
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*when logging on epoch level in distributed setting.*",  # our sums are reduced before they are logged
         ".*LeafSpec.*is deprecated.*",  # of torch, in Lightning's code
