@@ -75,6 +75,10 @@ class Signals(Callback):
             return
         self._open(trainer, pl_module)
         self._last_step = trainer.estimated_stepping_batches - 1
+        assert self.recorder is not None
+        for logger in self._scalar_loggers(trainer):
+            if hasattr(logger, "keep_out_of_summary"):
+                logger.keep_out_of_summary(layer_keys(self.log_columns, self.recorder.layers))
 
     def _open(self, trainer: Trainer, pl_module: Any) -> None:
         layers, scaler = pl_module.network.layer_map(), _scaler(trainer)
@@ -207,16 +211,18 @@ def to_table(flush: Flush, layers: Sequence[LayerSpec]) -> pa.Table:
     return pa.table(columns, schema=SCHEMA)
 
 
+def layer_keys(columns: Sequence[str], layers: Sequence[LayerSpec]) -> list[str]:
+    """`column/layer_007`, zero-padded to the depth, column by column."""
+    digits = max(3, len(str(len(layers))))
+    return [f"{column}/layer_{spec.index:0{digits}d}" for column in columns for spec in layers]
+
+
 def log_layers(logger: Logger, flush: Flush, layers: Sequence[LayerSpec], columns: Sequence[str]) -> None:
     """Send the chosen columns to a logger that wants per-layer scalars, one call a step."""
     if not getattr(logger, "per_layer", True):
         return
-    digits = max(3, len(str(len(layers))))
+    keys, chosen = layer_keys(columns, layers), [MEASURED.index(column) for column in columns]
     for row, step in enumerate(flush.steps):
-        values = {
-            f"{column}/layer_{spec.index:0{digits}d}": float(flush.values[row, MEASURED.index(column), i])
-            for column in columns
-            for i, spec in enumerate(layers)
-            if flush.measured[row, MEASURED.index(column), i]
-        }
-        logger.log_metrics(values, int(step))
+        values, measured = flush.values[row, chosen].ravel(), flush.measured[row, chosen].ravel()
+        chosen_values = {key: float(v) for key, v, exists in zip(keys, values, measured, strict=True) if exists}
+        logger.log_metrics(chosen_values, int(step))

@@ -11,7 +11,6 @@ from typing import Any
 import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from isometry.columns import MEASURED
 from isometry.provenance import git_commit
 from isometry.runs.directory import RunDirectory
 
@@ -59,17 +58,20 @@ class GuardedWandb(WandbLogger):
         self.guarded(lambda: self.experiment.log(dict(views)))
 
     def begin(self) -> None:
-        """Start the W&B run; without an answer from the server, offline.
-
-        Per-layer keys stay out of W&B's summary: there they would bury the keys by which runs are compared.
-        """
+        """Start the W&B run; without an answer from the server, offline."""
         for mode in (self._wandb_init.get("mode"), "offline", "disabled"):
             self._wandb_init["mode"] = mode
             if self.guarded(lambda: self.experiment) is not None:
                 break
             wandb.teardown()  # the failed attempt holds the run id
-        for column in MEASURED:
-            self.guarded(functools.partial(self._define, f"{column}/*"))
+
+    def keep_out_of_summary(self, names: Sequence[str]) -> None:
+        """Per-layer keys would bury the keys by which runs are compared.
+
+        Each by its name: of two globs that match, Lightning's `*` and one of ours, W&B takes either.
+        """
+        for name in names:
+            self.guarded(functools.partial(self._define, name))
 
     def _define(self, metric: str) -> None:
         self.experiment.define_metric(metric, step_metric="trainer/global_step", summary="none")
