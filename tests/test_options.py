@@ -29,11 +29,29 @@ def weights(summary, config):
     return torch.load(run_of(summary, config).last_checkpoint, weights_only=True)["state_dict"]
 
 
-@pytest.mark.parametrize("group", [path.name for path in conf_dir().iterdir() if path.is_dir() and path.name != "__pycache__"])
+NO_GROUPS = ("__pycache__", "hydra", "wandb_sweep")
+GROUPS = sorted(path.name for path in conf_dir().iterdir() if path.is_dir() and path.name not in NO_GROUPS)
+
+
+@pytest.mark.parametrize("group", GROUPS)
 def test_every_option_of_every_group_composes_and_is_valid(group):
     for option in options(group):
         config = compose("train", [f"{group}={option}"])
         validate(OmegaConf.to_container(config, resolve=True))
+
+
+def test_the_wandb_sweep_sets_keys_that_train_has():
+    sweep = OmegaConf.to_container(OmegaConf.load(conf_dir() / "wandb_sweep" / "initialization.yaml"), resolve=False)
+
+    def first(node):
+        return node.get("value", node.get("min", (node.get("values") or [None])[0]))
+
+    values = {key: first(node) for key, node in sweep["parameters"].items()}
+    fixed = [word for word in sweep["command"][2:] if "=" in word]
+    config = compose("train", [*fixed, *[f"{key}={value}" for key, value in values.items()]])
+    validate(OmegaConf.to_container(config, resolve=True))
+    assert sweep["command"][:2] == ["isometry", "train"]
+    assert (config.logger.offline, config.initializer.sigma_w) == (False, 0.5)
 
 
 @pytest.mark.parametrize("option", options("experiment"))
