@@ -52,7 +52,8 @@ def test_the_steps_of_both_directories_are_one_curve(make_config, monkeypatch):
     run = RunDirectory(Path(config.paths.runs) / summary["study"] / summary["run_id"])
     folders = offline_runs(run)
     assert len(folders) == 2
-    assert len({folder.name.split("-", 3)[-1] for folder in folders}) == 1  # one id: `wandb sync` joins them
+    ids = [next(record["run"]["run_id"] for record in records(folder) if "run" in record) for folder in folders]
+    assert ids[0] == ids[1]  # one id: `wandb sync` joins them
     first, second = (history(folder, "backprop_norm/layer_001") for folder in folders)
     assert min(first) == 0
     assert min(second) >= 4  # from the checkpoint on, not from 0 again
