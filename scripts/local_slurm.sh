@@ -6,6 +6,7 @@ set -euo pipefail
 action=${1:-}
 folder=$(realpath -m "${2:-${TMPDIR:-/tmp}/isometry-slurm}")
 host=$(hostname -s)
+cores=$(env -u OMP_NUM_THREADS nproc) # which nproc would take for the number of cores
 
 stop() {
   for daemon in slurmd slurmctld munged; do
@@ -55,7 +56,7 @@ SchedulerParameters=sched_interval=1,bf_interval=1
 MinJobAge=300
 KillWait=5
 MessageTimeout=20
-NodeName=$host CPUs=$(nproc) State=UNKNOWN
+NodeName=$host CPUs=$cores State=UNKNOWN
 PartitionName=test Nodes=$host Default=YES MaxTime=INFINITE State=UP
 CONF
   export SLURM_CONF=$folder/slurm.conf
