@@ -80,7 +80,9 @@ class Server:
 
 
 def train(folder: Path, data: Path, url: str, *overrides: str, key: str = KEY) -> tuple[Done, float]:
-    environment = {**os.environ, "WANDB_BASE_URL": url, "WANDB_API_KEY": key, "OMP_NUM_THREADS": "1"}
+    # whoever runs the tests offline has WANDB_MODE set, which would win over logger.offline=false
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    environment = {**outside, "WANDB_BASE_URL": url, "WANDB_API_KEY": key, "OMP_NUM_THREADS": "1"}
     small = ["model.depth=3", "trainer.max_steps=6", "callbacks.signals.every_n_steps=2", "callbacks.signals.flush_every=2"]
     online = ["logger=wandb", "logger.offline=false", "logger.patience=4", "trainer=cpu", "pictures=false"]
     command = [str(Path(sys.executable).parent / "isometry"), "train", f"paths.runs={folder}", f"paths.data={data}"]
