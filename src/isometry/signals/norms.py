@@ -11,6 +11,11 @@ SCREENED = frozenset({"cpu"})
 """Devices whose results are there at once, so that looking at one does not wait for anything."""
 
 
+def seen_at_once(device: torch.device) -> bool:
+    """Whether looking at a value of the device waits for nothing."""
+    return device.type in SCREENED
+
+
 def norms(tensors: list[Tensor]) -> Tensor:
     """The Euclidean norm of each tensor as a float64 vector.
 
@@ -42,7 +47,7 @@ def watched(tensors: list[Tensor]) -> Tensor:
     On the CPU float32 norms screen, at half the time, and the float64 ones are taken where they overflow; on other devices a
     look at the screen would wait for the device, and float64 is fast.
     """
-    if tensors[0].device.type not in SCREENED:
+    if not tensors or not seen_at_once(tensors[0].device):
         return norms(tensors)
     screen = [float(norm) for norm in torch._foreach_norm(tensors)]  # cheaper one by one than stacked: each is there already
     return torch.tensor(screen, dtype=torch.float64) if math.isfinite(sum(screen)) else norms(tensors)
@@ -50,7 +55,7 @@ def watched(tensors: list[Tensor]) -> Tensor:
 
 def known_finite(watched_norms: Tensor) -> bool:
     """Whether all is finite, where that is known without waiting for the device; False where it is not known."""
-    return watched_norms.device.type in SCREENED and math.isfinite(float(watched_norms.sum()))
+    return seen_at_once(watched_norms.device) and math.isfinite(float(watched_norms.sum()))
 
 
 def block_norms(block: Tensor) -> Tensor:

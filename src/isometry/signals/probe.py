@@ -8,12 +8,14 @@ to say which layer was the first to lose a finite value.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from isometry.networks.layer import LayerSpec
 from isometry.signals.norms import per_example_squares
 from isometry.signals.workspace import WHOLE, Workspace
 
@@ -107,14 +109,32 @@ class SignalProbe:
 
 
 class WatchProbe:
-    """Keeps the preactivations of one forward pass and nothing else."""
+    """Keeps what tells the preactivations of one forward pass, and nothing else.
 
-    def __init__(self, layers: int):
-        self.preactivations: list[Tensor] = [torch.empty(0)] * layers
+    Args:
+        layers: the layer map.
+        keeps_inputs: keep each layer's input, which autograd keeps in any case, and compute preactivations again if they are
+            asked for; otherwise keep the preactivations.
+    """
+
+    def __init__(self, layers: Sequence[LayerSpec], keeps_inputs: bool):
+        self.layers, self.keeps_inputs = layers, keeps_inputs
+        self._kept: list[Tensor] = [torch.empty(0)] * len(layers)
 
     def preactivation(self, layer: int, x: Tensor, h: Tensor) -> Tensor:
-        self.preactivations[layer - 1] = h.detach() if torch.compiler.is_compiling() else h
+        kept = x if self.keeps_inputs else h
+        self._kept[layer - 1] = kept.detach() if torch.compiler.is_compiling() else kept
         return h
 
     def activation(self, layer: int, z: Tensor, a: Tensor) -> None:
         pass
+
+    def preactivations(self) -> list[Tensor]:
+        """Of every layer, of its last use in the forward pass."""
+        if not self.keeps_inputs:
+            return self._kept
+        return [spec.weighted(x) for spec, x in zip(self.layers, self._kept, strict=True)]
+
+    def release(self) -> None:
+        """Keep nothing any longer."""
+        self._kept = []

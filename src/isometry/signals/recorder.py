@@ -26,7 +26,7 @@ from isometry.columns import MEASURED
 from isometry.networks.layer import LayerSpec
 from isometry.signals import distributed
 from isometry.signals.forward import ForwardStatistics
-from isometry.signals.norms import block_norms, known_finite, nonfinite_counts, watched
+from isometry.signals.norms import block_norms, known_finite, nonfinite_counts, seen_at_once, watched
 from isometry.signals.parameters import LayerParameters
 from isometry.signals.probe import SignalProbe, WatchProbe
 from isometry.signals.snapshot import Snapshot
@@ -129,8 +129,8 @@ class Recorder:
         self.probe: SignalProbe | WatchProbe | None = None
         self.forward: ForwardStatistics | None = None
         self.backprop: Tensor | None = None  # [2, L] sums over examples of ‖δ_i‖² and of ‖δ_i‖²‖x_i‖²
-        self.to_watch: list[Tensor] = []
-        self.watched_before: Tensor | None = None  # of the micro-batches before the last one
+        self.loss: Tensor | None = None  # not finite as soon as that of one micro-batch is not
+        self.watched_forward: Tensor | None = None  # [L], not finite likewise; None where all is known to be finite
         self.values: dict[str, Tensor] = {}  # [L] of each column of this step
         self.written = np.zeros((len(MEASURED), len(self.layers)), dtype=bool)
 
@@ -157,13 +157,10 @@ class Recorder:
     @torch.no_grad()
     def begin(self, recorded: bool, examples: int) -> SignalProbe | WatchProbe:
         """The probe for the next micro-batch of so many examples."""
-        count = len(self.layers)
-        if self.to_watch:
-            self.watched_before = self._with_earlier(watched(self.to_watch))
         if not recorded:
-            self.probe = WatchProbe(count)
+            self.probe = WatchProbe(self.layers, keeps_inputs=seen_at_once(self.device))
             return self.probe
-        self.probe = SignalProbe(count, examples, self.device)
+        self.probe = SignalProbe(len(self.layers), examples, self.device)
         if self.compiled:
             self.probe.prepare_taps()
         return self.probe
@@ -173,10 +170,20 @@ class Recorder:
         """Before the backward pass: forward statistics of this micro-batch."""
         probe = self.probe
         assert probe is not None
-        self.to_watch = [*probe.preactivations, loss.detach()]
+        loss = loss.detach().double().view(1)
+        self.loss = loss if self.loss is None else self.loss + loss
         if isinstance(probe, SignalProbe):
             self.forward = self.forward or ForwardStatistics(self.layers, self.workspace, self._outer)
             self.forward.add(probe)
+        else:
+            self._watch_forward(probe, loss)
+
+    def _watch_forward(self, probe: WatchProbe, loss: Tensor) -> None:
+        """Which layers lost their finite values; where the loss is seen to be finite, there is nothing to look for."""
+        if not known_finite(loss):
+            now = watched(probe.preactivations())
+            self.watched_forward = now if self.watched_forward is None else self.watched_forward + now
+        probe.release()  # what lives through the backward pass takes room in the cache
 
     @torch.no_grad()
     def after_backward(self, scale: float | Tensor = 1.0) -> None:
@@ -215,15 +222,10 @@ class Recorder:
 
     def _watch(self, gradients: list[Tensor], positions: list[int], scale: float | Tensor) -> None:
         """The norms of the gradients, and, unless all is known to be well, which layer lost its finite values."""
-        norms = watched([self.to_watch[-1], *gradients])
-        if self.watched_before is not None or not known_finite(norms):
-            forward = self._with_earlier(watched(self.to_watch))
-            self.values |= {"watched_forward": forward[:-1], "watched_loss": forward[-1].expand(len(self.layers))}
-        self.values["watched_gradient"] = self.weights.norm_by_layer(norms[1:], positions, without=0.0) / scale
-
-    def _with_earlier(self, watched_now: Tensor) -> Tensor:
-        """Non-finite where any micro-batch of the step so far was."""
-        return watched_now if self.watched_before is None else watched_now + self.watched_before
+        if self.watched_forward is not None:
+            assert self.loss is not None
+            self.values |= {"watched_forward": self.watched_forward, "watched_loss": self.loss}
+        self.values["watched_gradient"] = self.weights.norm_by_layer(watched(gradients), positions, without=0.0) / scale
 
     def _record_forward(self) -> None:
         assert self.backprop is not None
@@ -246,13 +248,10 @@ class Recorder:
         self._record("bias_grad_norm", bias_norms / scale, self.biases.has(bias_positions))
         # a fused optimizer takes the loss scale out in its kernel, behind autograd's back
         self._unclipped = (norms, _versions(gradients) if isinstance(scale, float) else None)
-        forward = self._with_earlier(self._summarised_forward())
-        self.values |= {"watched_forward": forward[:-1], "watched_loss": forward[-1].expand(len(self.layers))}
+        assert self.loss is not None
+        forward = self.values["forward_second_moment"]  # not finite where a preactivation is not
+        self.values |= {"watched_forward": forward, "watched_loss": self.loss.expand(len(self.layers))}
         self.values["watched_gradient"] = torch.where(torch.from_numpy(has).to(self.device), norms, 0.0) / scale
-
-    def _summarised_forward(self) -> Tensor:
-        """What `watched(self.to_watch)` says, from what was recorded already."""
-        return torch.cat([self.values["forward_second_moment"], self.to_watch[-1].double().view(1)])
 
     @torch.no_grad()
     def after_update(self, recorded: bool) -> None:
