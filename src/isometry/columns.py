@@ -13,6 +13,7 @@ MEASURED = (
     "preactivation_mean",
     "preactivation_var",
     "forward_second_moment",
+    "activation_mean",
     "activation_var",
     "saturation",
     "dead",

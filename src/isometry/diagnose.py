@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,18 +17,16 @@ from torch import Tensor
 from isometry import gradient_rate as rates
 from isometry.advice import Situation, advise, depth_of_fall
 from isometry.build import build_data, build_network, seed_everything
-from isometry.classifier import LOSSES
-from isometry.columns import MEASURED
 from isometry.config import conf_dir, resolved
 from isometry.console import console, quiet, wide_console
 from isometry.data.module import ImageData
 from isometry.errors import UserError
+from isometry.initial import observe
 from isometry.networks.layer import LayerSpec, Network
 from isometry.prediction import predict_network, predicted_rate, records
 from isometry.runs.files import write_json, write_text
 from isometry.runs.identity import run_id
 from isometry.signals.jacobian import jacobian_singular_values
-from isometry.signals.recorder import Recorder
 from isometry.theory.fixed_points import limit_of
 from isometry.theory.propagation import Prediction
 from isometry.validation import validate
@@ -70,31 +69,10 @@ def diagnose(config: DictConfig) -> dict[str, Any]:
 
 
 def measure(network: Network, data: ImageData, config: DictConfig) -> tuple[Tensor, dict[str, NDArray[np.float64]]]:
-    """The first batch's images, and the columns of the network at initialization over `batches` batches, [L] each.
-
-    In float64, with the very weights that training begins from: below 1e-45 float32 has no numbers left.
-    """
+    """The first batch's images, and the columns of the network at initialization over `batches` batches, [L] each."""
     data.setup()
-    network.double().train()
-    loader = iter(data.train_dataloader())
-    recorder = Recorder(network.layer_map(), flush_every=1)
-    first: Tensor | None = None
-    for _ in range(config.batches):
-        batch = next(loader, None)
-        if batch is None:
-            break
-        images, labels = batch[0].double(), batch[1]
-        first = images if first is None else first
-        loss = LOSSES[config.loss](network(images, recorder.begin(True, len(images))), labels)
-        recorder.after_forward(loss)
-        loss.backward()
-        recorder.after_backward(1 / len(images))
-    recorder.before_update(True)
-    recorder.after_update(True)
-    flush = recorder.flush()
-    values = np.where(flush.measured, flush.values, np.nan)
-    assert first is not None
-    return first, {name: values[0, index] for index, name in enumerate(MEASURED)} if len(values) else {}
+    batches = list(itertools.islice(data.train_dataloader(), config.batches))
+    return batches[0][0].double(), observe(network, batches, config.loss).columns
 
 
 # ---- measured against predicted -----------------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ def columns(network, x, labels):
             "preactivation_mean": h.mean(),
             "preactivation_var": h.var(correction=0),
             "forward_second_moment": h.square().mean(),
+            "activation_mean": a.mean(),
             "activation_var": a.var(correction=0),
             "nonfinite": torch.zeros(()),
         }

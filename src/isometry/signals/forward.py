@@ -97,11 +97,13 @@ class ForwardStatistics:
         counts, parts = self._counts(), distributed.gathered(torch.stack(self.parts))
         mean_h, var_h, mean_a, var_a, saturation = parts.unbind(1)
         mean, variance = merge_moments(counts, mean_h, var_h)
+        activation_mean, activation_var = merge_moments(counts, mean_a, var_a)
         return {
             "preactivation_mean": mean,
             "preactivation_var": variance,
             "forward_second_moment": variance + mean.square(),
-            "activation_var": merge_moments(counts, mean_a, var_a)[1],
+            "activation_mean": activation_mean,
+            "activation_var": activation_var,
             "saturation": (counts.view(-1, 1) * saturation).sum(0) / counts.sum(),
             "dead": 1.0 - self._living(),
         }
