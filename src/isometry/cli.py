@@ -18,11 +18,12 @@ VERBS = {
     "eval": ("isometry.evaluate:evaluate", "test a run's checkpoint on its own data: isometry eval RUN_DIR"),
     "plot": ("isometry.plot:plot", "draw an activation with its derivative and where it saturates"),
     "theory": ("isometry.theory_card:theory", "critical scales, phases and depth scales of an activation"),
+    "figure": ("isometry.figures.figure:figure", "reproduce a paper's figure and check its claims: isometry figure ID"),
     "report": ("isometry.report:report", "table, figure and W&B folders of a study"),
 }
 """Verb to its task, and one line of help."""
 
-POSITIONAL = {"eval": "run"}
+POSITIONAL = {"eval": "run", "figure": "figure"}
 """A verb's key that may be given as a bare word."""
 
 USAGE = "isometry VERB [KEY=VALUE ...]\n\n" + "\n".join(f"  {verb:9} {text}" for verb, (_, text) in VERBS.items())

@@ -6,7 +6,8 @@ import difflib
 import functools
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -141,9 +142,22 @@ def resolved(config: DictConfig) -> dict[str, Any]:
 def compose(verb: str = "train", overrides: Iterable[str] = ()) -> DictConfig:
     """The config that `isometry VERB overrides` would run with, without Hydra's own node; for code and notebooks."""
     from hydra import compose as hydra_compose
+
+    with hydra_of_our_own() as search:
+        return hydra_compose(verb, [*overrides, *search])
+
+
+@contextmanager
+def hydra_of_our_own() -> Iterator[list[str]]:
+    """Hydra set up on `conf/`, also where the running verb has one already; yields the overrides that find a fork's folder."""
     from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
 
     extra = extra_conf_dir()
-    search = [] if extra is None else [f"hydra.searchpath=[file://{extra}]"]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return hydra_compose(verb, [*overrides, *search])
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            yield [] if extra is None else [f"hydra.searchpath=[file://{extra}]"]
+    finally:
+        GlobalHydra.instance().hydra = outer

@@ -27,23 +27,26 @@ class _Keep:
         pass
 
 
-def jacobian_singular_values(network: Network, image: Tensor) -> NDArray[np.float64] | None:
-    """Singular values of ∂h_{L-1}/∂h_1, the map through the hidden layers, largest first (Pennington et al. 2017, eq. 2).
+def jacobian_singular_values(
+    network: Network, image: Tensor, first: int = 1, last: int | None = None
+) -> NDArray[np.float64] | None:
+    """Singular values of ∂h_last/∂h_first, largest first (Pennington et al. 2017, eq. 2).
 
     Args:
         network: any network that yields a layer map; in its own precision.
         image: one example [1, channels, height, width].
+        first, last: layers, from 1; the last hidden one if not given, so that all hidden layers are passed through.
 
     Returns:
         None for fewer than two hidden layers, or more than `LIMIT` units in one of the two.
     """
     probe = _Keep()
     network(image, probe)
-    hidden = probe.preactivations[:-1]
-    if len(hidden) < 2 or max(hidden[0].numel(), hidden[-1].numel()) > LIMIT:
+    hidden = probe.preactivations[: (len(probe.preactivations) - 1) if last is None else last]
+    if len(hidden) <= first or max(hidden[first - 1].numel(), hidden[-1].numel()) > LIMIT:
         return None
-    first, last = hidden[0], hidden[-1]
-    rows = torch.eye(last.numel(), dtype=last.dtype, device=last.device).view(-1, *last.shape)
-    (jacobian,) = torch.autograd.grad(last, first, rows, is_grads_batched=True)
+    start, end = hidden[first - 1], hidden[-1]
+    rows = torch.eye(end.numel(), dtype=end.dtype, device=end.device).view(-1, *end.shape)
+    (jacobian,) = torch.autograd.grad(end, start, rows, is_grads_batched=True)
     values: NDArray[np.float64] = torch.linalg.svdvals(jacobian.reshape(len(rows), -1)).double().cpu().numpy()
     return values
