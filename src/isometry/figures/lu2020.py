@@ -72,8 +72,8 @@ class BornDead:
     def check(self, data: pd.DataFrame) -> dict[str, Estimate]:
         last = self._counts(data).query(f"layer == {self.layers}")
         return {
-            f"width-{row.width}": share(int(row.dead), int(row.draws), float(theory(int(row.width), self.layers)))
-            for row in last.itertuples()
+            f"width-{width}": share(dead, draws, float(theory(width, self.layers)))
+            for width, dead, draws in last[["width", "dead", "draws"]].astype(int).to_numpy().tolist()
         }
 
 
