@@ -57,7 +57,7 @@ class Histograms:
         def keep(name: str, seed: int, seen: Observation, network: Network) -> None:
             tensors = self.tensors(seen, network)
             stds = [float(tensor.std(correction=0)) for tensor in tensors]
-            layers = range(1, len(tensors) + 1)
+            layers = range(self.lowest, self.lowest + len(tensors))
             rows.append(pd.DataFrame({"kind": "std", "layer": layers, "value": stds, "variant": name, "seed": seed}))
             for layer, tensor in zip(layers, tensors, strict=True):
                 density, edges = np.histogram(tensor.numpy().ravel() / self.unit(stds), BINS, self.range(), density=True)
@@ -87,6 +87,8 @@ class Histograms:
         return []
 
     xlabel = ""
+    lowest = 1
+    """Number of the lowest layer that is shown."""
 
     def draw(self, data: pd.DataFrame) -> Drawing:
         """Densities of each layer, a panel an initialization; standard deviations beside them."""
@@ -191,6 +193,7 @@ class WeightGradients(Histograms):
     """Figure 8: gradients of the weights between hidden layers, of the batch's mean loss."""
 
     xlabel = r"$\partial L/\partial W_l$ in units of the last hidden layer's std"
+    lowest = 2
 
     def tensors(self, seen: Observation, network: Network) -> list[Tensor]:
         gradients = [spec.weights[0].grad for spec in network.layer_map()[1:-1]]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -70,7 +70,7 @@ class Moments:
         ):
             rows = data[data["kind"] == kind]
             long = rows.melt(["layers", "seed"], ["mean", "second"], "moment", "value")
-            seed_lines(axis, long.replace({"mean": "mean", "second": "second moment"}), "layers", "value", "moment", log=True)
+            seed_lines(axis, long.replace({"mean": "mean", "second": "second moment"}), "layers", "value", "moment")
             depth = np.arange(rows["layers"].max() + 1)
             axis.plot(depth, (1 + 5 / self.width) ** depth, color="black", linestyle=":", label=r"$(1 + 5/n)^l$")
             axis.set_title(words)
@@ -150,4 +150,5 @@ class Trainability:
 
     def check(self, data: pd.DataFrame) -> dict[str, Estimate]:
         ranks = [float(stats.spearmanr(rows["beta"], rows["accuracy"]).statistic) for _, rows in data.groupby("seed")]
-        return {"rank": over_seeds(ranks)}
+        found = over_seeds(ranks)
+        return {"rank": replace(found, low=max(found.low, -1.0))}  # where a rank correlation ends

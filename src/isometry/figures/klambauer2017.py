@@ -51,14 +51,16 @@ class SelfNormalizing:
         left, right = axes[0]
         seed_lines(left, data, "layer", "activation_var", "variant", log=True, markevery=4)
         left.axhline(1, color="black", linestyle=":", linewidth=0.9)
-        left.set_ylabel("variance of activations (dotted: fixed point)")
+        left.set_ylabel("variance of activations")
         left.legend(title="scale of the input")
         top = data.groupby(["variant", "seed"])["backprop_norm"].transform("last")
         rows = data.assign(relative=(data["backprop_norm"] / top) ** 2)
         seed_lines(right, rows, "layer", "relative", "variant", log=True, markevery=4)
         layers = np.arange(1, self.depth)
         right.plot(layers, 1.0716 ** (layers[-1] - layers), color="black", linestyle=":", linewidth=0.9)
-        right.set_ylabel(r"$\|\delta_l\|^2/\|\delta_{L-1}\|^2$ (dotted: 1.0716 a layer)")
+        right.set_ylabel(r"$\|\delta_l\|^2/\|\delta_{L-1}\|^2$ ")
+        left.set_title("dotted: the fixed point")
+        right.set_title("dotted: 1.0716 a layer")
         for axis in (left, right):
             integer_axis(axis, "layer $l$")
         return figure

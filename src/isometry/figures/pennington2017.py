@@ -64,14 +64,30 @@ class Spectrum:
         figure, axes = style.figure(1, len(self.cases), (2.5, 2.7))
         for index, (axis, name) in enumerate(zip(axes[0], self.cases, strict=True)):
             rows = data[data["variant"] == name]
-            high = max(1.3, float(rows["s"].quantile(0.995)))
-            axis.hist(rows["s"], bins=np.linspace(0, high, 60), density=True, color=style.COLOURS[index])
-            axis.axvline(1, color="black", linestyle=":", linewidth=0.9)
-            variance = rows["expected"].iloc[0]
+            variance, edge = rows["expected"].iloc[0], self.edge(name)
+            axis.hist(
+                rows["s"], bins=np.linspace(0, 1.05 * max(1.3, rows["s"].max()), 60), density=True, color=style.COLOURS[index]
+            )
+            if edge is not None:
+                axis.axvline(edge, color="black", linestyle="--", linewidth=1, label="theory's edge")
+                axis.legend(fontsize=7)
+            if variance > 1:
+                axis.set_yscale("log")
             axis.set(title=f"{name}\n" + rf"theory: Var$(s^2)/E[s^2]^2$ = {abs(variance):.3g}", xlabel="singular value $s$")
             axis.title.set_fontsize(8)
         axes[0, 0].set_ylabel("density")
         return figure
+
+    def edge(self, name: str) -> float | None:
+        """The largest singular value in the limit of infinite width, where it has a closed form.
+
+        Orthogonal linear: 1. Gaussian linear: s² ends at (L+1)^{L+1}/L^L, the edge of the Fuss-Catalan law.
+        """
+        case = self.cases[name]
+        if case["activation"] != "linear":
+            return None
+        layers = int(str(case["layers"]))
+        return 1.0 if case["weights"] == "orthogonal" else math.sqrt((layers + 1) ** (layers + 1) / layers**layers)
 
     def check(self, data: pd.DataFrame) -> dict[str, Estimate]:
         found = {}

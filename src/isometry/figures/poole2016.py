@@ -59,7 +59,7 @@ class Maps:
         figure, axes = style.figure(1, len(self.sigma_w), (2.9, 2.8))
         for axis, sigma_w in zip(axes[0], self.sigma_w, strict=True):
             rows = data[data["variant"] == f"{sigma_w:g}"]
-            seed_lines(axis, rows, "layer", value, "start", markevery=2)
+            seed_lines(axis, rows, "layer", value, "start", markevery=max(1, self.depth // 15))
             for _, line in rows.groupby("start"):
                 begin = float(line[line["layer"] == 1][value].mean())
                 axis.plot(*self.iterated(begin, sigma_w), color="black", linestyle=":", linewidth=0.9)
@@ -109,6 +109,8 @@ class LengthMap(Maps):
     def draw(self, data: pd.DataFrame) -> Drawing:
         figure = self.panels(data, "q", "input $q_0$")
         figure.axes[0].set_ylabel("length $q_l$ (dotted: the map)")
+        for axis in figure.axes:
+            axis.set_yscale("log")
         return figure
 
     def check(self, data: pd.DataFrame) -> dict[str, Estimate]:

@@ -26,6 +26,7 @@ from isometry.plots.seeds import integer_axis, seed_lines
 from isometry.theory.quadrature import expectation
 
 PHI = activations.sigmoid()
+EXPLODING = r"relu, $\sigma_w = 1.7$"
 VARIANTS = {"N(0, 0.01²)": "normal_small", "Glorot": "glorot_normal", "critical": "critical"}
 
 
@@ -57,7 +58,8 @@ class Sigmoid:
     def _train(self, lab: Lab, variants: dict[str, list[str]], seeds: Sequence[int]) -> pd.DataFrame:
         common = [f"data={self.data}", f"trainer.max_steps={self.steps}", "trainer.max_epochs=100000"]
         common += [f"optimizer.lr={self.lr}", "callbacks.signals.every_n_steps=1"]
-        exploding = ["activation=relu", "initializer=normal", f"model.depth={self.depth}", f"model.width={self.width}"]
+        exploding = ["activation=relu", "initializer=gaussian", "initializer.sigma_w=1.7"]
+        exploding += [f"model.depth={self.depth}", f"model.width={self.width}"]
         frames = []
         for name, seed, run in lab.train(
             {k: [*common, *v] for k, v in (variants | {"relu, N(0, 1)": exploding}).items()}, seeds
@@ -139,10 +141,11 @@ def draw_variance(axis: Axes, profile: pd.DataFrame) -> None:
 
 
 def draw_explosion(axis: Axes, rows: pd.DataFrame) -> None:
-    """Norm of the whole weight gradient against step, a line a seed, up to the step that is not finite."""
-    for index, (_, run) in enumerate(rows.groupby("seed")):
-        norms = run.assign(square=run["weight_grad_norm"] ** 2).groupby("step")["square"].sum(min_count=1) ** 0.5
-        finite = norms[np.isfinite(norms)]
-        axis.plot(finite.index, finite, **style.look(index))
-    integer_axis(axis, "optimizer step")
-    axis.set(yscale="log", ylabel="gradient norm", title="relu, N(0, 1):\ndiverges where the line ends")
+    """Weight gradients by layer at the steps before the one that is not finite."""
+    finite = rows[np.isfinite(rows["weight_grad_norm"])]
+    words = "step " + finite["step"].astype(int).astype(str)
+    seed_lines(axis, finite.assign(words=words), "layer", "weight_grad_norm", "words", log=True, markevery=3)
+    integer_axis(axis, "layer $l$")
+    end = int(rows["step"].max()) if np.isfinite(rows["weight_grad_norm"]).all() else int(finite["step"].max()) + 1
+    axis.set(ylabel=r"$\|\partial L/\partial W_l\|$", title=f"{EXPLODING}: step {end} is not finite")
+    axis.legend(fontsize=7)

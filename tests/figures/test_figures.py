@@ -1,0 +1,125 @@
+"""Every figure: its claims in a form small enough for a test; those that train in the slow tier."""
+
+import json
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+from omegaconf import OmegaConf
+
+from isometry import cli
+from isometry.config import compose
+from isometry.errors import UserError
+from isometry.figures import he2015, saxe2014
+from isometry.figures.balduzzi2017 import lag_one
+from isometry.figures.figure import known_figures, make
+
+AT_INITIALIZATION = {
+    "balduzzi2017-fig1": ["depths=[1,24]"],
+    "glorot2010-fig6": ["width=600"],
+    "glorot2010-fig7": ["width=600"],
+    "glorot2010-fig8": ["width=600", "batch=30"],
+    "hanin2018-moments": ["draws=400", "width=80", "layers=6", "direct=3"],
+    "he2015-factor": ["channels=32", "conv_depth=10", "size=4", "max_seeds=40"],
+    "klambauer2017-fig1": ["width=256", "depth=30"],
+    "lu2020-dying-relu": ["draws=300", "widths=[2,3,4,6]", "max_seeds=20"],
+    "pennington2017-spectrum": ["width=150", "max_seeds=80"],
+    "poole2016-fig1": ["width=600", "max_seeds=20"],
+    "xiao2018": ["channels=16", "size=4"],
+}
+TRAINING = {
+    "glorot2010-fig2": ["seeds=3", "steps=1500"],
+    "hanin-rolnick2018": ["seeds=3", "shapes=[[5,10],[5,40],[20,10],[20,40],[40,20]]"],
+    "he2015-fig2": ["seeds=3", "max_seeds=6"],
+    "he2015-fig3": ["seeds=4", "max_seeds=8"],
+    "poole2016-fig2": ["width=1000"],
+    "saxe2014-fig4": ["layers=[3,10,100]", "seeds=3", "steps=100"],
+    "schoenholz2017-fig5": ["depths=[5,30]", "sigma_w2=[1.0,2.5]", "seeds=3", "max_seeds=6"],
+    "schoenholz2017-gradients": [],
+    "seed-sigmoid": ["seeds=5", "steps=60"],
+    "yang2019-batchnorm": ["trained_depth=100", "trained_width=64", "seeds=3", "steps=200"],
+}
+
+
+def figure(name, folder, data, *overrides):
+    """The config of `isometry figure NAME`, with settings of the quick preset replaced."""
+    words = [f"paths.runs={folder}/runs", f"paths.data={data}", "logger=none"]
+    config = compose("figure", [f"figure={name}", *words])
+    preset = config.figure.presets.quick
+    OmegaConf.set_struct(preset, False)
+    preset.merge_with(OmegaConf.from_dotlist(list(overrides)))
+    return config
+
+
+def check(name, tmp_path, data_cache, overrides):
+    entries = make(figure(name, tmp_path, data_cache, *overrides))
+    assert {entry["id"]: entry["result"] for entry in entries} == {entry["id"]: "pass" for entry in entries}, entries
+
+
+def test_every_figure_is_tested():
+    assert sorted([*AT_INITIALIZATION, *TRAINING]) == known_figures()
+
+
+@pytest.mark.parametrize("name", AT_INITIALIZATION)
+def test_claims_at_initialization(name, tmp_path, data_cache):
+    check(name, tmp_path, data_cache, AT_INITIALIZATION[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINING)
+def test_claims_that_need_training(name, tmp_path, data_cache):
+    check(name, tmp_path, data_cache, TRAINING[name])
+
+
+def test_a_wrong_initializer_fails_its_claim(tmp_path, data_cache, monkeypatch):
+    """The claims can fail: Glorot under He's name."""
+    monkeypatch.setitem(he2015.FACTORS, "He", "glorot_normal")
+    words = ["channels=8", "conv_depth=6", "size=4", "max_seeds=5", "width=128"]
+    results = {entry["id"]: entry["result"] for entry in make(figure("he2015-factor", tmp_path, data_cache, *words))}
+    assert (results["xavier"], results["he"]) == ("pass", "fail")
+
+
+def test_draw_only_and_again(tmp_path, data_cache):
+    config = figure("glorot2010-fig8", tmp_path, data_cache, "width=50", "batch=5")
+    first = make(config)
+    folder = tmp_path / "runs" / "figures" / "glorot2010-fig8" / "quick"
+    before = (folder / "data.parquet").read_bytes()
+    (folder / "figure.png").unlink()
+    config.draw_only = True
+    assert make(config) == first
+    assert (folder / "figure.png").exists()
+    assert (folder / "data.parquet").read_bytes() == before
+    assert json.loads((folder / "claims.json").read_text()) == first
+    assert set(pd.read_parquet(folder / "data.parquet")["seed"]) >= set(range(5))
+
+
+def test_mistakes(tmp_path, data_cache, capsys):
+    config = figure("xiao2018", tmp_path, data_cache)
+    config.draw_only = True
+    with pytest.raises(UserError, match="nothing has been measured"):
+        make(config)
+    config.preset = "quik"
+    with pytest.raises(UserError, match="preset=quik: allowed are quick, paper; did you mean quick"):
+        make(config)
+    run = partial(cli.run, ["isometry", "figure", "he2015-fig1", f"paths.runs={tmp_path}"])
+    assert run() == 2
+    assert "figure=he2015-fig1: no such option; did you mean he2015-fig" in capsys.readouterr().err
+
+
+def test_the_list(tmp_path, capsys):
+    assert cli.run(["isometry", "figure", f"paths.runs={tmp_path}"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in known_figures())
+
+
+@pytest.mark.parametrize(("layers", "expected"), [(3, 13.81), (10, 285.8), (100, 900.0), (1000, 1001.0)])
+def test_learning_time_of_saxe(layers, expected):
+    """Eq. 15 integrated from 0.001 to 0.999, s = 1; for three layers 2 ln 999 in closed form."""
+    assert saxe2014.learning_time(layers, 0.001, 0.999, 1.0) == pytest.approx(expected, rel=1e-3)
+    assert saxe2014.learning_time(3, 0.001, 0.999, 1.0) == pytest.approx(2 * np.log(999), rel=1e-9)
+
+
+def test_lag_one_of_known_sequences():
+    assert lag_one(np.array([1.0, -1.0] * 100)) == pytest.approx(-1.0, abs=0.01)
+    assert lag_one(np.linspace(-1, 1, 2001)) == pytest.approx(1.0, abs=0.01)
