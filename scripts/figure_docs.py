@@ -18,8 +18,8 @@ from isometry.figures.figure import known_figures, number, tolerance_words
 DOCS = Path(__file__).parents[1] / "docs"
 HEAD = """# Figures
 
-Written by `python scripts/figure_docs.py` from the results of `isometry figure all preset=quick`:
-pictures, claims and wall times. Every claim is checked: it passes if its 95 % interval over seeds lies inside the tolerance. Adding a figure:
+Written by `python scripts/figure_docs.py` from the results of `isometry figure all preset=quick`: pictures, claims, wall times.
+Every claim is checked: it passes if its 95 % interval over seeds lies inside the tolerance. Adding a figure:
 [adding_a_figure.md](adding_a_figure.md).
 
 {total} on two cores. {passed} of {claims} claims pass.

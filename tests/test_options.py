@@ -29,7 +29,7 @@ def weights(summary, config):
     return torch.load(run_of(summary, config).last_checkpoint, weights_only=True)["state_dict"]
 
 
-NO_GROUPS = ("__pycache__", "hydra", "wandb_sweep")
+NO_GROUPS = ("__pycache__", "figure", "hydra", "wandb_sweep")
 GROUPS = sorted(path.name for path in conf_dir().iterdir() if path.is_dir() and path.name not in NO_GROUPS)
 
 

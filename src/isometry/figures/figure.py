@@ -67,7 +67,7 @@ def figure(config: DictConfig) -> None:
         UserError: for a preset or a setting that there is not.
     """
     quiet()
-    if config.figure is None:
+    if config.get("figure") is None:
         show_list(Path(config.paths.runs))
         return
     hydra = HydraConfig.get()

@@ -100,7 +100,10 @@ class Histograms:
             axis.set(title=name, xlabel=self.xlabel, ylabel="density")
         axes[0, 0].legend(fontsize=7)
         seed_lines(axes[0, 2], data[data["kind"] == "std"], "layer", "value", "variant", log=True)
-        axes[0, 2].set(title="standard deviation", ylabel="of the entries of a layer")
+        for _, rows in data[(data["kind"] == "predicted") & (data["seed"] == data["seed"].min())].groupby("variant"):
+            axes[0, 2].plot(rows["layer"], rows["value"], color="black", linestyle=":", linewidth=0.9)
+        words = "\n(dotted: mean field)" if "predicted" in set(data["kind"]) else ""
+        axes[0, 2].set(title=f"standard deviation{words}", ylabel="of the entries of a layer")
         integer_axis(axes[0, 2], "layer $l$")
         axes[0, 2].legend()
         return figure
@@ -137,14 +140,6 @@ class Activations(Histograms):
             rows.append(frame.assign(kind="predicted", variant=name, seed=seeds[0]))
         return rows
 
-    def draw(self, data: pd.DataFrame) -> Drawing:
-        figure = super().draw(data)
-        first = data[(data["kind"] == "predicted") & (data["seed"] == data["seed"].min())]
-        for _, rows in first.groupby("variant"):
-            figure.axes[2].plot(rows["layer"], rows["value"], color="black", linestyle=":", linewidth=0.8)
-        figure.axes[2].set_title("standard deviation\n(dotted: length map)")
-        return figure
-
     def check(self, data: pd.DataFrame) -> dict[str, Estimate]:
         """The ratio of standard deviations from layer to layer."""
         predicted = data[(data["kind"] == "predicted") & (data["variant"] == "normalized")].sort_values("layer")["value"]
@@ -166,24 +161,33 @@ class BackpropagatedGradients(Histograms):
         return [delta.detach() for delta in seen.deltas()[:-1]]
 
     def more(self, lab: Lab, variants: dict[str, list[str]], seeds: Sequence[int]) -> list[pd.DataFrame]:
-        """Mean singular value of one layer's Jacobian where tanh is linear: at inputs close to 0."""
-        image = 1e-6 * lab.digits(1)[0]
-        rows = []
+        """Mean singular value of one layer's Jacobian where tanh is linear, at inputs close to 0; δ as mean field has it."""
+        image, rows = 1e-6 * lab.digits(1)[0], []
+        predicted = [self.predicted(lab, name, overrides, seeds[0]) for name, overrides in variants.items()]
         for name, overrides in variants.items():
             for seed, network in lab.networks(overrides, seeds):
                 values = jacobian_singular_values(network, image, first=2, last=3)
                 assert values is not None
                 rows.append({"kind": "singular", "value": values.mean(), "variant": name, "seed": seed})
-        return [pd.DataFrame(rows)]
+        return [pd.DataFrame(rows), *predicted]
+
+    def predicted(self, lab: Lab, name: str, overrides: list[str], seed: int) -> pd.DataFrame:
+        """Standard deviation of δ of the hidden layers, up to the factor at the top, which is not drawn from theory."""
+        _, network = next(lab.networks(overrides, [seed]))
+        logs = predict_network(network.layer_map(), lab.digits(self.batch)[0], self.batch).log_delta[:-1]
+        frame = pd.DataFrame({"value": np.exp(0.5 * (logs - logs[-1])), "layer": range(1, len(logs) + 1)})
+        return frame.assign(kind="relative", variant=name, seed=seed)
 
     def check(self, data: pd.DataFrame) -> dict[str, Estimate]:
         """The ratio going back, and the mean singular values (of a random square matrix: the quarter-circle law, 8/(3π))."""
         standard, normalized = self.stds(data, "standard"), self.stds(data, "normalized")
         back = [np.log(frame.iloc[:, 0] / frame.iloc[:, -1]) / (frame.shape[1] - 1) for frame in (standard, normalized)]
+        relative = data[(data["kind"] == "relative") & (data["variant"] == "normalized")]
+        top = float(relative[relative["layer"] == 1]["value"].iloc[0])
         singular = data[data["kind"] == "singular"].groupby("variant")["value"].apply(list)
         return {
             "standard-ratio": of_logs(back[0].tolist(), 1 / math.sqrt(3)),
-            "normalized-ratio": of_logs(back[1].tolist()),
+            "normalized-ratio": of_logs(back[1].tolist(), top ** (1 / (normalized.shape[1] - 1))),
             "standard-singular": over_seeds(singular["standard"], 8 / (3 * math.pi * math.sqrt(3))),
             "normalized-singular": over_seeds(singular["normalized"], 8 / (3 * math.pi)),
         }
