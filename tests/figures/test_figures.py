@@ -24,11 +24,6 @@ FAST = {
     "he2015-factor": ["channels=128", "conv_depth=6", "size=3", "batch=4", "max_seeds=40"],
     "klambauer2017-fig1": ["width=256", "depth=30"],
     "lu2020-dying-relu": ["draws=300", "widths=[2,3,4,6]", "max_seeds=20"],
-        "width=200",
-        "max_seeds=40",
-        "cases.orthogonal relu.layers=2",
-        "cases.gaussian linear.layers=4",
-    ],
     "poole2016-fig1": ["width=600", "max_seeds=20"],
     "xiao2018": ["channels=16", "size=4"],
 }
