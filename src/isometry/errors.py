@@ -10,3 +10,7 @@ class UserError(Exception):
 def bad_value(key: str, value: object, allowed: str) -> UserError:
     """The one form of such a message."""
     return UserError(f"{key}={value}: {allowed}")
+
+
+class DiskFull(UserError):
+    """No room for a file; what was there before is untouched."""

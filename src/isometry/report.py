@@ -82,7 +82,7 @@ def _number(value: Any, form: str) -> str:
 def _movement(run: Path, state: str) -> tuple[float | None, float | None]:
     """‖W_t - W_0‖/‖W_0‖ of layer 1 at the end (none for a diverged run), and the largest ‖ΔW‖/‖W‖ of any layer and step."""
     rows = read_signals(RunDirectory(run).signals, ["displacement", "update_ratio"])
-    moved = rows.query("layer == 1")["displacement"].dropna()
+    moved = rows.loc[rows["layer"] == 1, "displacement"].dropna()
     largest = rows["update_ratio"].dropna()
     end = None if moved.empty or state == "diverged" else float(moved.iloc[-1])
     return end, None if largest.empty else float(largest.max())
@@ -98,7 +98,8 @@ def draw_study(study: Path, table: pd.DataFrame, varying: list[str]) -> Path:
     for row in table.to_dict("records"):
         signals = read_signals(RunDirectory(Path(row["path"])).signals, ["kind", "backprop_norm"])
         label = ", ".join(str(row[column]) for column in rest) or "all"
-        frames.append(signals.query("step == 0 and kind == 'hidden'").assign(panel=str(row[panel]), label=label))
+        first = signals[(signals["step"] == 0) & (signals["kind"] == "hidden")]
+        frames.append(first.assign(panel=str(row[panel]), label=label))
     ylabel = r"backprop_norm $\sqrt{\langle\|\delta_l\|^2\rangle}$"
     figure = against_depth(pd.concat(frames), "backprop_norm", ylabel, "Does the gradient reach the first layer? (step 0)")
     return save(figure, study / "gradient_against_depth")[0]

@@ -15,7 +15,7 @@ from isometry.classifier import Classifier
 from isometry.config import resolved
 from isometry.console import console, print_config, quiet
 from isometry.data.module import ImageData
-from isometry.errors import UserError
+from isometry.errors import DiskFull, UserError
 from isometry.loggers import build_loggers, close_loggers, start_loggers
 from isometry.machine import check_machine
 from isometry.pictures import draw_pictures, send_views
@@ -116,7 +116,7 @@ def execute(config: DictConfig, run: RunDirectory, resuming: bool) -> dict[str, 
         console.print(f"interrupted; the same command goes on, and so does: isometry train resume={run.path}", soft_wrap=True)
         raise SystemExit(130) from stop  # what shells say for Ctrl-C; Lightning would say 1
     except BaseException as error:
-        reason = f"{type(error).__name__}: {error}"
+        state, reason = "interrupted" if isinstance(error, DiskFull) else "failed", f"{type(error).__name__}: {error}"
         raise
     finally:
         if first:

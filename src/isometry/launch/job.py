@@ -82,6 +82,7 @@ class Job:
         elif code == 130 or state == "interrupted":
             self.state = "interrupted"
             self._mark_dead(state)
+            self.note = str((self.run.status() or {}).get("reason") or "")
         else:
             self.state, self.note = "failed", f"exit code {code}"
             self._mark_dead(state)

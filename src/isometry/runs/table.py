@@ -11,6 +11,9 @@ import yaml
 
 from isometry.runs.directory import RunDirectory
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's, where PyYAML was built with it: four times as fast, which a table of 1,000 runs feels."""
+
 CHOICES = {
     "model": "model.name",
     "depth": "model.depth",
@@ -36,7 +39,7 @@ def run_table(study: Path) -> pd.DataFrame:
 
 
 def _row(run: RunDirectory) -> dict[str, Any]:
-    config = yaml.safe_load(run.config.read_text())
+    config = yaml.load(run.config.read_text(), Loader=LOADER)
     choices = {column: lookup(config, key) for column, key in CHOICES.items()}
     status = run.status() or {}
     return {"run_id": run.run_id, **choices, **(run.summary() or {}), "state": status.get("state"), "path": str(run.path)}
