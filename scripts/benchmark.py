@@ -585,7 +585,7 @@ SECTIONS: dict[str, tuple[Callable[[int], str], str, int]] = {
 REMARKS = {
     "epoch": """What is left over the targets for small networks is, by the profile below, Lightning's own loop (hooks, profiler
 contexts, progress objects: 0.3 to 0.6 ms a step, also in the bare Trainer), and the watch for non-finite numbers,
-which reads every preactivation and gradient once a step so that a divergence has an exact step and layer. What was
+which reads every weight gradient once a step so that a divergence has an exact step and layer. What was
 tried and is in: all callbacks as one to Lightning (its hooks cost per callback, overridden or not), no `self.log` in
 a step, logits counted 32 batches at a time, Lightning's note of the running hook set past `nn.Module.__setattr__`,
 one fused norm call as the watch (float32 on the CPU, float64 only where that overflows), flushes every 200 steps.

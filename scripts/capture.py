@@ -15,13 +15,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+SCRIPTS = Path(__file__).parent.resolve()
 BLOCK = re.compile(r"<!-- run: (?P<command>.*?) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def main() -> None:
     """Rewrite the documents named on the command line."""
     binaries = str(Path(sys.executable).parent)
-    environment = {**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}", "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PATH": f"{binaries}:{SCRIPTS}:{os.environ['PATH']}", "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
     for name in sys.argv[1:]:
         with tempfile.TemporaryDirectory() as folder:
 

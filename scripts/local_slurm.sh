@@ -24,6 +24,10 @@ start() {
     fi
   done
   export PATH=$PATH:/usr/sbin
+  if [ -f "$folder/slurm.conf" ] && SLURM_CONF=$folder/slurm.conf sinfo -h -o %t 2>/dev/null | grep -q .; then
+    echo "export SLURM_CONF=$folder/slurm.conf" # it runs already
+    exit 0
+  fi
   mkdir -p "$folder"/{state,spool,munge}
   chmod 755 "$folder" "$folder/munge"
   dd if=/dev/urandom of="$folder/munge/key" bs=1024 count=1 status=none

@@ -1,7 +1,10 @@
 """Every figure: its claims in a form small enough for a test; those that train, or take long, in the slow tier."""
 
 import json
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,11 +12,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from isometry import cli
-from isometry.config import compose
+from isometry.config import compose, instantiate, resolved
 from isometry.errors import UserError
 from isometry.figures import he2015, saxe2014
 from isometry.figures.balduzzi2017 import lag_one
-from isometry.figures.figure import known_figures, make
+from isometry.figures.claims import Claim
+from isometry.figures.figure import known_figures, make, preset_of
 
 FAST = {
     "balduzzi2017-fig1": ["depths=[1,24]"],
@@ -61,6 +65,20 @@ def test_every_figure_is_tested():
     assert sorted([*FAST, *SLOW]) == known_figures()
 
 
+@pytest.mark.parametrize("preset", ["quick", "paper"])
+@pytest.mark.parametrize("name", [*FAST, *SLOW])
+def test_every_preset_builds_its_figure(name, preset, tmp_path):
+    """The settings are those of the class, and every claim has a tolerance."""
+    config = resolved(compose("figure", [f"figure={name}", f"preset={preset}", f"paths.runs={tmp_path}"]))
+    chosen = preset_of(config)
+    instantiate({"_target_": config["figure"]["_target_"], **chosen.settings})
+    assert config["figure"]["id"] == name
+    assert chosen.minutes > 0
+    assert 2 <= chosen.seeds <= chosen.max_seeds
+    for entry in config["figure"]["claims"]:
+        Claim(**entry).tolerance(entry.get("expected", 1.0))
+
+
 @pytest.mark.parametrize("name", FAST)
 def test_claims(name, tmp_path, data_cache):
     check(name, tmp_path, data_cache, FAST[name])
@@ -92,6 +110,25 @@ def test_draw_only_and_again(tmp_path, data_cache):
     assert (folder / "data.parquet").read_bytes() == before
     assert json.loads((folder / "claims.json").read_text()) == first
     assert set(pd.read_parquet(folder / "data.parquet")["seed"]) >= set(range(5))
+
+
+def test_a_figure_in_wandb(tmp_path, data_cache):
+    """Picture, data and claims as one run of the group `figures`, read back by W&B's own tool."""
+    config = figure("xiao2018", tmp_path, data_cache, "channels=4", "size=3", "depth=20")
+    config.logger = compose("figure", ["logger=wandb"]).logger
+    make(config)
+    (path,) = tmp_path.glob("runs/figures/xiao2018/quick/wandb/offline-run-*/*.wandb")
+    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    records = [json.loads(line) for line in done.stdout.splitlines() if line.strip()]
+    (run,) = [record["run"] for record in records if "run" in record]
+    assert (run["run_group"], run["job_type"], run["display_name"]) == ("figures", "figure", "xiao2018 quick")
+    (history,) = [record["history"]["item"] for record in records if "history" in record]
+    kinds = {key.removesuffix("._type"): value for key, value in history.items() if key.endswith("._type")}
+    assert kinds == {"figure": "image-file", "claims": "table-file", "data": "table-file"}
+    assert history["claims.nrows"] == 2
+    summaries = [record["summary"] for record in records if "summary" in record]
+    assert "claims_passed" in json.dumps(summaries)
 
 
 def test_mistakes(tmp_path, data_cache, capsys):

@@ -33,4 +33,4 @@ def send(target: Path, config: dict[str, Any], data: pd.DataFrame, claims: list[
         }
     )
     passed = sum(entry["result"] == "pass" for entry in claims)
-    logger.finish({"claims": len(claims), "claims_passed": passed}, failed=False)
+    logger.finish({"claims_made": len(claims), "claims_passed": passed}, failed=False)
