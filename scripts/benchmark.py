@@ -477,7 +477,7 @@ def sweep(rounds: int) -> str:
 
     slots = os.cpu_count() or 1
     isometry = str(Path(sys.executable).parent / "isometry")
-    rows, ideal = [], 0.0
+    rows, failed, ideal = [], [], 0.0
     for name, choice in LAUNCHERS.items():
         with tempfile.TemporaryDirectory() as folder:
             runs = ["seed=range(32)", "model.depth=20", "trainer=cpu", "trainer.max_epochs=20", "threads=1"]
@@ -486,8 +486,10 @@ def sweep(rounds: int) -> str:
             process([isometry, "train", *warm], folder)
             try:
                 seconds, _ = process([isometry, "train", "-m", *runs, *quiet, *choice], folder)
-            except RuntimeError:
-                print(f"{name} is not installed, or failed", flush=True)
+            except RuntimeError as error:
+                print(f"{name} is not installed, or failed: {str(error)[-300:]}", flush=True)
+                ended = sum(1 for _ in Path(folder).glob("runs/s/*/summary.json"))
+                failed.append(f"| {name} | failed with {ended} of 32 runs finished | | | |")
                 continue
             training = [json.loads(path.read_text())["wall_seconds"] for path in Path(folder).glob("runs/s/*/summary.json")]
             assert len(training) == 32, f"{name}: {len(training)} of 32 runs"
@@ -501,7 +503,7 @@ def sweep(rounds: int) -> str:
     lines.append(f"| ideal: Σ training of the pool's runs / {slots} slots | {ideal:.1f} s | | 1.00 | |")
     for name, seconds, each in rows:
         lines.append(f"| {name} | {seconds:.1f} s | {each:.2f} s | {seconds / ideal:.2f} | {(seconds - 6) / ideal:.2f} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *failed])
 
 
 def thousand(rounds: int) -> str:
@@ -583,6 +585,7 @@ SECTIONS: dict[str, tuple[Callable[[int], str], str, int]] = {
 
 
 REMARKS = {
+    "sweep": """submitit_local starts all jobs at once: 32 processes of about 0.9 GiB each, on two cores.""",
     "epoch": """What is left over the targets for small networks is, by the profile below, Lightning's own loop (hooks, profiler
 contexts, progress objects: 0.3 to 0.6 ms a step, also in the bare Trainer), and the watch for non-finite numbers,
 which reads every weight gradient once a step so that a divergence has an exact step and layer. What was

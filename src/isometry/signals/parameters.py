@@ -35,11 +35,14 @@ class LayerParameters:
         self.sharded = [_is_sharded(parameter) for parameter in self.parameters]
 
         self._any_sharded = any(self.sharded)
+        self._any_distributed = any(isinstance(parameter, DTensor) for parameter in self.parameters)
 
     def with_gradient(self) -> tuple[list[Tensor], list[int]]:
         """The gradients there are (shards of sharded ones), and the positions of their parameters."""
-        present = [i for i, parameter in enumerate(self.parameters) if parameter.grad is not None]
-        return [_local(self.parameters[i].grad) for i in present], present
+        found = [parameter.grad for parameter in self.parameters]
+        present = [i for i, gradient in enumerate(found) if gradient is not None]
+        gradients = [gradient for gradient in found if gradient is not None]
+        return [_local(gradient) for gradient in gradients] if self._any_distributed else gradients, present
 
     def norm_by_layer(self, flat: Tensor, positions: Sequence[int] | None = None, without: float = math.nan) -> Tensor:
         """Euclidean norm of each layer's tensors, float64 [L]; `without` for a layer that has none.

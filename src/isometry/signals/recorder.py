@@ -154,7 +154,6 @@ class Recorder:
         """The optimizer step that is being measured."""
         return self.first_step + len(self.rows)
 
-    @torch.no_grad()
     def begin(self, recorded: bool, examples: int) -> SignalProbe | WatchProbe:
         """The probe for the next micro-batch of so many examples."""
         if not recorded:
@@ -185,7 +184,6 @@ class Recorder:
             self.watched_forward = now if self.watched_forward is None else self.watched_forward + now
         probe.release()  # what lives through the backward pass takes room in the cache
 
-    @torch.no_grad()
     def after_backward(self, scale: float | Tensor = 1.0) -> None:
         """After the backward pass of a micro-batch.
 
@@ -193,17 +191,20 @@ class Recorder:
             scale: the factor by which the differentiated loss was larger than the micro-batch's *summed* loss
                 (1/examples for a mean, times a loss scale, over the accumulation factor).
         """
-        if not isinstance(self.probe, SignalProbe):
-            return
+        if isinstance(self.probe, SignalProbe):
+            self._add_deltas(self.probe, scale)
+        self.probe = None
+
+    @torch.no_grad()
+    def _add_deltas(self, probe: SignalProbe, scale: float | Tensor) -> None:
         assert self.forward is not None
-        deltas = torch.stack(self.probe.squared_deltas(self.workspace))
+        deltas = torch.stack(probe.squared_deltas(self.workspace))
         sums = torch.stack([deltas.sum(1), self._nothing])
         if self._outer:
             inputs = torch.stack([self.forward.squared_inputs[layer] for layer in self._outer])
             sums[1, self._outer] = (deltas[self._outer] * inputs).sum(1)
         sums /= scale**2
         self.backprop = sums if self.backprop is None else self.backprop + sums
-        self.probe = None
 
     @torch.no_grad()
     def before_update(self, recorded: bool, scale: float | Tensor = 1.0) -> None:
