@@ -122,6 +122,8 @@ class WatchProbe:
         self._kept: list[Tensor] = [torch.empty(0)] * len(layers)
 
     def preactivation(self, layer: int, x: Tensor, h: Tensor) -> Tensor:
+        if not self._kept:  # activation checkpointing runs the layer again in the backward pass, when all has been said
+            return h
         kept = x if self.keeps_inputs else h
         self._kept[layer - 1] = kept.detach() if torch.compiler.is_compiling() else kept
         return h
