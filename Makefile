@@ -43,3 +43,5 @@ clean:
 docs: .venv/installed
 	$(BIN)/isometry train -m study=vanishing_exploding
 	cp runs/vanishing_exploding/gradient_against_depth.png docs/
+	$(BIN)/isometry figure all preset=quick
+	$(BIN)/python scripts/figure_docs.py

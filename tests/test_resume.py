@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from omegaconf import OmegaConf
 import isometry.train as train_module
 from isometry.errors import UserError
 from isometry.evaluate import evaluate
+from isometry.runs import files
 from isometry.runs.directory import RunDirectory
 from isometry.train import train
 
@@ -129,6 +131,57 @@ def test_cut_anywhere_and_resumed_equals_undisturbed(pair, monkeypatch, hook, st
     assert_same(state_of(whole), state_of(cut))
     same = [key for key in expected if key not in ("wall_seconds", "images_per_second")]
     assert {key: resumed[key] for key in same} == {key: expected[key] for key in same}
+
+
+WRITES = [("config.yaml", 1), ("status.json", 1), ("*.parquet", 2), ("metrics.csv", 2), ("last.ckpt", 2), ("summary.json", 1)]
+
+
+def killed_in_a_write(config, name, count, stage):
+    """Train in a child that kills itself in its count-th write of such a file: with half of it written, or just behind it."""
+    child = os.fork()
+    if child:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        return
+    original, seen = files._write_whole, 0
+
+    def write(path, fill):
+        nonlocal seen
+        seen += fnmatch(path.name, name)
+        if seen == count and fnmatch(path.name, name):
+            if stage == "half":
+                temporary = path.with_name(f".{path.name}.half{path.suffix}")
+                fill(temporary)
+                os.truncate(temporary, temporary.stat().st_size // 2)
+            else:
+                original(path, fill)
+            os.kill(os.getpid(), signal.SIGKILL)
+        original(path, fill)
+
+    files._write_whole = write
+    try:
+        train(config)
+    finally:
+        os._exit(3)
+
+
+@pytest.mark.parametrize("stage", ["half", "behind"])
+@pytest.mark.parametrize(("name", "count"), WRITES)
+def test_killed_in_each_kind_of_write(pair, name, count, stage):
+    """Whatever is there reads whole, and the same command ends at the same numbers."""
+    whole, cut = pair
+    train(whole)
+    killed_in_a_write(cut, name, count, stage)
+    for path in Path(cut.paths.runs).glob("*/*"):
+        run = RunDirectory(path)
+        run.status(), run.summary()
+        if run.last_checkpoint.exists():
+            torch.load(run.last_checkpoint, weights_only=True)
+        if run.signals.exists():
+            pd.read_parquet(run.signals)
+        if run.metrics.exists():
+            pd.read_csv(run.metrics)
+    train(cut)
+    assert_same(state_of(whole), state_of(cut))
 
 
 @pytest.mark.parametrize("step", [13, 20, 25])
