@@ -169,6 +169,14 @@ def test_activation_checkpointing_changes_no_number(make_config):
     pd.testing.assert_frame_equal(a, b, check_exact=True)
 
 
+def test_a_divergence_under_bf16_on_a_step_that_is_only_watched(make_config):
+    """The address is looked for outside of autocast, where the weights have another precision than the inputs."""
+    words = ["trainer.precision=bf16-mixed", "callbacks.signals.every_n_steps=50", "trainer.max_steps=40", "model.depth=6"]
+    summary = train(make_config(*words, "activation=relu", "initializer=normal", "optimizer.lr=10"))
+    assert summary["state"] == "diverged"
+    assert summary["first_nonfinite_step"] > 0
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_compiling_changes_no_number_beyond_rounding(make_config):

@@ -183,3 +183,37 @@ def test_displacement_from_zero_does_not_exist():
     measure(network, x, labels, recorder=recorder)
     flush = recorder.flush()
     assert flush.measured[:, MEASURED.index("displacement")].tolist() == [[True, False, True, True]] * 2
+
+
+def test_the_address_is_the_same_on_recorded_and_on_watched_steps():
+    """An infinite weight below tanh: the loss stays finite, the gradient does not, and layer 3 was the first to go."""
+    for recorded in (True, False):
+        network, x, labels = build(depth=5)
+        recorder = Recorder(network.layer_map())
+        with torch.no_grad():
+            network.layers[2].weighted.weight[0, 0] = math.inf
+        loss = F.cross_entropy(network(x, recorder.begin(recorded, len(x))), labels)
+        assert math.isfinite(loss.item())
+        recorder.after_forward(loss)
+        loss.backward()
+        recorder.after_backward(0.1)
+        recorder.before_update(recorded)
+        recorder.after_update(recorded)
+        divergence = recorder.flush().divergence
+        assert (divergence.kind, divergence.forward_layer, divergence.gradient_layer) == ("forward", 3, 2)  # 0 · inf in the layer below
+
+
+def test_the_alarms_norm_of_gradients_below_float32s_squares():
+    network, x, labels = build(depth=3)
+    for recorded in (True, False):
+        recorder = Recorder(network.layer_map())
+        loss = F.cross_entropy(network(x, recorder.begin(recorded, len(x))), labels)
+        recorder.after_forward(loss)
+        loss.backward()
+        recorder.after_backward(0.1)
+        for spec in network.layer_map():
+            spec.weighted.weight.grad.fill_(1e-30)
+        recorder.before_update(recorded)
+        recorder.after_update(recorded)
+        entries = sum(spec.weighted.weight.numel() for spec in network.layer_map())
+        assert recorder.flush().gradient_norms[0] == pytest.approx(1e-30 * math.sqrt(entries), rel=1e-5)

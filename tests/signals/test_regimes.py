@@ -4,6 +4,7 @@ unscaling, the all-reduce or the aggregation is shown to differ."""
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 import numpy as np
@@ -183,7 +184,8 @@ def _sharded(rank: int, port: int, folder: str) -> None:
     local = norms(layers.values)
     whole = layers.norm_by_layer(local)
     torch.save((whole, local, norms(full)), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    dist.barrier()
+    os._exit(0)  # past the C++ destructors: gloo's threads race with them at exit, and one time in a hundred abort
 
 
 def test_sharded_parameters_are_measured_whole(tmp_path):

@@ -11,6 +11,10 @@ SCREENED = frozenset({"cpu"})
 """Devices whose results are there at once, so that looking at one does not wait for anything."""
 
 
+UNDERFLOW = 1e-15
+"""A float32 norm above this has lost nothing that counts to squares below float32's range."""
+
+
 def seen_at_once(device: torch.device) -> bool:
     """Whether looking at a value of the device waits for nothing."""
     return device.type in SCREENED
@@ -44,13 +48,14 @@ def nonfinite_counts(tensors: list[Tensor], watched_norms: Tensor) -> Tensor:
 def watched(tensors: list[Tensor]) -> Tensor:
     """Norms that are only asked whether they are finite: float64, exactly so, whatever the entries' size.
 
-    On the CPU float32 norms screen, at half the time, and the float64 ones are taken where they overflow; on other devices a
-    look at the screen would wait for the device, and float64 is fast.
+    On the CPU float32 norms screen, at half the time, and the float64 ones are taken where they overflow, or where even the
+    largest may have underflowed; on other devices a look at the screen would wait for the device, and float64 is fast.
     """
     if not tensors or not seen_at_once(tensors[0].device):
         return norms(tensors)
     screen = [float(norm) for norm in torch._foreach_norm(tensors)]  # cheaper one by one than stacked: each is there already
-    return torch.tensor(screen, dtype=torch.float64) if math.isfinite(sum(screen)) else norms(tensors)
+    right = math.isfinite(sum(screen)) and max(screen) > UNDERFLOW
+    return torch.tensor(screen, dtype=torch.float64) if right else norms(tensors)
 
 
 def known_finite(watched_norms: Tensor) -> bool:

@@ -114,18 +114,19 @@ class WatchProbe:
     Args:
         layers: the layer map.
         keeps_inputs: keep each layer's input, which autograd keeps in any case, and compute preactivations again if they are
-            asked for; otherwise keep the preactivations.
+            asked for; otherwise, and under autocast, keep the preactivations.
     """
 
     def __init__(self, layers: Sequence[LayerSpec], keeps_inputs: bool):
         self.layers, self.keeps_inputs = layers, keeps_inputs
         self._kept: list[Tensor] = [torch.empty(0)] * len(layers)
+        self._inputs: set[int] = set()  # layers of which the input is kept
 
     def preactivation(self, layer: int, x: Tensor, h: Tensor) -> Tensor:
-        if not self._kept:  # activation checkpointing runs the layer again in the backward pass, when all has been said
-            return h
-        kept = x if self.keeps_inputs else h
+        again = self.keeps_inputs and not torch.is_autocast_enabled(h.device.type)  # later, outside of it, h would be another
+        kept = x if again else h
         self._kept[layer - 1] = kept.detach() if torch.compiler.is_compiling() else kept
+        (self._inputs.add if again else self._inputs.discard)(layer)
         return h
 
     def activation(self, layer: int, z: Tensor, a: Tensor) -> None:
@@ -133,10 +134,7 @@ class WatchProbe:
 
     def preactivations(self) -> list[Tensor]:
         """Of every layer, of its last use in the forward pass."""
-        if not self.keeps_inputs:
-            return self._kept
-        return [spec.weighted(x) for spec, x in zip(self.layers, self._kept, strict=True)]
-
-    def release(self) -> None:
-        """Keep nothing any longer."""
-        self._kept = []
+        return [
+            spec.weighted(kept) if spec.index in self._inputs else kept
+            for spec, kept in zip(self.layers, self._kept, strict=True)
+        ]

@@ -130,6 +130,7 @@ class Recorder:
         self.forward: ForwardStatistics | None = None
         self.backprop: Tensor | None = None  # [2, L] sums over examples of ‖δ_i‖² and of ‖δ_i‖²‖x_i‖²
         self.loss: Tensor | None = None  # not finite as soon as that of one micro-batch is not
+        self.watching: WatchProbe | None = None  # of the last micro-batch
         self.watched_forward: Tensor | None = None  # [L], not finite likewise; None where all is known to be finite
         self.values: dict[str, Tensor] = {}  # [L] of each column of this step
         self.written = np.zeros((len(MEASURED), len(self.layers)), dtype=bool)
@@ -156,8 +157,10 @@ class Recorder:
 
     def begin(self, recorded: bool, examples: int) -> SignalProbe | WatchProbe:
         """The probe for the next micro-batch of so many examples."""
+        if self.watching is not None:  # of the micro-batch before
+            self._watch_forward(self.watching)
         if not recorded:
-            self.probe = WatchProbe(self.layers, keeps_inputs=seen_at_once(self.device))
+            self.probe = self.watching = WatchProbe(self.layers, keeps_inputs=seen_at_once(self.device))
             return self.probe
         self.probe = SignalProbe(len(self.layers), examples, self.device)
         if self.compiled:
@@ -174,15 +177,12 @@ class Recorder:
         if isinstance(probe, SignalProbe):
             self.forward = self.forward or ForwardStatistics(self.layers, self.workspace, self._outer)
             self.forward.add(probe)
-        else:
-            self._watch_forward(probe, loss)
 
-    def _watch_forward(self, probe: WatchProbe, loss: Tensor) -> None:
-        """Which layers lost their finite values; where the loss is seen to be finite, there is nothing to look for."""
-        if not known_finite(loss):
-            now = watched(probe.preactivations())
-            self.watched_forward = now if self.watched_forward is None else self.watched_forward + now
-        probe.release()  # what lives through the backward pass takes room in the cache
+    @torch.no_grad()
+    def _watch_forward(self, probe: WatchProbe) -> None:
+        """Which layers lost their finite values."""
+        now = watched(probe.preactivations())
+        self.watched_forward = now if self.watched_forward is None else self.watched_forward + now
 
     def after_backward(self, scale: float | Tensor = 1.0) -> None:
         """After the backward pass of a micro-batch.
@@ -223,10 +223,14 @@ class Recorder:
 
     def _watch(self, gradients: list[Tensor], positions: list[int], scale: float | Tensor) -> None:
         """The norms of the gradients, and, unless all is known to be well, which layer lost its finite values."""
-        if self.watched_forward is not None:
-            assert self.loss is not None
+        assert self.loss is not None
+        assert self.watching is not None
+        norms = watched(gradients)
+        if self.watched_forward is not None or not (known_finite(self.loss) and known_finite(norms)):
+            self._watch_forward(self.watching)
+            assert self.watched_forward is not None
             self.values |= {"watched_forward": self.watched_forward, "watched_loss": self.loss}
-        self.values["watched_gradient"] = self.weights.norm_by_layer(watched(gradients), positions, without=0.0) / scale
+        self.values["watched_gradient"] = self.weights.norm_by_layer(norms, positions, without=0.0) / scale
 
     def _record_forward(self) -> None:
         assert self.backprop is not None
