@@ -12,6 +12,8 @@ import shutil
 from importlib import import_module
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 from isometry.config import compose, resolved
 from isometry.figures.figure import known_figures, number, tolerance_words
 
@@ -19,7 +21,8 @@ DOCS = Path(__file__).parents[1] / "docs"
 HEAD = """# Figures
 
 Written by `python scripts/figure_docs.py` from the results of `isometry figure all preset=quick`: pictures, claims, wall times.
-Every claim is checked: it passes if its 95 % interval over seeds lies inside the tolerance. Adding a figure:
+Every claim is checked: it passes if its 95 % interval over seeds lies inside the tolerance. While one is undecided the seeds
+are doubled, a few times at most, so intervals of claims near a bound are a little less than 95 % sure. Adding a figure:
 [adding_a_figure.md](adding_a_figure.md).
 
 {total} on two cores. {passed} of {claims} claims pass.
@@ -63,6 +66,8 @@ def main() -> None:
         node = resolved(compose("figure", [f"figure={name}"]))["figure"]
         result = arguments.runs / "figures" / name / arguments.preset
         shutil.copy(result / "figure.png", DOCS / "figures" / f"{name}.png")
+        if OmegaConf.to_container(OmegaConf.load(result / "config.yaml").figure.presets) != node["presets"]:
+            raise SystemExit(f"{name}: measured with other presets than conf/ has; run isometry figure {name} again")
         found = [entry["result"] for entry in json.loads((result / "claims.json").read_text())]
         wall = json.loads((result / "wall.json").read_text())["wall_seconds"]
         rows.append(f"| [{name}](#{name}) | {node['title']} | {found.count('pass')} of {len(found)} | {wall:.0f} s |")

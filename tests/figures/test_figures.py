@@ -41,7 +41,7 @@ SLOW = {
     "saxe2014-fig4": ["layers=[3,10,100]", "seeds=3", "steps=100"],
     "schoenholz2017-fig5": ["depths=[5,30]", "sigma_w2=[1.0,2.5]", "seeds=3", "max_seeds=6"],
     "schoenholz2017-gradients": [],
-    "seed-sigmoid": ["seeds=5", "steps=60"],
+    "seed-sigmoid": ["steps=60"],
     "yang2019-batchnorm": ["trained_depth=100", "trained_width=64", "seeds=3", "steps=200"],
 }
 
@@ -138,6 +138,16 @@ def test_mistakes(tmp_path, data_cache, capsys):
         make(config)
     config.preset = "quik"
     with pytest.raises(UserError, match="preset=quik: allowed are quick, paper; did you mean quick"):
+        make(config)
+    for words, message in {
+        "seeds=1": "presets.quick.seeds=1: must be a whole number of at least 2",
+        "depth=deep": "presets.quick.depth=deep: must be a number",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            make(figure("xiao2018", tmp_path, data_cache, words))
+    config = figure("xiao2018", tmp_path, data_cache)
+    config.figure.claims = [{"id": "gaussian", "statement": "", "lower": 1.0}]
+    with pytest.raises(UserError, match=r"lower.*keys of a claim are id, statement, expected"):
         make(config)
     run = partial(cli.run, ["isometry", "figure", "he2015-fig1", f"paths.runs={tmp_path}"])
     assert run() == 2

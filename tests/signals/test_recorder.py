@@ -186,7 +186,7 @@ def test_displacement_from_zero_does_not_exist():
 
 
 def test_the_address_is_the_same_on_recorded_and_on_watched_steps():
-    """An infinite weight below tanh: the loss stays finite, the gradient does not, and layer 3 was the first to go."""
+    """An infinite weight below tanh: the loss stays finite, the gradient of layer 2 is 0 · inf, layer 3 was the first to go."""
     for recorded in (True, False):
         network, x, labels = build(depth=5)
         recorder = Recorder(network.layer_map())
@@ -200,7 +200,11 @@ def test_the_address_is_the_same_on_recorded_and_on_watched_steps():
         recorder.before_update(recorded)
         recorder.after_update(recorded)
         divergence = recorder.flush().divergence
-        assert (divergence.kind, divergence.forward_layer, divergence.gradient_layer) == ("forward", 3, 2)  # 0 · inf in the layer below
+        assert (divergence.kind, divergence.forward_layer, divergence.gradient_layer) == (
+            "forward",
+            3,
+            2,
+        )  # 0 · inf in the layer below
 
 
 def test_the_alarms_norm_of_gradients_below_float32s_squares():

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -74,25 +74,43 @@ def figure(config: DictConfig) -> None:
     choices = [word for word in hydra.overrides.hydra if "launcher" in word.partition("=")[0]]
     words = [word for word in hydra.overrides.task if word.partition("=")[0] != "figure"]
     ids = known_figures() if config.figure.id == "all" else [config.figure.id]
-    results = []
-    for name in ids:
-        chosen = config if len(ids) == 1 else compose("figure", [f"figure={name}", *words])
-        results += make(chosen, choices)
-    if len(ids) > 1:
+    if len(ids) == 1:
+        good = all_pass(make(config, choices))
+    else:
+        results = [_one_of_all(compose("figure", [f"figure={name}", *words]), choices) for name in ids]
+        good = all(results)
         show_list(Path(config.paths.runs))
-    if any(entry["result"] != "pass" for entry in results):
+    if not good:
         raise SystemExit(1)
+
+
+def all_pass(entries: Sequence[dict[str, Any]]) -> bool:
+    """Whether every claim holds."""
+    return all(entry["result"] == "pass" for entry in entries)
+
+
+def _one_of_all(config: DictConfig, choices: Sequence[str]) -> bool:
+    """One figure of many: what is wrong with it does not keep the others from being made."""
+    try:
+        return all_pass(make(config, choices))
+    except UserError as error:
+        console.print(f"{config.figure.id}: {error}", soft_wrap=True)
+        return False
 
 
 def make(config: DictConfig, choices: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Measure (unless `draw_only`), draw, check, store, print; returns the claims."""
     started = time.perf_counter()
     plain = resolved(config)
-    preset, target = preset_of(plain), folder_of(plain)
-    code: Figure = instantiate({"_target_": plain["figure"]["_target_"], **preset.settings})
-    claims = [Claim(**entry) for entry in plain["figure"]["claims"]]
+    target, wall = folder_of(plain), None
     if config.draw_only:
-        data, wall = stored(target), None
+        config.figure.presets = stored_presets(target)  # what is drawn belongs to the settings it was measured with
+        plain = resolved(config)
+    preset, claims = preset_of(plain), claims_of(plain)
+    code: Figure = instantiate({"_target_": plain["figure"]["_target_"], **preset.settings})
+    check_types(code, f"figure.presets.{plain['preset']}")
+    if config.draw_only:
+        data = stored(target)
     else:
         data = measure(code, claims, make_lab(config, choices), preset, int(config.first_seed))
         wall = time.perf_counter() - started
@@ -108,13 +126,37 @@ def make(config: DictConfig, choices: Sequence[str] = ()) -> list[dict[str, Any]
 
 
 def preset_of(plain: dict[str, Any]) -> Preset:
-    """The chosen preset, typed."""
+    """The chosen preset, typed.
+
+    Raises:
+        UserError: for a preset that there is not, or one without a usable number of seeds.
+    """
     presets = plain["figure"]["presets"]
     if plain["preset"] not in presets:
         raise bad_value("preset", plain["preset"], f"allowed are {', '.join(presets)}{nearest(plain['preset'], presets)}")
     node = dict(presets[plain["preset"]])
-    most = node.pop("max_seeds", node["seeds"])
-    return Preset(float(node.pop("minutes")), int(node.pop("seeds")), int(most), node)
+    seeds, minutes = node.pop("seeds", None), node.pop("minutes", 1)
+    most = node.pop("max_seeds", seeds)
+    for key, value in {"seeds": seeds, "max_seeds": most}.items():
+        if not isinstance(value, int) or value < 2:
+            raise bad_value(f"figure.presets.{plain['preset']}.{key}", value, "must be a whole number of at least 2")
+    return Preset(float(minutes), seeds, most, node)
+
+
+def claims_of(plain: dict[str, Any]) -> list[Claim]:
+    """The claims, each with a tolerance: a mistake is told before anything is measured.
+
+    Raises:
+        UserError: for keys that a claim does not have, or a claim without a tolerance.
+    """
+    try:
+        claims = [Claim(**entry) for entry in plain["figure"]["claims"]]
+    except TypeError as error:
+        allowed = ", ".join(field.name for field in fields(Claim))
+        raise bad_value("figure.claims", plain["figure"]["claims"], f"{error}; keys of a claim are {allowed}") from error
+    for claim in claims:
+        claim.tolerance(1.0 if claim.expected is None else claim.expected)
+    return claims
 
 
 def folder_of(plain: dict[str, Any]) -> Path:
@@ -127,7 +169,7 @@ def folder_of(plain: dict[str, Any]) -> Path:
 def make_lab(config: DictConfig, choices: Sequence[str]) -> Lab:
     """The lab in the configured folders."""
     paths = Path(config.paths.runs), Path(config.paths.data)
-    return Lab(f"figure-{config.figure.id}", *paths, launch=partial(launch, choices=choices))
+    return Lab(f"figure-{config.figure.id}", *paths, partial(launch, choices=choices), int(config.first_seed))
 
 
 def measure(code: Figure, claims: Sequence[Claim], lab: Lab, preset: Preset, first: int) -> pd.DataFrame:
@@ -155,6 +197,30 @@ def store(
             write_json(target / "wall.json", {"wall_seconds": round(wall, 1), "seeds": int(data["seed"].nunique())})
     except OSError as error:
         raise UserError(f"paths.runs={config.paths.runs}: cannot write there ({error})") from error
+
+
+def check_types(code: Any, prefix: str) -> None:
+    """Numbers are numbers and lists are lists; dataclasses do not look.
+
+    Raises:
+        UserError: for the first setting that is not what it should be.
+    """
+    for setting in fields(code):
+        value = getattr(code, setting.name)
+        if setting.type in ("int", "float") and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise bad_value(f"{prefix}.{setting.name}", value, "must be a number")
+        if str(setting.type).startswith("Sequence") and not isinstance(value, list):
+            raise bad_value(f"{prefix}.{setting.name}", value, "must be a list")
+
+
+def stored_presets(target: Path) -> Any:
+    """The presets of the config that the stored data were measured with.
+
+    Raises:
+        UserError: where nothing was measured.
+    """
+    stored(target)
+    return OmegaConf.load(target / "config.yaml").figure.presets
 
 
 def stored(target: Path) -> pd.DataFrame:

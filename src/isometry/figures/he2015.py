@@ -1,4 +1,4 @@
-"""He, Zhang, Ren & Sun 2015, Delving deep into rectifiers (arXiv:1502.01852), figures 2 and 3, and the factors of section 2.2.
+"""He, Zhang, Ren & Sun 2015, Delving deep into rectifiers (arXiv:1502.01852), figures 2 and 3, and the factor of eq. 14.
 
 Setting of the paper: convolutional networks of 22 (fig. 2) and 30 (fig. 3) layers on ImageNet, Xavier's against the proposed
 initialization. `quick` scales down to relu MLPs of the same depths, width 128, on 5,000 digits, SGD with momentum, 300 steps.
@@ -28,7 +28,7 @@ INITIALIZERS = {"Xavier": "glorot_normal", "He": "he_normal"}
 
 @dataclass
 class Convergence:
-    """Figures 2 and 3: training loss against epochs, Xavier against He.
+    """Figures 2 and 3 (there the error against epochs): training loss against steps, Xavier against He.
 
     Args:
         depth: weight layers.
@@ -82,7 +82,7 @@ FACTORS = {"Xavier": "glorot_normal", "He": "he_normal", "torch default": "torch
 
 @dataclass
 class Factor:
-    """Equations 10 and 14: the factor on Var δ a layer going back through relu, ½ n Var W: 1/2, 1 and, torch's default, 1/6.
+    """Equation 14: the factor on Var δ a layer going back through relu, ½ n Var W: 1/2, 1 and, torch's default, 1/6.
 
     Args:
         depth, width: of the MLP.

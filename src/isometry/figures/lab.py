@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,12 +37,14 @@ class Lab:
         study: study name of the runs that it trains.
         runs, data: folders, as `paths.runs` and `paths.data`.
         launch: runs `isometry train` with each list of overrides.
+        first_seed: the first of all seeds, for what is measured once however many seeds there are.
     """
 
     study: str
     runs: Path
     data: Path
     launch: Launch
+    first_seed: int = 0
 
     # ---- networks at initialization -------------------------------------------------------------------------------------
 
@@ -82,6 +85,11 @@ class Lab:
         """The first `count` training digits of `mnist_5k`, normalized, float64 [count, 1, 28, 28], and their labels."""
         images, labels = self._digits.splits["train"]
         return self._digits.normalization(images[:count]).double(), labels[:count]
+
+    def noise(self, count: int) -> tuple[Tensor, Tensor]:
+        """Images of the same shape whose pixels are independent N(0, 1), the same every time, and labels."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(count, 1, 28, 28, generator=generator, dtype=torch.float64), torch.arange(count) % 10
 
     def profiles(
         self,
@@ -144,6 +152,12 @@ class Lab:
         for seed in seeds:
             config.seed = seed
             yield RunDirectory(self.runs / self.study / run_id(resolved(config)))
+
+
+def accuracy_of(run: RunDirectory) -> float:
+    """Test accuracy; guessing among ten classes for a run that diverged, which has none."""
+    value = summary_of(run, "test_accuracy")
+    return 0.1 if math.isnan(value) else value
 
 
 def summary_of(run: RunDirectory, key: str) -> float:

@@ -1,8 +1,8 @@
 """Pennington, Schoenholz & Ganguli 2017, Resurrecting the sigmoid in deep learning (arXiv:1711.04735): dynamical isometry, the
 singular values of the input-output Jacobian of deep networks at initialization.
 
-With s the singular values, μ_k = E φ'(√q* z)^{2k} and L layers at criticality, Var(s²)/E[s²]² = L (μ₂/μ₁² - 1 + s₁), s₁ = 0 for
-orthogonal and 1 for Gaussian weights (their eq. 22, in the limit of infinite width): only orthogonal weights, with φ near its
+With s the singular values, μ_k = E φ'(√q* z)^{2k} and L layers at criticality, Var(s²)/E[s²]² = L (μ₂/μ₁² - 1 - s₁), s₁ = 0 for
+orthogonal and -1 for Gaussian weights (their eq. 22, in the limit of infinite width): only orthogonal weights, with φ near its
 linear regime, keep a deep network isometric. `quick`: N = 400. Not reproduced: training speed (their figures 4 to 6).
 
 The one small singular value of each tanh network belongs to the direction of h itself: there the length map rules, not χ, and

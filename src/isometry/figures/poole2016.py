@@ -1,8 +1,9 @@
 """Poole, Lahiri, Raghu, Sohl-Dickstein & Ganguli 2016, Exponential expressivity in deep neural networks through transient chaos
 (arXiv:1606.05340), figures 1 and 2: the length map and the correlation map of random tanh networks.
 
-Setting of the paper: N = 1000, σ_b = 0.3, σ_w = 1.3, 2.5, 4; both presets keep it. Points are one network's, dotted lines the
-maps (their eqs. 3 and 5) iterated. Not reproduced: curvature and expressivity (their figures 3 to 5).
+Setting of the paper: N = 1000, σ_b = 0.3, σ_w = 1.3, 2.5, 4; both presets keep it. Points are means over networks with 95 %
+bands, dotted lines the maps (their eqs. 3 and 5) iterated. Not reproduced: curvature and expressivity (their figures 3 to
+5).
 """
 
 from __future__ import annotations

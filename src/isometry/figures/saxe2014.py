@@ -114,7 +114,8 @@ class LearningTime:
         for index, (layers, rows) in enumerate(modes.groupby("layers")):
             look = {**style.look(index), "marker": ""}
             left.plot(rows["t"], rows["u"] / SIZE, label=f"{layers:.0f}", **look)
-        left.set(xlabel=r"$t$ = steps $\times$ rate $\times (N_l - 1)$", ylabel="strength of a mode $u/s$", xscale="log")
+        left.set(xlabel=r"$t$ = steps $\times$ rate $\times\, 2(N_l - 1)/(K - 1)$", xscale="log")
+        left.set_ylabel("strength of a mode $u/s$")
         left.legend(title="layers $N_l$")
         depths = np.unique(np.geomspace(3, 1000, 60).round())
         times = [learning_time(n, self.begin * SIZE, self.end * SIZE, SIZE) for n in depths]

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
 from isometry import activations
 from isometry.figures.claims import Estimate, exact, of_logs, over_seeds, share
-from isometry.figures.lab import Lab, signals_of
+from isometry.figures.lab import Lab, signals_of, summary_of
 from isometry.gradient_rate import gradient_rate
 from isometry.plots import style
 from isometry.plots.seeds import integer_axis, seed_lines
@@ -68,7 +69,8 @@ class Sigmoid:
             state = (run.status() or {})["state"]
             last = rows[rows["step"] == rows["step"].max()] if state == "finished" else rows[rows["step"] < 12]
             chosen = last[last["kind"] == "hidden"][["step", "layer", "displacement", "weight_grad_norm"]]
-            frames.append(chosen.assign(variant=name, seed=seed, kind="training", diverged=state == "diverged"))
+            where = {"diverged": state == "diverged", "first_nonfinite_step": summary_of(run, "first_nonfinite_step")}
+            frames.append(chosen.assign(variant=name, seed=seed, kind="training", **where))
         return pd.concat(frames, ignore_index=True)
 
     def draw(self, data: pd.DataFrame) -> Drawing:
@@ -93,12 +95,15 @@ class Sigmoid:
     def check(self, data: pd.DataFrame) -> dict[str, Estimate]:
         profile = data[data["kind"] == "profile"]
         logs = {name: log_rates(rows) for name, rows in profile.groupby("variant")}
-        squash = (profile["activation_var"] / profile["preactivation_var"]).groupby(profile["seed"]).max()
+        small = profile[(profile["variant"] == "N(0, 0.01²)") & (profile["layer"] > 1)]
+        squash = (small["activation_var"] / small["preactivation_var"]).groupby(small["seed"]).mean()
+        z = torch.linspace(-3, 3, 60_001, dtype=torch.float64)  # 1e-4 apart: differences are right to 1e-9
+        slope = float((torch.diff(PHI.module()(z)) / torch.diff(z)).max())
         trained = data[data["kind"] == "training"]
         first = trained[trained["layer"] == 1].groupby(["variant", "seed"])["displacement"].last()
         diverged = trained[~trained["variant"].isin(VARIANTS)].groupby("seed")["diverged"].first()
         return {
-            "slope": exact(float(PHI.slope_max)),
+            "slope": exact(slope),
             "squash": over_seeds(squash.tolist()),
             "rate-glorot": of_logs(logs["Glorot"]),
             "rate-critical": of_logs(logs["critical"]),
@@ -115,7 +120,7 @@ def log_rates(profile: pd.DataFrame) -> list[float]:
 
 
 def draw_activation(axis: Axes) -> None:
-    """φ, φ' times 4, and where φ is saturated."""
+    """φ, φ', and where φ is saturated."""
     z = np.linspace(-8, 8, 400)
     axis.plot(z, PHI.phi(z), label=r"$\varphi(h)$", **{**style.look(0), "marker": ""})
     axis.plot(z, PHI.phi_prime(z), label=r"$\varphi'(h) \leq 1/4$", **{**style.look(1), "marker": ""})
@@ -141,11 +146,13 @@ def draw_variance(axis: Axes, profile: pd.DataFrame) -> None:
 
 
 def draw_explosion(axis: Axes, rows: pd.DataFrame) -> None:
-    """Weight gradients by layer at the steps before the one that is not finite."""
-    finite = rows[np.isfinite(rows["weight_grad_norm"])]
-    words = "step " + finite["step"].astype(int).astype(str)
-    seed_lines(axis, finite.assign(words=words), "layer", "weight_grad_norm", "words", log=True, markevery=3)
+    """Weight gradients by layer at the steps before the first seed's step that is not finite."""
+    first = rows[rows["seed"] == rows["seed"].min()]
+    end = first["first_nonfinite_step"].iloc[0]
+    shown = rows[(rows["step"] < end) & np.isfinite(rows["weight_grad_norm"])] if first["diverged"].all() else first
+    words = "step " + shown["step"].astype(int).astype(str)
+    seed_lines(axis, shown.assign(words=words), "layer", "weight_grad_norm", "words", log=True, markevery=3)
     integer_axis(axis, "layer $l$")
-    end = int(rows["step"].max()) if np.isfinite(rows["weight_grad_norm"]).all() else int(finite["step"].max()) + 1
-    axis.set(ylabel=r"$\|\partial L/\partial W_l\|$", title=f"{EXPLODING}: step {end} is not finite")
+    outcome = f"step {end:.0f} is not finite" if first["diverged"].all() else "did not diverge"
+    axis.set(ylabel=r"$\|\partial L/\partial W_l\|$", title=f"{EXPLODING}: {outcome}")
     axis.legend(fontsize=7)

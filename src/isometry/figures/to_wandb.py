@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import platform
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import wandb
 
-from isometry.loggers.wandb import make_wandb
+from isometry.loggers.wandb import MAX_ID, make_wandb
 from isometry.runs.directory import RunDirectory
 
 COLUMNS = ("id", "statement", "expected", "measured", "result")
@@ -22,15 +24,18 @@ def send(target: Path, config: dict[str, Any], data: pd.DataFrame, claims: list[
     attempt = 1 + len(list(target.glob("wandb/*run-*")))
     logger = make_wandb(RunDirectory(target), attempt, {**config, "tags": [config["figure"]["id"]]}, **options)
     logger._wandb_init |= {"group": "figures", "job_type": "figure", "name": f"{config['figure']['id']} {config['preset']}"}
-    logger._wandb_init["id"] = f"figure-{config['figure']['id']}-{target.name}-{attempt}"
+    place = hashlib.sha256(f"{platform.node()}:{target.resolve()}".encode()).hexdigest()[:8]  # two machines, two runs
+    logger._wandb_init["id"] = f"figure-{config['figure']['id']}-{target.name}-{place}-{attempt}"[-MAX_ID:]
     logger.begin()
     rows: list[Any] = [[entry[name] for name in COLUMNS] for entry in claims]
-    logger.log_views(
-        {
-            "figure": wandb.Image(str(target / "figure.png")),
-            "claims": wandb.Table(columns=list(COLUMNS), data=rows),
-            "data": wandb.Table(dataframe=data.head(ROWS)),
-        }
+    logger.guarded(
+        lambda: logger.experiment.log(
+            {
+                "figure": wandb.Image(str(target / "figure.png")),
+                "claims": wandb.Table(columns=list(COLUMNS), data=rows),
+                "data": wandb.Table(dataframe=data.head(ROWS)),
+            }
+        )
     )
     passed = sum(entry["result"] == "pass" for entry in claims)
     logger.finish({"claims_made": len(claims), "claims_passed": passed}, failed=False)

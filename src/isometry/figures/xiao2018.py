@@ -1,10 +1,13 @@
 """Xiao, Bahri, Sohl-Dickstein, Schoenholz & Pennington 2018, Dynamical isometry and a mean field theory of CNNs
 (arXiv:1806.05393): delta-orthogonal kernels make deep convolutional tanh networks isometric, Gaussian ones do not.
 
-With g a gradient above and J the Jacobian of the layers below, ‖Jᵀg‖²/‖g‖² is the same for every draw if J is isometric, and
-fluctuates from draw to draw if it is not, though its mean is 1 in both cases. We measure it as ‖δ_1‖²/‖δ_{L-1}‖².
-`quick`: 128 layers of 16 channels, circular padding, 6 x 6 pixels. Not reproduced: training of 10,000 layers (their figure 1);
-a network of 1,000 layers needs a GPU: isometry train model=convnet initializer=delta_orthogonal model.depth=1000.
+With g a gradient above and J the Jacobian of the layers below, ‖Jᵀg‖²/‖g‖² is the same for every draw of the weights if J
+is a multiple of an isometry, and fluctuates if it is not. We measure it as ‖δ_1‖²/‖δ_{L-1}‖², and its spread as the
+standard deviation of its logarithm, which for small spreads is the coefficient of variation and does not saturate for large
+ones. With delta-orthogonal kernels δ² still falls smoothly with depth, the same in every draw: tanh at σ_w = 1 approaches
+its critical point q* = 0 only as q_l ≈ 1/(1/q_0 + 2l). `quick`: 128 layers of 16 channels, circular padding, 6 x 6 pixels.
+Not reproduced: training of 10,000 layers (their figure 1); a network of 1,000 layers needs a GPU: isometry train
+model=convnet initializer=delta_orthogonal model.depth=1000.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ class Isometry:
         depth: weight layers.
         channels: of every convolution.
         size: pixels a side.
-        scale: of the input: small, so that tanh is at its critical point q* = 0.
+        scale: of the input: small, so that tanh is near its critical point q* = 0.
     """
 
     depth: int
@@ -67,12 +70,12 @@ class Isometry:
 
     def check(self, data: pd.DataFrame) -> dict[str, Estimate]:
         ratios = data[data["layer"] == 1].groupby("variant")["ratio"]
-        return {name.lower(): variation(ratios.get_group(name).to_numpy()) for name in KERNELS}
+        return {name.lower(): spread_of(np.log(ratios.get_group(name).to_numpy())) for name in KERNELS}
 
 
-def variation(values: np.ndarray) -> Estimate:
-    """Coefficient of variation, with the interval that the χ² distribution gives its standard deviation."""
-    free = len(values) - 1
-    found = float(values.std(ddof=1) / values.mean())
+def spread_of(logs: np.ndarray) -> Estimate:
+    """Standard deviation, with the interval that the χ² distribution gives it: logarithms of long products are near normal."""
+    free = len(logs) - 1
+    found = float(logs.std(ddof=1))
     low, high = (found * np.sqrt(free / stats.chi2.ppf(p, free)) for p in (0.975, 0.025))
     return Estimate(found, float(low), float(high))
