@@ -136,7 +136,7 @@ def test_mistakes(tmp_path, data_cache, capsys):
     config.draw_only = True
     with pytest.raises(UserError, match="nothing has been measured"):
         make(config)
-    config.preset = "quik"
+    config.draw_only, config.preset = False, "quik"
     with pytest.raises(UserError, match="preset=quik: allowed are quick, paper; did you mean quick"):
         make(config)
     for words, message in {
