@@ -36,7 +36,7 @@ SLOW = {
     "hanin-rolnick2018": ["seeds=3", "shapes=[[5,10],[5,40],[20,10],[20,40],[40,20]]"],
     "he2015-fig2": ["seeds=3", "max_seeds=6"],
     "he2015-fig3": ["seeds=4", "max_seeds=8"],
-    "pennington2017-spectrum": ["width=200", "max_seeds=80"],
+    "pennington2017-spectrum": [],
     "poole2016-fig2": ["width=1000"],
     "saxe2014-fig4": ["layers=[3,10,100]", "seeds=3", "steps=100"],
     "schoenholz2017-fig5": ["depths=[5,30]", "sigma_w2=[1.0,2.5]", "seeds=3", "max_seeds=6"],
