@@ -8,6 +8,8 @@ a tanh network of 5 hidden layers of 1000 units, batch 10, no biases; "standard"
 to 4 x 300 units and 2,000 steps. Not reproduced: the escape from saturation after some hundred epochs (the paper's fig. 2), and
 test errors.
 
+Pilot of figure 2 (seeds 100 to 104): layer 4 ends at 0.063, layer 1 at 0.505, the loss 0.006 above ln 10.
+
 Weight gradients are nearly the same in all layers under *both* initializations, as the paper found to its surprise (its fig. 8)
 and as its eq. 14 explains; what fades is the back-propagated gradient.
 """

@@ -8,6 +8,7 @@ moment grows by 1 + 5/n a layer of n units: exponentially in Σ 1/n_l (Hanin 201
 `quick`: n = 50, L = 10, 20,000 draws of the weights; training of twelve shapes on 5,000 digits. The direct second moment over
 ten layers is so heavy-tailed that 20,000 draws do not decide it to 8 %: it is checked over five layers directly, and over ten
 as the product of the layers' own factors, which are independent of each other.
+Pilot of the training (seeds 100 to 104): rank correlation -0.90.
 Not reproduced: residual networks, and the paper's count of epochs to 20 % accuracy.
 """
 

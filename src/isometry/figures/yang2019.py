@@ -5,6 +5,8 @@ Setting: MLPs of constant width with batch norm before φ (their figure 3 and ta
 initialization; training of 100 layers of 128 units on 5,000 digits. Not reproduced: their phase of other normalizations, and
 convolutions.
 
+Pilot of the training (seeds 100 to 104): the identity reaches 0.88, relu 0.10.
+
 Inputs at initialization are Gaussian: the identity never forgets the Gram matrix of its inputs, and with digits, whose
 correlations are uneven, it grows by 1.025 a layer instead of (B-2)/(B-3) = 1.008. tanh lies above the theory, that of infinite
 width, by a correction that halves from N = 512 to 1024.
