@@ -4,8 +4,8 @@ Setting of the paper: convolutional networks of 22 (fig. 2) and 30 (fig. 3) laye
 initialization. `quick` scales down to relu MLPs of the same depths, width 128, on 5,000 digits, SGD with momentum, 300 steps.
 Not reproduced: ImageNet's error rates, PReLU.
 
-Pilot (seeds 100 to 109): at 22 layers He is ahead by 1.2 to 2.1 nats, accuracy 0.91; at 30 layers Xavier stays at 0.10 for every
-seed, He reaches 0.61 with an interval of 0.43 to 0.79. The thresholds (0.6, 0.25) are asserted on other seeds.
+Pilot (seeds 100 to 109): at 22 layers He is ahead by 1.2 to 2.1 nats, accuracy 0.91; at 30 layers Xavier stays at 0.10 for
+every seed, He reaches 0.61 with an interval of 0.43 to 0.79. The thresholds (0.6, 0.25) are asserted on other seeds.
 
 "Xavier" is the Var W = 1/fan_in that the paper compares with, here Glorot's normal: between layers of equal width the same.
 """
