@@ -38,7 +38,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def train(folder: Path, data: Path, logger: str, *words: str) -> subprocess.CompletedProcess[str]:
     command = [str(Path(sys.executable).parent / "isometry"), "train", *words, *WORDS, f"logger={logger}", "pictures=false"]
     environment = {**os.environ, "ISOMETRY_DATA": str(data), "ISOMETRY_RUNS": str(folder), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=folder.parent, env=environment, capture_output=True, text=True, timeout=120)
 
 
 @pytest.mark.parametrize("logger", ["csv", "wandb"])

@@ -17,6 +17,7 @@ and as its eq. 14 explains; what fades is the back-propagated gradient.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ from matplotlib.figure import Figure as Drawing
 from torch import Tensor
 
 from isometry.figures.claims import Estimate, of_logs, over_seeds
-from isometry.figures.lab import Lab, metrics_of, signals_of
+from isometry.figures.lab import Lab, for_steps, metrics_of, signals_of
 from isometry.initial import Observation
 from isometry.networks.layer import Network
 from isometry.plots import style
@@ -39,7 +40,7 @@ BINS = 60
 
 
 @dataclass
-class Histograms:
+class Histograms(ABC):
     """What figures 6, 7 and 8 share.
 
     Args:
@@ -72,9 +73,9 @@ class Histograms:
         lab.profiles(variants, seeds, lab.digits(self.batch), each=keep)
         return pd.concat([*rows, *self.more(lab, variants, seeds)], ignore_index=True)
 
+    @abstractmethod
     def tensors(self, seen: Observation, network: Network) -> list[Tensor]:
         """One tensor a layer, whose entries are counted."""
-        raise NotImplementedError
 
     def unit(self, stds: Sequence[float]) -> float:
         """What the x-axis is measured in."""
@@ -240,7 +241,7 @@ class Saturation:
         """Mean activation of each hidden layer every 50 steps; final training loss."""
         overrides = ["activation=sigmoid", "initializer=standard_uniform", f"optimizer.lr={self.lr}", f"data={self.data}"]
         overrides += [f"model.depth={self.hidden + 1}", f"model.width={self.width}", f"data.batch_size={self.batch}"]
-        overrides += [f"trainer.max_steps={self.steps}", "trainer.max_epochs=100000", "callbacks.signals.every_n_steps=50"]
+        overrides += [*for_steps(self.steps), "callbacks.signals.every_n_steps=50"]
         frames = []
         for _, seed, run in lab.train({"sigmoid": overrides}, seeds):
             found = signals_of(run, ["kind", "activation_mean", "activation_var"]).dropna()

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure as Drawing
 from scipy import stats
 
 from isometry.figures.claims import Estimate, of_logs, over_seeds
-from isometry.figures.lab import Lab, accuracy_of
+from isometry.figures.lab import Lab, accuracy_of, for_steps
 from isometry.plots import style
 from isometry.plots.seeds import integer_axis, seed_lines
 from isometry.signals.probe import SignalProbe
@@ -123,7 +123,7 @@ class Trainability:
 
     def measure(self, lab: Lab, seeds: Sequence[int]) -> pd.DataFrame:
         common = ["activation=relu", "initializer=he_normal", f"optimizer.lr={self.lr}", f"data.batch_size={self.batch}"]
-        common += [f"data={self.data}", f"trainer.max_steps={self.steps}", "trainer.max_epochs=100000"]
+        common += [f"data={self.data}", *for_steps(self.steps)]
         shapes = {f"{layers} x {width}": (layers, width) for layers, width in self.shapes}
         variants = {
             name: [*common, f"model.depth={layers + 1}", f"model.width={width}"] for name, (layers, width) in shapes.items()

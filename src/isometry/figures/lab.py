@@ -154,6 +154,11 @@ class Lab:
             yield RunDirectory(self.runs / self.study / run_id(resolved(config)))
 
 
+def for_steps(steps: int) -> list[str]:
+    """Overrides that train for so many optimizer steps, however many epochs those are."""
+    return [f"trainer.max_steps={steps}", "trainer.max_epochs=100000"]
+
+
 def accuracy_of(run: RunDirectory) -> float:
     """Test accuracy; guessing among ten classes for a run that diverged, which has none."""
     value = summary_of(run, "test_accuracy")

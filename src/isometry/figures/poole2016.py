@@ -9,6 +9,7 @@ bands, dotted lines the maps (their eqs. 3 and 5) iterated. Not reproduced: curv
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,7 +36,7 @@ LAST = 10
 
 
 @dataclass
-class Maps:
+class Maps(ABC):
     """What both figures share.
 
     Args:
@@ -76,8 +77,9 @@ class Maps:
             values.append(self.step(values[-1], sigma_w))
         return list(range(1, self.depth)), values
 
+    @abstractmethod
     def step(self, value: float, sigma_w: float) -> float:
-        raise NotImplementedError
+        """One layer of the map."""
 
     def end_of(self, data: pd.DataFrame, value: str) -> dict[str, list[float]]:
         """For each σ_w the mean over the last layers, by seed."""

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure as Drawing
 from scipy.integrate import quad
 
 from isometry.figures.claims import Estimate, exact, over_seeds
-from isometry.figures.lab import Lab, metrics_of, signals_of
+from isometry.figures.lab import Lab, for_steps, metrics_of, signals_of
 from isometry.plots import style
 from isometry.plots.seeds import integer_axis, seed_lines
 
@@ -95,7 +95,7 @@ class LearningTime:
 
     def _digits(self, lab: Lab, seeds: Sequence[int]) -> pd.DataFrame:
         common = ["activation=linear", f"model.depth={self.deep}", f"model.width={self.width}", f"data={self.data}"]
-        common += [f"optimizer.lr={self.lr}", f"trainer.max_steps={self.steps}", "trainer.max_epochs=100000"]
+        common += [f"optimizer.lr={self.lr}", *for_steps(self.steps)]
         common += ["callbacks.signals.every_n_steps=100"]
         variants = {
             "orthogonal": [*common, "initializer=orthogonal"],

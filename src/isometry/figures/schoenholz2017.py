@@ -24,7 +24,7 @@ from matplotlib.figure import Figure as Drawing
 
 from isometry import activations
 from isometry.figures.claims import Estimate, of_logs, over_seeds
-from isometry.figures.lab import Lab, accuracy_of
+from isometry.figures.lab import Lab, accuracy_of, for_steps
 from isometry.plots import style
 from isometry.plots.seeds import integer_axis, seed_lines
 from isometry.theory.fixed_points import limit
@@ -133,7 +133,7 @@ class Trainability:
 
     def _train(self, lab: Lab, cells: Sequence[tuple[float, int, str]], seeds: Sequence[int]) -> pd.DataFrame:
         common = ["activation=tanh", f"model.width={self.width}", f"data={self.data}", f"data.batch_size={self.batch}"]
-        common += [f"trainer.max_steps={self.steps}", "trainer.max_epochs=100000", f"optimizer.lr={self.lr}"]
+        common += [*for_steps(self.steps), f"optimizer.lr={self.lr}"]
         common += ["callbacks.signals.every_n_steps=100"]
         names = {f"{s}|{d}|{words}": [*common, *scales(s, self.sigma_b2), f"model.depth={d}"] for s, d, words in cells}
         rows = []

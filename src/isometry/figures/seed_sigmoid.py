@@ -20,7 +20,7 @@ from matplotlib.figure import Figure as Drawing
 
 from isometry import activations
 from isometry.figures.claims import Estimate, exact, of_logs, over_seeds, share
-from isometry.figures.lab import Lab, signals_of, summary_of
+from isometry.figures.lab import Lab, for_steps, signals_of, summary_of
 from isometry.gradient_rate import gradient_rate
 from isometry.plots import style
 from isometry.plots.seeds import integer_axis, seed_lines
@@ -57,14 +57,13 @@ class Sigmoid:
         return pd.concat([found.loc[found["hidden"], kept].assign(kind="profile"), self._train(lab, variants, seeds)])
 
     def _train(self, lab: Lab, variants: dict[str, list[str]], seeds: Sequence[int]) -> pd.DataFrame:
-        common = [f"data={self.data}", f"trainer.max_steps={self.steps}", "trainer.max_epochs=100000"]
+        common = [f"data={self.data}", *for_steps(self.steps)]
         common += [f"optimizer.lr={self.lr}", "callbacks.signals.every_n_steps=1"]
         exploding = ["activation=relu", "initializer=gaussian", "initializer.sigma_w=1.7"]
         exploding += [f"model.depth={self.depth}", f"model.width={self.width}"]
         frames = []
-        for name, seed, run in lab.train(
-            {k: [*common, *v] for k, v in (variants | {"relu, N(0, 1)": exploding}).items()}, seeds
-        ):
+        jobs = {name: [*common, *words] for name, words in (variants | {EXPLODING: exploding}).items()}
+        for name, seed, run in lab.train(jobs, seeds):
             rows = signals_of(run, ["kind", "displacement", "weight_grad_norm"])
             state = (run.status() or {})["state"]
             last = rows[rows["step"] == rows["step"].max()] if state == "finished" else rows[rows["step"] < 12]

@@ -24,7 +24,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Drawing
 
 from isometry.figures.claims import Estimate, of_logs, over_seeds
-from isometry.figures.lab import Lab, accuracy_of
+from isometry.figures.lab import Lab, accuracy_of, for_steps
 from isometry.plots import style
 from isometry.plots.seeds import integer_axis, seed_lines
 from isometry.theory.batch_norm import batch_norm_limit
@@ -67,7 +67,7 @@ class Explosion:
     def _train(self, lab: Lab, seeds: Sequence[int]) -> pd.DataFrame:
         common = ["normalization=batch", "initializer=lecun_normal", f"model.depth={self.trained_depth}"]
         common += [f"model.width={self.trained_width}", f"data={self.data}", f"data.batch_size={self.batch}"]
-        common += [f"trainer.max_steps={self.steps}", "trainer.max_epochs=100000", f"optimizer.lr={self.lr}"]
+        common += [*for_steps(self.steps), f"optimizer.lr={self.lr}"]
         common += ["callbacks.signals.every_n_steps=100"]
         runs = lab.train({name: [*common, f"activation={name}"] for name in self.trained}, seeds)
         rows = [{"variant": name, "seed": seed, "accuracy": accuracy_of(run)} for name, seed, run in runs]
