@@ -14,7 +14,7 @@ from isometry import gradient_rate as rates
 from isometry.provenance import git_commit
 from isometry.runs.directory import RunDirectory, State
 from isometry.runs.signal_store import read_signals
-from isometry.signals.recorder import Divergence
+from isometry.signals.flush import Divergence
 
 
 def summarise(

@@ -22,7 +22,7 @@ from isometry.pictures import draw_pictures, send_views
 from isometry.prediction import predict_run
 from isometry.processes import inside_launcher, is_first
 from isometry.resume import checkpoint_step, frozen_config, keep_before
-from isometry.runs.decision import Decision, clear, decide
+from isometry.runs.decision import Decision, clear, decide, decide_by_status
 from isometry.runs.directory import RunDirectory, State
 from isometry.runs.identity import run_id
 from isometry.runs.lock import RunBusy, RunLock
@@ -130,21 +130,37 @@ def execute(config: DictConfig, run: RunDirectory, resuming: bool) -> dict[str, 
 
 
 def begin(config: DictConfig, run: RunDirectory, resuming: bool) -> RunLock:
-    """Lock the run, write config and status; a resume first drops what was recorded at or after its checkpoint's step."""
+    """Lock the run, write config and status; a resume first drops what was recorded at or after its checkpoint's step.
+
+    Raises:
+        RunBusy: where another process trains the run, or has done so since it was decided what to do with it.
+        UserError: where it cannot be written.
+    """
     try:
         run.path.mkdir(parents=True, exist_ok=True)
-        lock = RunLock(run.path)
-        lock.acquire()
+        lock = take(run, "resume" if resuming else "train", config.rerun)
         if resuming:
             keep_before(run, checkpoint_step(run.last_checkpoint))
         else:
             clear(run)
         run.begin(OmegaConf.to_yaml(config, resolve=True), resuming)
-    except RunBusy as busy:
-        raise UserError(f"{run.run_id} {busy}") from busy
     except OSError as error:
         raise UserError(f"paths.runs={config.paths.runs}: cannot write there ({error})") from error
     console.print(f"[bold]{run.run_id}[/bold] -> {run.path}", soft_wrap=True)
     if config.print_config:
         print_config(config)
+    return lock
+
+
+def take(run: RunDirectory, decision: Decision, rerun: str | None) -> RunLock:
+    """The lock of a run for which `decision` still holds: building takes a while, and others may train it meanwhile."""
+    lock = RunLock(run.path)
+    try:
+        lock.acquire()
+    except RunBusy as busy:
+        raise RunBusy(f"{run.run_id} {busy}") from None
+    now, why = decide_by_status(run, rerun)
+    if now != decision:
+        lock.release()
+        raise RunBusy(f"{run.run_id}: another process has trained it in the meantime: {why}")
     return lock

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from isometry.runs.directory import RunDirectory
+from isometry.runs.lock import RunBusy, RunLock
 
 State = Literal["waiting", "running", "done", "skipped", "busy", "failed", "interrupted"]
 
@@ -77,20 +78,22 @@ class Job:
         state = (self.run.status() or {}).get("state")
         if self.note:  # stopped by us: the reason stands there already
             self.state = "failed"
-        elif code == 0 and state in ("finished", "diverged"):
-            self.state = "done"
+        elif code == 0:
+            self.state = "done" if state in ("finished", "diverged") else "busy"
+            self.note = "" if self.state == "done" else "left to the process that trains it"
         elif code == 130 or state == "interrupted":
             self.state = "interrupted"
-            self._mark_dead(state)
+            self._mark_dead()
             self.note = str((self.run.status() or {}).get("reason") or "")
         else:
             self.state, self.note = "failed", f"exit code {code}"
-            self._mark_dead(state)
+            self._mark_dead()
 
-    def _mark_dead(self, state: str | None) -> None:
-        """A process that was killed could not write that its run is over."""
-        if state == "running":
-            self.run.end("interrupted", self.note or "stopped with the sweep")
+    def _mark_dead(self) -> None:
+        """A process that was killed could not write that its run is over; a run that somebody trains is left alone."""
+        with contextlib.suppress(RunBusy, FileNotFoundError), RunLock(self.run.path):
+            if (self.run.status() or {}).get("state") == "running":
+                self.run.end("interrupted", self.note or "stopped with the sweep")
 
     def last_lines(self) -> list[str]:
         """The end of the log, where an error stands."""
@@ -122,7 +125,7 @@ def child(task: str, config: dict[str, Any], log: str, variables: dict[str, str]
 
 
 def _call(task: str, config: dict[str, Any]) -> int:
-    """Exit code of the task: 0 fine, 2 the user's mistake, 130 stopped; another error's traceback goes to the log."""
+    """Exit code of the task: 0 done, here or elsewhere, 2 the user's mistake, 130 stopped; other errors go to the log."""
     from omegaconf import OmegaConf
 
     from isometry.errors import UserError
@@ -132,7 +135,7 @@ def _call(task: str, config: dict[str, Any]) -> int:
         getattr(import_module(module), function)(OmegaConf.create(config))
     except UserError as error:
         print(f"isometry: {error}", file=sys.stderr, flush=True)
-        return 2
+        return 0 if isinstance(error, RunBusy) else 2
     except KeyboardInterrupt:
         return 130
     return 0

@@ -9,8 +9,11 @@ import torch
 import isometry.launch.ddp
 import isometry.loggers.wandb
 import isometry.plots.run
+from isometry.signals.native import reductions
 
 __all__ = ["hydra", "isometry", "lightning", "torch"]
+
+reductions(torch.device("cpu")).norms([torch.ones(1)])  # the first compiled loop that is loaded takes 0.3 s
 
 # what is imported lives as long as the forkserver: out of the garbage collector's sight, its pages stay shared with the jobs
 gc.collect()

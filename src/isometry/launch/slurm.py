@@ -26,6 +26,8 @@ from isometry.errors import UserError
 from isometry.launch.board import final
 from isometry.launch.job import Job
 from isometry.launch.sweep import TASK, install_composer, note_failures, plan_jobs, returned, summary_line
+from isometry.runs.directory import RunDirectory
+from isometry.runs.lock import RunBusy, RunLock
 
 LOOK_SECONDS = 2.0
 GONE_AFTER = 5
@@ -147,7 +149,6 @@ def requeue() -> None:
 
 
 def _train(task: SlurmTask) -> None:
-    from isometry.errors import UserError as Mistake
     from isometry.launch.ddp import train
 
     config = OmegaConf.create(dict(task.config))
@@ -156,14 +157,14 @@ def _train(task: SlurmTask) -> None:
             _train_together(config, Path(task.run))
         else:
             train(config)
-    except Mistake as error:
+    except UserError as error:
         print(f"isometry: {error}", file=sys.stderr, flush=True)
-        raise
+        if not isinstance(error, RunBusy):
+            raise
 
 
 def _train_together(config: DictConfig, path: Path) -> None:
     """One rank of a run that Slurm has started in several processes: the first one decides and begins it."""
-    from isometry.runs.directory import RunDirectory
     from isometry.train import begin, execute, plan
 
     note = path.parent / "logs" / f"{path.name}.{os.environ['SLURM_JOB_ID']}.{os.environ.get('SLURM_RESTART_COUNT', '0')}.json"
@@ -173,7 +174,12 @@ def _train_together(config: DictConfig, path: Path) -> None:
             execute(config, RunDirectory(path), resuming=decision == "resume")
         return
     run, config, decision = plan(config)
-    lock = begin(config, run, resuming=decision == "resume") if decision in ("train", "resume") else None
+    lock: RunLock | None = None
+    try:
+        lock = begin(config, run, resuming=decision == "resume") if decision in ("train", "resume") else None
+    except RunBusy as busy:
+        decision = "busy"
+        print(f"isometry: {busy}", file=sys.stderr, flush=True)
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps(decision))
     try:

@@ -22,14 +22,17 @@ def decide(run: RunDirectory, rerun: str | None) -> tuple[Decision, str]:
         run: its directory, which need not exist.
         rerun: None skips what is over; `failed` trains failed runs anew (as does None); `all` trains everything anew.
     """
+    owner = holder(run.path)
+    return ("busy", f"is being trained by {owner}") if owner is not None else decide_by_status(run, rerun)
+
+
+def decide_by_status(run: RunDirectory, rerun: str | None) -> tuple[Decision, str]:
+    """`decide`, but for who holds the lock: what its holder asks."""
     status = run.status()
     if status is None:
         return "train", "new"
     state, same = status["state"], status.get("sources") == sources_digest()
     sources = "" if same else ", with other sources of isometry"
-    owner = holder(run.path)
-    if owner is not None:
-        return "busy", f"is being trained by {owner}"
     if rerun == "all":
         return "train", f"was {state}"
     if state in _OVER:

@@ -11,13 +11,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from isometry.errors import UserError
+
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0
 """Without a heartbeat for so long an owner on another host counts as gone; on this host its process is looked at."""
 
 
-class RunBusy(Exception):
-    """Another process is training this run."""
+class RunBusy(UserError):
+    """Another process is training this run, or has just done so."""
 
 
 class RunLock:
@@ -103,7 +105,7 @@ def read_owner(path: Path) -> dict[str, Any] | None:
     """What stands in a lock file, None where there is none (any more)."""
     try:
         owner: dict[str, Any] = json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return None
     return owner
 

@@ -1,0 +1,73 @@
+"""What the pool makes of a job's process that has ended, and of a run that is another process's."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from isometry.launch.job import Job
+from isometry.runs.directory import RunDirectory
+from isometry.runs.lock import RunBusy, RunLock
+from isometry.train import begin, plan, take
+
+
+def ended(run: RunDirectory, code: int) -> Job:
+    job = Job(0, "seed=0", {}, run, 1, process=SimpleNamespace(exitcode=code))
+    job.finish()
+    return job
+
+
+@pytest.fixture
+def run(tmp_path) -> RunDirectory:
+    directory = RunDirectory(tmp_path / "study" / "run")
+    directory.begin("a: 1")
+    return directory
+
+
+@pytest.mark.parametrize(("code", "state"), [(0, "busy"), (1, "failed"), (130, "interrupted")])
+def test_a_run_that_another_process_trains_stays_what_it_is(run, code, state):
+    """Two sweeps at once: the job that came second ends while the first one trains (this process holds the lock)."""
+    with RunLock(run.path):
+        assert ended(run, code).state == state
+    assert run.status()["state"] == "running"
+
+
+@pytest.mark.parametrize(("code", "state"), [(-9, "failed"), (130, "interrupted")])
+def test_a_killed_job_leaves_its_run_interrupted(run, code, state):
+    assert ended(run, code).state == state
+    assert run.status()["state"] == "interrupted"
+    assert not (run.path / "lock.json").exists()
+
+
+def test_what_another_process_has_finished_is_done_and_stays_finished(run):
+    run.end("finished")
+    assert ended(run, 0).state == "done"
+    assert ended(run, -9).state == "failed"
+    assert run.status()["state"] == "finished"
+
+
+def test_a_job_that_never_began_leaves_no_run(tmp_path):
+    assert ended(RunDirectory(tmp_path / "study" / "run"), 2).state == "failed"
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_run_that_others_trained_while_this_process_was_building_is_not_trained_again(make_config):
+    config = make_config("model.depth=3")
+    run, config, decision = plan(config)
+    assert decision == "train"
+    run.begin("a: 1")
+    run.end("finished")
+    before = run.status()
+    with pytest.raises(RunBusy, match="another process has trained it in the meantime: finished already"):
+        begin(config, run, resuming=False)
+    assert run.status() == before
+    assert not (run.path / "lock.json").exists()
+    take(run, "train", "all").release()  # who asked for everything anew gets it
+
+
+def test_a_lock_that_is_held_is_told_with_the_run(make_config):
+    run, config, _ = plan(make_config("model.depth=3"))
+    run.path.mkdir(parents=True)
+    with RunLock(run.path), pytest.raises(RunBusy, match=f"{run.run_id} is being trained by process"):
+        begin(config, run, resuming=False)
