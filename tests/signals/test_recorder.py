@@ -14,6 +14,7 @@ from isometry.columns import MEASURED
 from isometry.initializers import FanScaled, Normal
 from isometry.networks.convnet import ConvNet
 from isometry.networks.mlp import MLP
+from isometry.signals import norms
 from isometry.signals.recorder import Recorder
 
 _spec = importlib.util.spec_from_file_location("reference", Path(__file__).parent / "reference.py")
@@ -60,7 +61,10 @@ def row(flush, step, layer):
 @pytest.mark.parametrize("kind", ["mlp", "convnet"])
 @pytest.mark.parametrize("activation", ["sigmoid", "tanh", "relu", "gelu"])
 @pytest.mark.parametrize("normalization", ["none", "layer", "rms", "batch"])
-def test_every_column_is_the_float64_definition(kind, activation, normalization):
+@pytest.mark.parametrize("path", ["compiled loops", "torch"])
+def test_every_column_is_the_float64_definition(kind, activation, normalization, path, monkeypatch):
+    if path == "torch":  # the path of accelerators
+        monkeypatch.setattr(norms, "SCREENED", frozenset())
     network, x, labels = build(kind, activation, normalization)
     expected = reference.columns(network, x, labels)
     flush = measure(network, x, labels).flush()
@@ -205,6 +209,44 @@ def test_the_address_is_the_same_on_recorded_and_on_watched_steps():
             3,
             2,
         )  # 0 · inf in the layer below
+
+
+def replay(network, x):
+    """For `Recorder.begin`; counts its calls."""
+
+    def again(probe):
+        again.calls += 1
+        with torch.no_grad():
+            network(x, probe)
+
+    again.calls = 0
+    return again
+
+
+@pytest.mark.parametrize("micro_batch", [0, 1])
+def test_a_step_without_a_probe_is_replayed_only_when_it_went_wrong(micro_batch):
+    """The same address as with a probe, whichever micro-batch went wrong."""
+    network, x, labels = build(activation="relu", depth=5)
+    with torch.no_grad():
+        network.layers[0].weighted.weight[0, 0] = 1e300
+    recorder = Recorder(network.layer_map())
+    for step in range(2):
+        parts = [x[:5].clone(), x[5:].clone()]
+        if step == 1:
+            parts[micro_batch] *= 1e200  # and h_1 of that micro-batch is infinite
+        again = [replay(network, part) for part in parts]
+        network.zero_grad()
+        for part, once_more in zip(parts, again, strict=True):
+            assert recorder.begin(False, 5, once_more) is None
+            loss = F.cross_entropy(1e-300 * network(part), labels[:5])
+            recorder.after_forward(loss)
+            loss.backward()
+            recorder.after_backward(0.1)
+        recorder.before_update(False)
+        recorder.after_update(False)
+        assert [one.calls for one in again] == [step, step]
+    divergence = recorder.flush().divergence
+    assert (divergence.step, divergence.kind, divergence.layer) == (1, "forward", 1)
 
 
 def test_the_alarms_norm_of_gradients_below_float32s_squares():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -12,13 +13,15 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from torch.nn.modules.dropout import _DropoutNd
 
 from isometry.columns import MEASURED
 from isometry.errors import bad_value
-from isometry.networks.layer import LayerSpec
+from isometry.networks.layer import LayerSpec, Probe
 from isometry.runs.signal_store import SCHEMA, SignalStore
 from isometry.signals.alarm import GradientAlarm
-from isometry.signals.recorder import Divergence, Flush, Recorder
+from isometry.signals.flush import Divergence, Flush
+from isometry.signals.recorder import Recorder
 from isometry.signals.scaling import gradient_scale, loss_scale
 
 MAX_NAMES = 2_000
@@ -83,6 +86,7 @@ class Signals(Callback):
     def _open(self, trainer: Trainer, pl_module: Any) -> None:
         layers, scaler = pl_module.network.layer_map(), _scaler(trainer)
         compiled = pl_module.network._compiled_call_impl is not None
+        self._replays = not compiled and trainer.precision in ("32-true", "64-true") and not _is_random(pl_module.network)
         self.recorder = Recorder(layers, self.flush_every, trainer.global_step, scaler is not None, compiled)
         if self._initial is not None:
             self.recorder.restore_initial(self._initial)
@@ -121,7 +125,8 @@ class Signals(Callback):
             step = trainer.global_step
             self._recorded = step % self.every_n_steps == 0 or step == self._last_step  # type: ignore[operator]
         self._examples = len(batch[1])
-        pl_module.probe = self.recorder.begin(self._recorded, self._examples)
+        replay = functools.partial(replay_forward, pl_module.network, batch[0]) if self._replays else None
+        pl_module.probe = self.recorder.begin(self._recorded, self._examples, replay)
 
     def on_before_backward(self, trainer: Trainer, pl_module: Any, loss: torch.Tensor) -> None:
         pl_module.probe = None
@@ -189,6 +194,18 @@ class Signals(Callback):
                 stacklevel=2,
             )
         return chosen
+
+
+def replay_forward(network: torch.nn.Module, images: torch.Tensor, probe: Probe) -> None:
+    """A forward pass of training once more; running statistics stay what they are."""
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    with torch.no_grad():
+        torch.func.functional_call(network, buffers, (images, probe))
+
+
+def _is_random(network: torch.nn.Module) -> bool:
+    """Whether a second forward pass differs from the first."""
+    return any(isinstance(module, _DropoutNd) for module in network.modules())
 
 
 def _scaler(trainer: Trainer) -> Any:

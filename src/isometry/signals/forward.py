@@ -7,112 +7,105 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from isometry.activations import SATURATION_SHARE
+from isometry.activations import SATURATION_SHARE, Activation
 from isometry.networks.layer import LayerSpec
 from isometry.signals import distributed
-from isometry.signals.norms import per_example_squares
 from isometry.signals.probe import SignalProbe
-from isometry.signals.statistics import Intervals, alive_units, merge_moments, moments, share_inside
-from isometry.signals.workspace import Workspace
-
-_PARTS = ("preactivation_mean", "preactivation_var", "activation_mean", "activation_var", "saturation")
+from isometry.signals.reductions import Reductions
+from isometry.signals.statistics import Intervals, merge_moments
 
 
-class ForwardStatistics:
-    """Accumulates one step.
+class ForwardPlan:
+    """What is the same in every step: which layers are saturated where, and which units are whose.
 
     Args:
         layers: the layer map.
-        workspace: memory to compute in.
+        reductions: those of the device.
         outer: the layers (from 0) whose per-example weight gradient is an outer product.
     """
 
-    def __init__(self, layers: Sequence[LayerSpec], workspace: Workspace, outer: Sequence[int]):
-        self.layers, self.workspace, self.outer = layers, workspace, outer
-        self.parts: list[Tensor] = []  # [5, L] of each micro-batch: `_PARTS`
-        self.alive: list[Tensor] = []  # [L] of [units]
+    def __init__(self, layers: Sequence[LayerSpec], reductions: Reductions, outer: Sequence[int]):
+        self.reductions, self.outer = reductions, outer
+        self._others = torch.tensor([[k not in outer] for k in range(len(layers))], device=reductions.device)
+        own = [_intervals(spec) for spec in layers]
+        plain = [spec.normalization == "none" for spec in layers]
+        self.at_preactivation = [own[k] if plain[k] else None for k in range(len(layers))]  # φ is applied to h itself
+        self.behind = {k: own[k] for k in range(len(layers)) if not plain[k] and own[k] is not None}
+        self._behind = torch.tensor(list(self.behind), dtype=torch.int64, device=reductions.device)
+        self.by_slope = {k: s.activation for k, s in enumerate(layers) if s.activation is not None and s.activation.slope}
+        self._widths: tuple[int, ...] = ()
+
+    def preactivations(self, probe: SignalProbe) -> Tensor:
+        """Mean and variance of h, and the share of saturated units: [3, L]."""
+        result = self.reductions.preactivations(probe.preactivations, self.at_preactivation)
+        if self.behind:
+            arguments = [probe.arguments[layer] for layer in self.behind]
+            found = self.reductions.preactivations(arguments, list(self.behind.values()))[2]
+            result[2].index_copy_(0, self._behind, found)
+        for layer, activation in self.by_slope.items():
+            result[2, layer] = _small_slopes(activation, probe.arguments[layer])
+        return result
+
+    def squared_inputs(self, probe: SignalProbe, squares: Tensor) -> Tensor:
+        """‖x_i‖² of this micro-batch, [L, B]; NaN for the layers whose per-example weight gradient is no outer product.
+
+        Args:
+            probe: of this micro-batch.
+            squares: ‖a_i‖² behind a row of NaN, [1 + L, B]; mostly, a layer's activation is the next one's input.
+        """
+        below = [None, *probe.activations]
+        others = [layer for layer in self.outer if probe.inputs[layer] is not below[layer]]
+        result = squares[:-1]
+        found = self.reductions.example_squares([probe.inputs[layer] for layer in others])
+        for layer, row in zip(others, found, strict=True):
+            result[layer] = row
+        return result if len(self.outer) == len(result) else result.masked_fill_(self._others, torch.nan)
+
+    def widths(self, probe: SignalProbe) -> tuple[int, ...]:
+        """The units (channels) of each layer, which stay what they are."""
+        self._widths = self._widths or tuple(a.shape[1] for a in probe.activations)
+        return self._widths
+
+
+class ForwardStatistics:
+    """Accumulates one step."""
+
+    def __init__(self, plan: ForwardPlan):
+        self.plan = plan
+        self.parts: list[Tensor] = []  # [5, L] of each micro-batch: `flush.FORWARD`
+        self.alive: Tensor | None = None  # [units of all layers]
         self.examples: list[int] = []
-        self.squared_inputs: dict[int, Tensor] = {}  # ‖x_i‖² [B] of the layers in `outer`, this micro-batch
 
     def add(self, probe: SignalProbe) -> None:
         """A micro-batch, from what its probe has seen."""
-        shares: dict[int, Tensor] = {}
-        h = self._moments_of_preactivations(probe, shares)
-        a = self._moments_of_activations(probe)
-        self._saturation_elsewhere(probe, shares)
-        nothing = torch.full((), torch.nan, dtype=torch.float64, device=self.workspace.device)
-        saturation = torch.stack([shares.get(layer, nothing) for layer in range(len(self.layers))])
-        self.parts.append(torch.stack([*h, *a, saturation]))
-        self.examples.append(probe.preactivations[0].shape[0])
-
-    def _moments_of_preactivations(self, probe: SignalProbe, shares: dict[int, Tensor]) -> list[Tensor]:
-        """Mean and variance of h; and, where φ is applied to h itself, saturation on the way."""
-        found: list[tuple[Tensor, Tensor]] = []
-        own = [None if s.normalization != "none" else _intervals(s) for s in self.layers]
-        for positions, block in self.workspace.chunks(probe.preactivations, own):
-            spare, inside = self.workspace.spare(block), own[positions[0]]
-            if inside is not None:
-                shares.update(zip(positions, share_inside(block, spare, inside).unbind(0), strict=True))
-            found.append(moments(block, spare))
-        return [torch.cat(column) for column in zip(*found, strict=True)]
-
-    def _moments_of_activations(self, probe: SignalProbe) -> list[Tensor]:
-        """Mean and variance of a = φ(z); on the way living units, and the norms of the inputs they are to the layer above."""
-        found: list[tuple[Tensor, Tensor]] = []
-        alive: list[Tensor] = []
-        self.squared_inputs = {}
-        feeds = {layer - 1: layer for layer in self.outer if layer and probe.inputs[layer] is probe.activations[layer - 1]}
-        for positions, block in self.workspace.chunks(probe.activations):
-            spare = self.workspace.spare(block)
-            if any(position in feeds for position in positions):
-                squares = per_example_squares(block)
-                self.squared_inputs |= {feeds[p]: squares[k] for k, p in enumerate(positions) if p in feeds}
-            alive += alive_units(block, spare).unbind(0)
-            found.append(moments(block, spare))
-        for layer in set(self.outer) - self.squared_inputs.keys():
-            self.squared_inputs[layer] = per_example_squares(probe.inputs[layer].unsqueeze(0))[0]
-        self.alive = [torch.maximum(old, new) for old, new in zip(self.alive, alive, strict=True)] if self.alive else alive
-        return [torch.cat(column) for column in zip(*found, strict=True)]
-
-    def _saturation_elsewhere(self, probe: SignalProbe, shares: dict[int, Tensor]) -> None:
-        """Saturation behind a normalization, and of activations whose slope is learned."""
-        for layer, spec in enumerate(self.layers):
-            z, inside = probe.arguments[layer], _intervals(spec)
-            if spec.activation is not None and spec.activation.slope is not None:
-                slopes = spec.activation.slope(z).abs()
-                shares[layer] = 1.0 - (slopes >= SATURATION_SHARE * spec.activation.slope_max).double().mean()
-            elif inside is not None and layer not in shares:
-                shares[layer] = share_inside(z.unsqueeze(0), torch.empty_like(z).unsqueeze(0), inside)[0]
+        self.widths = self.plan.widths(probe)
+        moments, alive, squares = self.plan.reductions.activations(probe.activations, self.widths)
+        self.parts.append(torch.cat([self.plan.preactivations(probe), moments]))
+        self.alive = alive if self.alive is None else torch.maximum(self.alive, alive)
+        self.examples.append(len(probe.activations[0]))
+        self.squared_inputs = self.plan.squared_inputs(probe, squares)
 
     def _counts(self) -> Tensor:
         """[P] examples of each part, over all processes."""
-        return distributed.gathered(torch.tensor(self.examples, dtype=torch.float64, device=self.workspace.device))
+        return distributed.gathered(torch.tensor(self.examples, dtype=torch.float64, device=self.parts[0].device))
 
     def total_examples(self) -> float | Tensor:
         """Examples of the whole step."""
         return self._counts().sum() if distributed.world_size() > 1 else float(sum(self.examples))
 
-    def combined(self) -> dict[str, Tensor]:
-        """The forward columns of the whole step, [L] each."""
-        counts, parts = self._counts(), distributed.gathered(torch.stack(self.parts))
-        mean_h, var_h, mean_a, var_a, saturation = parts.unbind(1)
-        mean, variance = merge_moments(counts, mean_h, var_h)
-        activation_mean, activation_var = merge_moments(counts, mean_a, var_a)
-        return {
-            "preactivation_mean": mean,
-            "preactivation_var": variance,
-            "forward_second_moment": variance + mean.square(),
-            "activation_mean": activation_mean,
-            "activation_var": activation_var,
-            "saturation": (counts.view(-1, 1) * saturation).sum(0) / counts.sum(),
-            "dead": 1.0 - self._living(),
-        }
+    def combined(self) -> tuple[Tensor, Tensor]:
+        """The rows `flush.FORWARD` of the whole step, [5, L], and the share of living units, [L]."""
+        assert self.alive is not None
+        return self._merged(), self.plan.reductions.shares(distributed.largest(self.alive), self.widths)
 
-    def _living(self) -> Tensor:
-        """Share of units that are non-zero for some example of the whole step, [L]."""
-        widths = [len(units) for units in self.alive]
-        units = distributed.largest(torch.cat(self.alive))
-        return torch.stack([part.mean() for part in units.split(widths)])
+    def _merged(self) -> Tensor:
+        """`parts` of all micro-batches and processes together."""
+        if len(self.parts) == 1 and distributed.world_size() == 1:
+            return self.parts[0]
+        counts, parts = self._counts(), distributed.gathered(torch.stack(self.parts))
+        mean_h, var_h, saturation, mean_a, var_a = parts.unbind(1)
+        share = (counts.view(-1, 1) * saturation).sum(0) / counts.sum()
+        return torch.stack([*merge_moments(counts, mean_h, var_h), share, *merge_moments(counts, mean_a, var_a)])
 
 
 def _intervals(spec: LayerSpec) -> Intervals | None:
@@ -120,3 +113,9 @@ def _intervals(spec: LayerSpec) -> Intervals | None:
     if spec.activation is None or spec.activation.slope is not None:
         return None
     return spec.activation.saturated_intervals
+
+
+def _small_slopes(activation: Activation, z: Tensor) -> Tensor:
+    """The share of entries where |φ'| is small."""
+    assert activation.slope is not None
+    return 1.0 - (activation.slope(z).abs() >= SATURATION_SHARE * activation.slope_max).double().mean()

@@ -11,6 +11,8 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from isometry.signals.reductions import Fixed
+
 try:
     from torch.distributed.tensor import DTensor, Shard
 except ImportError:  # a torch built without distributed: nothing can be sharded
@@ -30,18 +32,22 @@ class LayerParameters:
         self.count = len(by_layer)
         self.parameters = [parameter for group in by_layer for parameter in group]
         self.owners = [layer for layer, group in enumerate(by_layer) for _ in group]
-        self.values = [_local(parameter.detach()) for parameter in self.parameters]  # the same storage, outside of autograd
+        # the same storage, outside of autograd
+        self.values = Fixed(_local(parameter.detach()) for parameter in self.parameters)
         self._one_each = self.owners == list(range(self.count))
         self.sharded = [_is_sharded(parameter) for parameter in self.parameters]
 
+        self._everything = list(range(len(self.parameters)))
+        self._all_have = self.has(self._everything)
         self._any_sharded = any(self.sharded)
         self._any_distributed = any(isinstance(parameter, DTensor) for parameter in self.parameters)
 
     def with_gradient(self) -> tuple[list[Tensor], list[int]]:
         """The gradients there are (shards of sharded ones), and the positions of their parameters."""
         found = [parameter.grad for parameter in self.parameters]
-        present = [i for i, gradient in enumerate(found) if gradient is not None]
         gradients = [gradient for gradient in found if gradient is not None]
+        complete = len(gradients) == len(found)
+        present = self._everything if complete else [i for i, gradient in enumerate(found) if gradient is not None]
         return [_local(gradient) for gradient in gradients] if self._any_distributed else gradients, present
 
     def norm_by_layer(self, flat: Tensor, positions: Sequence[int] | None = None, without: float = math.nan) -> Tensor:
@@ -88,6 +94,8 @@ class LayerParameters:
 
     def has(self, positions: Sequence[int]) -> NDArray[np.bool_]:
         """[L]: whether a layer owns one of the parameters."""
+        if positions is self._everything and hasattr(self, "_all_have"):
+            return self._all_have
         mask = np.zeros(self.count, dtype=bool)
         mask[[self.owners[i] for i in positions]] = True
         return mask

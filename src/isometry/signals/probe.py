@@ -8,16 +8,15 @@ to say which layer was the first to lose a finite value.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from isometry.networks.layer import LayerSpec
 from isometry.signals.norms import per_example_squares
-from isometry.signals.workspace import WHOLE, Workspace
+from isometry.signals.reductions import Reductions
+from isometry.signals.workspace import WHOLE
 
 
 class Tap(torch.autograd.Function):
@@ -92,49 +91,48 @@ class SignalProbe:
         self.arguments[layer - 1] = z.detach() if compiled else z
         self.activations[layer - 1] = a.detach() if compiled else a
 
-    def squared_deltas(self, workspace: Workspace) -> list[Tensor]:
-        """After the backward pass: ‖δ_i‖² [B] of every layer, in the scale of the loss that was differentiated.
+    def outer_products(self, reductions: Reductions, squared_inputs: Tensor) -> Tensor:
+        """After the backward pass: Σ_i ‖δ_i‖² and Σ_i ‖δ_i‖²‖x_i‖² of every layer, [2, L], in the scale of the loss that was
+        differentiated.
 
-        A layer that is applied several times has the sum; NaN where no gradient came by.
+        Args:
+            reductions: those of the device.
+            squared_inputs: ‖x_i‖², [L, B].
         """
-        found: list[Tensor | None] = [slot.grad for slot in self.slots] or [None] * self.layers
         retained = [(layer, h.grad) for layer, h in self.retaining if h.grad is not None]
-        for positions, block in workspace.chunks([gradient for _, gradient in retained]):
-            for position, squares in zip(positions, per_example_squares(block).unbind(0), strict=True):
-                layer = retained[position][0]
-                earlier = found[layer]
-                found[layer] = squares if earlier is None else earlier + squares
+        if [layer for layer, _ in retained] == list(range(self.layers)):
+            return reductions.outer_products([gradient for _, gradient in retained], squared_inputs)
+        squares = self._squared_deltas(reductions, retained)
+        return torch.stack([squares.sum(1), (squares * squared_inputs).sum(1)])
+
+    def _squared_deltas(self, reductions: Reductions, retained: list[tuple[int, Tensor]]) -> Tensor:
+        """‖δ_i‖² [L, B]; a layer that is applied several times has the sum, NaN where no gradient came by."""
+        squares = reductions.example_squares([gradient for _, gradient in retained]) if retained else None
+        found: list[Tensor | None] = [slot.grad for slot in self.slots] or [None] * self.layers
+        for row, (layer, _) in enumerate(retained):
+            assert squares is not None
+            earlier = found[layer]
+            found[layer] = squares[row] if earlier is None else earlier + squares[row]
         nothing = torch.full((self.examples,), torch.nan, dtype=torch.float64, device=self.device)
-        return [nothing if squares is None else squares for squares in found]
+        return torch.stack([nothing if squares is None else squares for squares in found])
 
 
 class WatchProbe:
-    """Keeps what tells the preactivations of one forward pass, and nothing else.
+    """Keeps the preactivations of one forward pass, of a layer's last use, and nothing else.
 
     Args:
-        layers: the layer map.
-        keeps_inputs: keep each layer's input, which autograd keeps in any case, and compute preactivations again if they are
-            asked for; otherwise, and under autocast, keep the preactivations.
+        layers: L.
+
+    Attributes:
+        preactivations: of layers 1..L, once the forward pass has run.
     """
 
-    def __init__(self, layers: Sequence[LayerSpec], keeps_inputs: bool):
-        self.layers, self.keeps_inputs = layers, keeps_inputs
-        self._kept: list[Tensor] = [torch.empty(0)] * len(layers)
-        self._inputs: set[int] = set()  # layers of which the input is kept
+    def __init__(self, layers: int):
+        self.preactivations: list[Tensor] = [torch.empty(0)] * layers
 
     def preactivation(self, layer: int, x: Tensor, h: Tensor) -> Tensor:
-        again = self.keeps_inputs and not torch.is_autocast_enabled(h.device.type)  # later, outside of it, h would be another
-        kept = x if again else h
-        self._kept[layer - 1] = kept.detach() if torch.compiler.is_compiling() else kept
-        (self._inputs.add if again else self._inputs.discard)(layer)
+        self.preactivations[layer - 1] = h.detach() if torch.compiler.is_compiling() else h
         return h
 
     def activation(self, layer: int, z: Tensor, a: Tensor) -> None:
         pass
-
-    def preactivations(self) -> list[Tensor]:
-        """Of every layer, of its last use in the forward pass."""
-        return [
-            spec.weighted(kept) if spec.index in self._inputs else kept
-            for spec, kept in zip(self.layers, self._kept, strict=True)
-        ]

@@ -58,8 +58,6 @@ def merge_moments(counts: Tensor, means: Tensor, variances: Tensor) -> tuple[Ten
     Returns:
         Two [L].
     """
-    if len(counts) == 1:
-        return means[0], variances[0]
     weight = (counts.double() / counts.sum()).view(-1, 1)
     mean = (weight * means).sum(0)
     return mean, (weight * (variances + (means - mean).square())).sum(0)

@@ -1,0 +1,149 @@
+"""The reductions for tensors in the CPU's memory, by the compiled loops of `isometry.signals.kernels`."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from isometry.signals import kernels
+from isometry.signals.norms import known_finite, seen_at_once
+from isometry.signals.reductions import Fixed, Reductions
+from isometry.signals.statistics import Intervals
+
+_LIKE: dict[torch.dtype | None, NDArray[np.floating[Any]]] = {
+    torch.float32: np.empty(0, np.float32),
+    torch.float64: np.empty(0, np.float64),
+}
+_PLAIN = frozenset({Tensor, nn.Parameter})
+_dtype = Tensor.dtype.__get__  # type: ignore[attr-defined]
+
+
+def reductions(device: torch.device) -> Reductions:
+    """The fastest for a device."""
+    return NativeReductions(device) if seen_at_once(device) else Reductions(device)
+
+
+class Memory(NamedTuple):
+    """Where tensors lie: their addresses and sizes, and an empty array of their type."""
+
+    addresses: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    like: NDArray[np.floating[Any]]
+
+
+def memory(tensors: Sequence[Tensor]) -> Memory | None:
+    """Where tensors lie; None unless all are contiguous, of one type (float32 or float64), and nothing but memory."""
+    # all by `map` over methods written in C: this runs for every list of tensors in every step
+    dtypes = set(map(_dtype, tensors))
+    dtype = dtypes.pop() if len(dtypes) == 1 else None
+    if dtype not in _LIKE or not set(map(type, tensors)) <= _PLAIN or not all(map(Tensor.is_contiguous, tensors)):
+        return None
+    addresses, sizes = list(map(Tensor.data_ptr, tensors)), list(map(Tensor.numel, tensors))
+    return Memory(np.array(addresses), np.array(sizes), _LIKE[dtype])
+
+
+class NativeReductions(Reductions):
+    """Reductions on the CPU; what does not simply lie in memory (bfloat16, other layouts, subclasses) is left to torch."""
+
+    def __init__(self, device: torch.device):
+        super().__init__(device)
+        self._fixed: dict[int, tuple[Fixed, Memory | None]] = {}
+
+    def _memory(self, tensors: Sequence[Tensor]) -> Memory | None:
+        if not isinstance(tensors, Fixed):
+            return memory(tensors)
+        if id(tensors) not in self._fixed:
+            self._fixed[id(tensors)] = tensors, memory(tensors)  # the list itself is kept, so that its id stays its own
+        return self._fixed[id(tensors)][1]
+
+    def copy(self, tensors: Sequence[Tensor], origin: Sequence[Tensor], into: Sequence[Tensor]) -> Tensor:
+        at, before, to = self._memory(tensors), self._memory(origin), self._memory(into)
+        if at is None or before is None or to is None or not (at.like is before.like is to.like):
+            return super().copy(tensors, origin, into)
+        out = np.empty((2, len(tensors)))
+        kernels.copy(at.addresses, before.addresses, to.addresses, at.sizes, at.like, out)
+        return torch.from_numpy(out)
+
+    def norms(self, tensors: Sequence[Tensor]) -> Tensor:
+        return self.watch(tensors)[0]
+
+    def watch(self, tensors: Sequence[Tensor]) -> tuple[Tensor, bool]:
+        at = self._memory(tensors)
+        if at is None:
+            found = super().norms(tensors)
+            return found, known_finite(found)
+        out = np.empty(len(tensors))
+        total = kernels.norms(*at, out)
+        return torch.from_numpy(out), math.isfinite(total)
+
+    def distances(self, tensors: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
+        at, other = self._memory(tensors), self._memory(others)
+        if at is None or other is None or at.like is not other.like:
+            return super().distances(tensors, others)
+        out = np.empty(len(tensors))
+        kernels.distances(at.addresses, other.addresses, at.sizes, at.like, out)
+        return torch.from_numpy(out)
+
+    def example_squares(self, tensors: Sequence[Tensor]) -> Tensor:
+        at = self._memory(tensors)
+        if at is None:
+            return super().example_squares(tensors)
+        out = np.empty((len(tensors), len(tensors[0])))
+        kernels.example_squares(*at, out)
+        return torch.from_numpy(out)
+
+    def outer_products(self, tensors: Sequence[Tensor], others: Tensor) -> Tensor:
+        at = self._memory(tensors)
+        if at is None:
+            return super().outer_products(tensors, others)
+        out = np.empty((2, len(tensors)))
+        kernels.outer_products(*at, others.numpy(), out)
+        return torch.from_numpy(out)
+
+    def preactivations(self, tensors: Sequence[Tensor], intervals: Sequence[Intervals | None]) -> Tensor:
+        at = self._memory(tensors)
+        if at is None:
+            return super().preactivations(tensors, intervals)
+        out = np.empty((3, len(tensors)))
+        low, high, unknown = _bounds(tuple(intervals))
+        kernels.preactivations(at.addresses, at.sizes, low, high, at.like, out)
+        out[2, unknown] = math.nan
+        return torch.from_numpy(out)
+
+    def activations(self, tensors: Sequence[Tensor], widths: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        at = self._memory(tensors)
+        if at is None:
+            return super().activations(tensors, widths)
+        starts = _starts(widths)
+        out, alive, squares = np.empty((2, len(tensors))), np.empty(starts[-1]), np.empty((1 + len(tensors), len(tensors[0])))
+        squares[0] = math.nan
+        kernels.activations(*at, starts, out, alive, squares[1:])
+        return torch.from_numpy(out), torch.from_numpy(alive), torch.from_numpy(squares)
+
+    def shares(self, alive: Tensor, widths: tuple[int, ...]) -> Tensor:
+        starts = _starts(widths)[:-1]
+        return torch.from_numpy(np.add.reduceat(alive.numpy(), starts) / widths)
+
+
+@functools.lru_cache(maxsize=64)
+def _starts(widths: tuple[int, ...]) -> NDArray[np.int64]:
+    """Where the units of each tensor start in those of all, and, at the end, their number."""
+    return np.cumsum([0, *widths])
+
+
+@functools.lru_cache(maxsize=64)
+def _bounds(intervals: tuple[Intervals | None, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64], list[int]]:
+    """Lower and upper ends [tensors, most intervals of one, ≥ 1], unused ones holding nothing; and where there is None."""
+    width = max([1, *(len(inside or ()) for inside in intervals)])
+    low, high = np.full((len(intervals), width), math.inf), np.full((len(intervals), width), -math.inf)
+    for k, inside in enumerate(intervals):
+        for i, ends in enumerate(inside or ()):
+            low[k, i], high[k, i] = ends
+    return low, high, [k for k, inside in enumerate(intervals) if inside is None]

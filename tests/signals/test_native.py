@@ -1,0 +1,168 @@
+"""The compiled loops against torch in float64, and what is left to torch."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from isometry.signals import kernels, native
+from isometry.signals.native import NativeReductions, memory, reductions
+from isometry.signals.reductions import Fixed, Reductions
+
+CPU = torch.device("cpu")
+INSIDE = [((-math.inf, -0.5), (0.7, math.inf)), None, ((-0.2, 0.1),), ()]
+
+
+def batches(dtype=torch.float32, shapes=((8, 5), (8, 9), (8, 3, 4, 4), (8, 1))):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+
+
+def both(method, *arguments):
+    """A reduction by the compiled loops and by torch."""
+    return [getattr(kind(CPU), method)(*arguments) for kind in (NativeReductions, Reductions)]
+
+
+def assert_same(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-13, atol=1e-300, equal_nan=True)
+
+
+@pytest.fixture
+def loops_only(monkeypatch):
+    """Any use of torch's form is an error."""
+    for name in ("norms", "distances", "copy", "example_squares", "outer_products", "preactivations", "activations", "shares"):
+        monkeypatch.setattr(Reductions, name, lambda self, *args, name=name: pytest.fail(f"{name} was left to torch"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_loops_are_used_for_what_lies_in_memory(dtype, loops_only):
+    at, tensors = reductions(CPU), batches(dtype)
+    at.norms(tensors)
+    at.distances(tensors, tensors)
+    at.copy(tensors, tensors, [torch.empty_like(x) for x in tensors])
+    at.example_squares(tensors)
+    at.preactivations(tensors, INSIDE)
+    _, alive, squares = at.activations(tensors, (5, 9, 3, 1))
+    at.shares(alive, (5, 9, 3, 1))
+    at.outer_products(tensors, squares[1:])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_every_reduction_is_that_of_torch(dtype):
+    tensors, others = batches(dtype), [x.flip(0) * 3 for x in batches(dtype)]
+    assert_same(*([pair] for pair in both("norms", tensors)))
+    assert_same(*([pair] for pair in both("distances", tensors, others)))
+    assert_same(*([pair] for pair in both("example_squares", tensors)))
+    assert_same(*([pair] for pair in both("preactivations", tensors, INSIDE)))
+    weights = torch.rand(len(tensors), len(tensors[0]), dtype=torch.float64)
+    assert_same(*([pair] for pair in both("outer_products", tensors, weights)))
+    tensors[0][:, 2] = 0
+    tensors[2][:, 1] = 0
+    tensors[2][3, 1, 2, 2] = 1e-30
+    found, expected = both("activations", tensors, (5, 9, 3, 1))
+    assert_same(found, expected)
+    assert_same(*([pair] for pair in both("shares", expected[1], (5, 9, 3, 1))))
+
+
+def test_shares_without_intervals_are_no_number_or_zero():
+    share = NativeReductions(CPU).preactivations(batches(), INSIDE)[2]
+    assert math.isnan(share[1])
+    assert share[3] == 0
+
+
+def test_copy_copies_and_measures_on_the_way():
+    tensors, origin = Fixed(batches()), Fixed(x + 1 for x in batches())
+    into = Fixed(torch.zeros_like(x) for x in tensors)
+    norms, distances = NativeReductions(CPU).copy(tensors, origin, into)
+    for x, y in zip(tensors, into, strict=True):
+        assert torch.equal(x, y)
+    torch.testing.assert_close(norms, torch.stack([x.double().norm() for x in tensors]), rtol=1e-13, atol=0)
+    expected = torch.stack([(x - y).double().norm() for x, y in zip(tensors, origin, strict=True)])
+    torch.testing.assert_close(distances, expected, rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("magnitude", [1e-44, 1e-30, 1.0, 1e25, 1e38])
+def test_squares_are_taken_in_float64(magnitude):
+    tensor = torch.full((30, 40), magnitude)
+    exact = float(tensor[0, 0].double()) * math.sqrt(1200)
+    assert NativeReductions(CPU).norms([tensor]).item() == pytest.approx(exact, rel=1e-12)
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+def test_non_finite_entries_show(bad):
+    tensors = batches()
+    assert NativeReductions(CPU).watch(tensors)[1]
+    tensors[1][3, 3] = bad
+    found, finite = NativeReductions(CPU).watch(tensors)
+    assert not finite
+    assert found.isfinite().tolist() == [True, False, True, True]
+    assert not NativeReductions(CPU).preactivations(tensors, INSIDE)[:2, 1].isfinite().any()
+    assert NativeReductions(CPU).activations(tensors, (5, 9, 3, 1))[1][5 + 3] == 1  # not dead
+
+
+@pytest.mark.parametrize("spread", [1e-6, 0.01, 0.02, 0.1])  # 0.016: from there on the variance is not taken again, shifted
+def test_a_mean_far_from_zero_costs_no_digits(spread):
+    x = 0.5 + spread * torch.randn(64, 100, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = pytest.approx((x - 0.5).var(correction=0).item(), rel=1e-9 if spread == 1e-6 else 1e-12)
+    assert NativeReductions(CPU).preactivations([x], [None])[1].item() == expected
+    assert NativeReductions(CPU).activations([x], (100,))[0][1].item() == expected
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 2.0**100])
+def test_a_constant_has_no_variance(value):
+    x = torch.full((8, 5), value)
+    mean, variance, share = NativeReductions(CPU).preactivations([x], [((value, value),)])[:, 0].tolist()
+    assert (mean, variance, share) == (pytest.approx(value), 0.0, 1.0)
+
+
+def test_nothing_makes_nothing():
+    assert NativeReductions(CPU).norms([]).shape == (0,)
+    assert NativeReductions(CPU).watch([])[1]
+
+
+class Subclass(torch.Tensor):
+    pass
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        [torch.randn(4, 6)[:, ::2], torch.randn(4, 3)],
+        [torch.randn(4, 3), torch.randn(4, 3, dtype=torch.float64)],
+        [torch.randn(4, 3).half()],
+        [torch.randn(4, 3).as_subclass(Subclass)],
+    ],
+    ids=["strided", "two types", "half", "subclass"],
+)
+def test_what_does_not_simply_lie_in_memory_is_left_to_torch(tensors):
+    assert memory(tensors) is None
+    expected = torch.stack([x.as_subclass(torch.Tensor).double().norm() for x in tensors])
+    torch.testing.assert_close(NativeReductions(CPU).norms(tensors).as_subclass(torch.Tensor), expected, rtol=1e-6, atol=0)
+
+
+def test_fixed_tensors_are_looked_for_once(monkeypatch):
+    at, weights = NativeReductions(CPU), Fixed(nn.Parameter(x) for x in batches())
+    first = at.norms(weights)
+    monkeypatch.setattr(native, "memory", lambda tensors: pytest.fail("looked again"))
+    with torch.no_grad():
+        weights[0].mul_(2)
+    assert at.norms(weights)[0] == pytest.approx(2 * first[0])
+
+
+def test_machine_code_is_kept_where_a_folder_can_be_written(monkeypatch):
+    """And compiled in each process where none can."""
+
+    def refuse(**options):
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: function
+
+    monkeypatch.setattr(kernels.numba, "njit", refuse)
+    assert kernels.compiled(math.sqrt) is math.sqrt
+    monkeypatch.undo()
+    assert kernels.norms._cache.cache_path
+    out = np.empty(1)
+    assert kernels.norms(*memory([torch.ones(4)]), out) == out[0] == 2
