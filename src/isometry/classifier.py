@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -33,6 +34,13 @@ def log_scalars(trainer: Trainer, values: dict[str, float]) -> None:
         logger.log_metrics({**values, "epoch": trainer.current_epoch}, step=trainer.global_step)
 
 
+def window(trainer: Trainer, batch_idx: int) -> int:
+    """How many micro-batches are accumulated in the optimizer step of a batch: fewer at the end of an epoch."""
+    full, batches = trainer.accumulate_grad_batches, trainer.num_training_batches
+    rest = int(batches % full) if math.isfinite(batches) else 0
+    return rest if rest and batch_idx >= batches - rest else full
+
+
 class Classifier(LightningModule):
     """Trains a network on (images, labels) batches.
 
@@ -44,6 +52,7 @@ class Classifier(LightningModule):
 
     Attributes:
         probe: handed to the network with the next forward pass of training; None measures nothing.
+        after_clipping: called between clipping and the optimizer's arithmetic, where Lightning has no hook for callbacks.
         tallies: loss and accuracy of the epoch in progress, by stage.
         metrics: the latest value of each metric.
     """
@@ -61,6 +70,7 @@ class Classifier(LightningModule):
         self.network, self.loss_function = network, LOSSES[loss]
         self.make_optimizer, self.make_scheduler = make_optimizer, make_scheduler
         self.probe: Probe | None = None
+        self.after_clipping: Callable[[], None] | None = None
         self.tallies: dict[str, Tally] = {}
         self.metrics: dict[str, float] = {}
 
@@ -80,7 +90,18 @@ class Classifier(LightningModule):
         logits = self.network(images, self.probe)
         loss = self.loss_function(logits, labels)
         self._count("train", logits, labels, loss)
-        return loss
+        return self._of_window(loss, batch_idx)
+
+    def _of_window(self, loss: Tensor, batch_idx: int) -> Tensor:
+        """Lightning divides every loss by the accumulation factor; in a shorter window the sum would be less than a mean."""
+        if self._trainer is None or self.trainer.accumulate_grad_batches == 1:
+            return loss
+        return loss * (self.trainer.accumulate_grad_batches / window(self.trainer, batch_idx))
+
+    def configure_gradient_clipping(self, *arguments: Any, **settings: Any) -> None:
+        super().configure_gradient_clipping(*arguments, **settings)
+        if self.after_clipping is not None:
+            self.after_clipping()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._evaluate("val", batch)

@@ -55,6 +55,33 @@ def test_signals_of_a_training_are_those_of_the_plain_loop(make_config, override
     assert last["weight_grad_norm"].isna().all()
 
 
+def test_the_last_window_of_an_epoch_is_shorter_and_its_gradient_is_a_mean_too(make_config):
+    """Three batches, two to a step: Lightning divides by two also where there is one."""
+    windows = ["trainer.accumulate_grad_batches=2", "trainer.limit_train_batches=3", "trainer.max_epochs=1"]
+    config = make_config("model.depth=4", "trainer.precision=64-true", "optimizer=momentum", *windows)
+    found = read_signals(run_of(train(config), config).signals).set_index(["step", "layer"])
+
+    data = build_data(config)
+    data.setup()
+    network = build_network(config, data.input_shape, data.num_classes).double()
+    optimizer = torch.optim.SGD(network.parameters(), lr=config.optimizer.lr, momentum=config.optimizer.momentum)
+    batches = [(x.double(), labels) for (x, labels), _ in zip(data.train_dataloader(), range(3), strict=False)]
+    pairs = [tuple(map(torch.cat, zip(*batches[:2], strict=True))), batches[2]]
+    for step, (x, labels) in enumerate(pairs):
+        for layer, row in enumerate(reference.columns(network, x, labels), start=1):
+            for column, value in row.items():
+                assert reference.close(found.loc[(step, layer), column], value, 1e-7), (step, layer, column)
+        optimizer.step()
+
+
+def test_a_checkpoint_has_the_alarms_latest_norms(make_config):
+    often = ["callbacks.checkpoints.every_n_steps=20", "callbacks.signals.flush_every=200"]
+    config = make_config("model.depth=3", "trainer.max_steps=20", "trainer.max_epochs=2", *often)
+    run = run_of(train(config), config)
+    (state,) = torch.load(run.last_checkpoint, weights_only=True)["callbacks"].values()
+    assert len(state["Signals"]["alarm"]["norms"]) == 20
+
+
 def test_default_interval_records_first_steps_of_fifty_and_the_last(make_config):
     config = make_config("model.depth=3", "trainer.max_steps=60", "callbacks.signals.every_n_steps=50")
     frame = read_signals(run_of(train(config), config).signals).dropna(subset="backprop_norm")

@@ -58,6 +58,39 @@ def row(flush, step, layer):
     return {c: flush.values[step, i, layer] for i, c in enumerate(MEASURED) if flush.measured[step, i, layer]}
 
 
+def test_weights_that_were_moved_in_memory_are_found_again():
+    network, x, labels = build()
+    recorder = measure(network, x, labels)
+    for parameter in network.parameters():
+        parameter.data = 2 * parameter.data
+    start = [spec.weighted.weight.detach().clone() for spec in network.layer_map()]
+    flush = measure(network, x, labels, recorder=recorder).flush()
+    for layer, (spec, before) in enumerate(zip(network.layer_map(), start, strict=True)):
+        assert row(flush, 1, layer)["weight_norm"] == pytest.approx(before.norm().item(), rel=1e-12)
+        assert row(flush, 1, layer)["update_norm"] == pytest.approx((spec.weighted.weight - before).norm().item(), rel=1e-9)
+
+
+class Positions(MLP):
+    """The same linear maps at each of five positions, and their mean."""
+
+    def forward(self, x, probe=None):
+        x = torch.stack([x.flatten(1) * k for k in range(1, 6)], dim=1)
+        for layer in [layer for layer in self.layers if not isinstance(layer, torch.nn.Flatten)]:
+            x = self.run(layer, x, probe)
+        return x.mean(1)
+
+
+def test_what_does_not_exist_for_a_sequence_is_null():
+    torch.manual_seed(0)
+    network = Positions((1, 4, 4), 3, activations.tanh(), "none", depth=4, width=6).double()
+    flush = measure(network, torch.randn(10, 1, 4, 4, dtype=torch.float64), torch.randint(0, 3, (10,))).flush()
+    for layer in range(4):
+        measured = row(flush, 0, layer)
+        assert measured["weight_grad_norm"] > 0
+        assert measured["backprop_norm"] > 0
+        assert not measured.keys() & {"sample_weight_grad_rms", "dead"}
+
+
 @pytest.mark.parametrize("kind", ["mlp", "convnet"])
 @pytest.mark.parametrize("activation", ["sigmoid", "tanh", "relu", "gelu"])
 @pytest.mark.parametrize("normalization", ["none", "layer", "rms", "batch"])

@@ -68,6 +68,7 @@ def amp_step(optimizer_options, poison=False, unscale=True):
     if not getattr(optimizer, "_step_supports_amp_scaling", False):
         scaler.unscale_(optimizer)
     recorder.before_update(True, gradient_scale(scaler, optimizer) if unscale else 1.0)
+    recorder.after_clipping(True)
     scaler.step(optimizer)
     scaler.update()
     recorder.after_update(True)
@@ -99,6 +100,37 @@ def test_a_skipped_step_is_recorded_as_skipped_and_is_no_divergence(options):
     assert column(flush, "nonfinite").tolist() == [0, 1, 0, 0]
     assert np.isinf(column(flush, "weight_grad_norm")[1])
     assert (column(flush, "update_norm") == 0).all()
+    # nothing was clipped; the kernel of a fused optimizer that skips leaves the loss scale in
+    np.testing.assert_array_equal(column(flush, "weight_grad_norm_clipped"), column(flush, "weight_grad_norm"))
+
+
+@pytest.mark.parametrize("clip", [None, 1e-3])
+def test_clipped_gradients_are_read_before_the_optimizer_computes_in_their_memory(clip):
+    """torch's SGD with Nesterov's momentum adds the momentum to the gradients, in place, where it takes them all at once."""
+    network, x, labels = build(torch.float64)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, nesterov=True, foreach=True)
+    recorder = Recorder(network.layer_map(), flush_every=2)
+    loss = F.cross_entropy(network(x, recorder.begin(True, 10)), labels)
+    recorder.after_forward(loss)
+    loss.backward()
+    recorder.after_backward(0.1)
+    recorder.before_update(True)
+    if clip is not None:
+        torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
+    expected = [spec.weighted.weight.grad.norm().item() for spec in network.layer_map()]
+    recorder.after_clipping(True)
+    optimizer.step()
+    recorder.after_update(True)
+    np.testing.assert_allclose(column(recorder.flush(), "weight_grad_norm_clipped"), expected, rtol=1e-12)
+    assert network.layer_map()[0].weighted.weight.grad.norm().item() > 1.5 * expected[0]  # it did
+
+
+def test_an_update_relative_to_weights_of_zero_is_null():
+    network, x, labels = build(torch.float64)
+    with torch.no_grad():
+        network.layer_map()[-1].weighted.weight.zero_()
+    recorder = one_step(network, x, labels)
+    assert recorder.measured[0, MEASURED.index("update_ratio")].tolist() == [True, True, True, False]
 
 
 def test_a_frozen_layer_has_no_gradient_and_is_null():
@@ -171,19 +203,25 @@ def test_a_parametrized_weight_is_one_layer_of_its_originals():
 def _sharded(rank: int, port: int, folder: str) -> None:
     import torch.distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+    from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     mesh = init_device_mesh("cpu", (2,))
     generator = torch.Generator().manual_seed(0)
-    full = [torch.randn(7, 5, generator=generator) * 10.0**e for e in (-30, 0, 25)]
-    placements = [Shard(0), Shard(1), Replicate()]
-    parameters = [nn.Parameter(distribute_tensor(t, mesh, [p])) for t, p in zip(full, placements, strict=True)]
+    full = [torch.randn(7, 5, generator=generator) * 10.0**e for e in (-30, 0, 25, 1, 2)]
+    placements = [(mesh, [Shard(0)]), (mesh, [Shard(1)]), (mesh, [Replicate()])]
+    plane = init_device_mesh("cpu", (2, 1))
+    placements += [(plane, [Shard(0), Replicate()]), (plane, [Replicate(), Shard(0)])]
+    parameters = [nn.Parameter(distribute_tensor(t, m, p)) for t, (m, p) in zip(full, placements, strict=True)]
     layers = LayerParameters([[parameter] for parameter in parameters])
     local = norms(layers.values)
     whole = layers.norm_by_layer(local)
-    torch.save((whole, local, norms(full)), f"{folder}/{rank}.pt")
+    ones = layers.sum_by_layer(torch.ones(5, dtype=torch.float64), range(5))
+    # a replicated weight whose gradient still has to be summed over the mesh
+    parameters[2].grad = DTensor.from_local(torch.full((7, 5), 1.0 + rank), mesh, [Partial()])
+    gradients, positions = layers.with_gradient()
+    torch.save((whole, local, norms(full), ones, gradients, positions), f"{folder}/{rank}.pt")
     dist.barrier()
     os._exit(0)  # past the C++ destructors: gloo's threads race with them at exit, and one time in a hundred abort
 
@@ -196,10 +234,13 @@ def test_sharded_parameters_are_measured_whole(tmp_path):
         port = probe.getsockname()[1]
     mp.spawn(_sharded, args=(port, str(tmp_path)), nprocs=2)
     for rank in range(2):
-        whole, local, expected = torch.load(tmp_path / f"{rank}.pt")
+        whole, local, expected, ones, gradients, positions = torch.load(tmp_path / f"{rank}.pt")
         torch.testing.assert_close(whole, expected, rtol=1e-9, atol=0)
         # without the all-reduce each process would report its own shard
         assert (local[:2] < 0.99 * expected[:2]).all()
+        assert ones.tolist() == [2, 2, 1, 2, 1]  # counts are those of all shards
+        assert positions == [2]
+        assert (gradients[0] == 3.0).all()
 
 
 def test_compiled_network_measures_the_same_without_breaking_the_graph():

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from isometry.signals.reductions import Reductions
 from isometry.signals.statistics import alive_units, merge_moments, moments, share_inside
 
 
@@ -17,6 +18,18 @@ def test_moments_keep_their_digits_far_from_zero():
 def test_moments_of_tiny_float32_values_do_not_underflow():
     x = torch.tensor([[[1e-30, -1e-30]]])
     assert moments(x, torch.empty_like(x))[1].item() == pytest.approx(1e-60, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_moments_of_large_16_bit_tensors_are_those_of_their_values(dtype):
+    """The differences from the first entry, 4, would be rounded to 16 bit: the others are 400 times smaller."""
+    x = (torch.rand(64, 4, 30, 30, generator=torch.Generator().manual_seed(0)) / 100).to(dtype)
+    x[0, 0, 0, 0] = 4.0
+    device = torch.device("cpu")
+    found = Reductions(device).preactivations([x, x], [None, None])
+    expected = torch.tensor([x.double().mean(), x.double().var(correction=0)], dtype=torch.float64)
+    for k in range(2):
+        torch.testing.assert_close(found[:2, k], expected, rtol=1e-5, atol=0)  # float32's differences
 
 
 def test_merged_moments_are_those_of_the_union():

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch.nn.modules.dropout import _DropoutNd
 
+from isometry.classifier import window
 from isometry.columns import MEASURED
 from isometry.errors import bad_value
 from isometry.networks.layer import LayerSpec, Probe
@@ -68,6 +69,7 @@ class Signals(Callback):
         self._batches: list[int] = []  # index in its epoch of the last batch of each step since the last flush
         self.divergent_batch: int | None = None
         self._initial: list[torch.Tensor] | None = None
+        self._trainer: Trainer | None = None
         self._recorded: bool | None = None  # of the optimizer step in progress; None between steps
         self._updated = False
 
@@ -84,7 +86,7 @@ class Signals(Callback):
                 logger.keep_out_of_summary(layer_keys(self.log_columns, self.recorder.layers))
 
     def _open(self, trainer: Trainer, pl_module: Any) -> None:
-        layers, scaler = pl_module.network.layer_map(), _scaler(trainer)
+        self._trainer, layers, scaler = trainer, pl_module.network.layer_map(), _scaler(trainer)
         compiled = pl_module.network._compiled_call_impl is not None
         self._replays = not compiled and trainer.precision in ("32-true", "64-true") and not _is_random(pl_module.network)
         self.recorder = Recorder(layers, self.flush_every, trainer.global_step, scaler is not None, compiled)
@@ -92,6 +94,9 @@ class Signals(Callback):
             self.recorder.restore_initial(self._initial)
 
     def state_dict(self) -> dict[str, Any]:
+        # Lightning asks before `on_save_checkpoint`: the alarm must have seen the steps up to here
+        if self._trainer is not None:
+            self._flush(self._trainer)
         alarm = {} if self.alarm is None else {"alarm": self.alarm.state_dict()}
         return {"initial": [] if self.recorder is None else self.recorder.initial, **alarm}
 
@@ -124,7 +129,7 @@ class Signals(Callback):
         if self._recorded is None:
             step = trainer.global_step
             self._recorded = step % self.every_n_steps == 0 or step == self._last_step  # type: ignore[operator]
-        self._examples = len(batch[1])
+        self._examples, self._window = len(batch[1]), window(trainer, batch_idx)
         replay = functools.partial(replay_forward, pl_module.network, batch[0]) if self._replays else None
         pl_module.probe = self.recorder.begin(self._recorded, self._examples, replay)
 
@@ -135,17 +140,19 @@ class Signals(Callback):
 
     def on_after_backward(self, trainer: Trainer, pl_module: Any) -> None:
         if self.recorder is not None:
-            of_mean = 1.0 / (self._examples * trainer.accumulate_grad_batches)
+            of_mean = 1.0 / (self._examples * self._window)
             self.recorder.after_backward(loss_scale(_scaler(trainer)) * of_mean)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
         if self.recorder is not None:
             self.recorder.before_update(bool(self._recorded), gradient_scale(_scaler(trainer), optimizer))
             self._updated = True
+            pl_module.after_clipping = functools.partial(self.recorder.after_clipping, bool(self._recorded))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.recorder is None or not self._updated:
             return
+        pl_module.after_clipping = None
         self.recorder.after_update(bool(self._recorded))
         self._batches.append(batch_idx)
         self._recorded, self._updated = None, False
@@ -155,9 +162,12 @@ class Signals(Callback):
     # ---- what is done with a flush ------------------------------------------------------------------------------
 
     def _flush(self, trainer: Trainer) -> None:
-        if self.recorder is None or self.divergence is not None:
+        if self.recorder is None or not self.recorder.rows:
             return
         flush = self.recorder.flush()
+        if self.divergence is not None:  # Lightning goes on all the same until `min_epochs` and `min_steps`
+            self._batches = []
+            return
         self.divergence = flush.divergence
         self._sound_alarm(flush)
         if flush.divergence is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import deque
 from collections.abc import Iterable
@@ -31,6 +32,8 @@ class GradientAlarm:
         return [step for step, norm in enumerate(norms, start=first_step) if self._see(float(norm))]
 
     def _see(self, norm: float) -> bool:
+        if norm == 0.0 or not math.isfinite(norm):  # no batch, or a step that the gradient scaler skipped: says nothing
+            return False
         median = statistics.median(self.norms) if self.norms else norm
         if norm > self.factor * median > 0:
             self.above += 1

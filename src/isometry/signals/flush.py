@@ -55,7 +55,8 @@ class Flush:
 
 
 def measured(steps: Sequence[Written], values: NDArray[np.float64], exists: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """[S, columns, L]: what the recorded steps have; a displacement from W_0 = 0 (0/0 or x/0) does not exist.
+    """[S, columns, L]: what the recorded steps have; a displacement from W_0 = 0 (0/0 or x/0) does not exist, nor does an
+    update relative to W = 0.
 
     Args:
         steps: what each of S steps has written.
@@ -71,6 +72,7 @@ def measured(steps: Sequence[Written], values: NDArray[np.float64], exists: NDAr
     finite = np.isfinite(values)
     from_zero = finite[:, COLUMN["weight_norm"]] & ~finite[:, COLUMN["displacement"]]
     result[:, COLUMN["displacement"]] &= ~from_zero
+    result[:, COLUMN["update_ratio"]] &= values[:, COLUMN["weight_norm"]] != 0
     return result & exists
 
 

@@ -45,6 +45,8 @@ def memory(tensors: Sequence[Tensor]) -> Memory | None:
     dtype = dtypes.pop() if len(dtypes) == 1 else None
     if dtype not in _LIKE or not set(map(type, tensors)) <= _PLAIN or not all(map(Tensor.is_contiguous, tensors)):
         return None
+    if any(map(Tensor.is_neg, tensors)):  # a view whose memory holds the negative
+        return None
     addresses, sizes = list(map(Tensor.data_ptr, tensors)), list(map(Tensor.numel, tensors))
     return Memory(np.array(addresses), np.array(sizes), _LIKE[dtype])
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +42,16 @@ class LayerParameters:
         self._everything = list(range(len(self.parameters)))
         self._all_have = self.has(self._everything)
         self._any_sharded = any(self.sharded)
+        self._plain = all(type(value) is Tensor for value in self.values)  # and has an address
         self._any_distributed = any(isinstance(parameter, DTensor) for parameter in self.parameters)
+
+    def follow(self) -> None:
+        """Find the values again where somebody has replaced a parameter's memory (`parameter.data = ...`)."""
+        moved = (
+            map(operator.ne, map(Tensor.data_ptr, self.parameters), map(Tensor.data_ptr, self.values)) if self._plain else ()
+        )
+        if any(moved):
+            self.values = Fixed(parameter.detach() for parameter in self.parameters)
 
     def with_gradient(self) -> tuple[list[Tensor], list[int]]:
         """The gradients there are (shards of sharded ones), and the positions of their parameters."""
@@ -48,7 +59,9 @@ class LayerParameters:
         gradients = [gradient for gradient in found if gradient is not None]
         complete = len(gradients) == len(found)
         present = self._everything if complete else [i for i, gradient in enumerate(found) if gradient is not None]
-        return [_local(gradient) for gradient in gradients] if self._any_distributed else gradients, present
+        if self._any_distributed:
+            gradients = [_alike(gradient, self.parameters[i]) for gradient, i in zip(gradients, present, strict=True)]
+        return gradients, present
 
     def norm_by_layer(self, flat: Tensor, positions: Sequence[int] | None = None, without: float = math.nan) -> Tensor:
         """Euclidean norm of each layer's tensors, float64 [L]; `without` for a layer that has none.
@@ -58,13 +71,15 @@ class LayerParameters:
             positions: the parameters they belong to; None: all, in order.
         """
         chosen = range(len(self.parameters)) if positions is None else positions
-        flat = self._complete(flat, chosen)
+        if self._any_sharded:
+            flat = self._complete(flat.square(), chosen).sqrt()
         if len(chosen) == self.count and self._one_each:
             return flat
         return self._scatter(flat.square(), chosen, without).sqrt()
 
     def sum_by_layer(self, flat: Tensor, positions: Sequence[int], without: float = math.nan) -> Tensor:
-        """The sum of one number a parameter over each layer's parameters, [L]; `without` for a layer that has none."""
+        """The sum of one number a parameter (shard) over each layer's parameters, [L]; `without` for a layer that has none."""
+        flat = self._complete(flat, positions)
         if len(positions) == self.count and self._one_each:
             return flat
         return self._scatter(flat, positions, without)
@@ -79,17 +94,19 @@ class LayerParameters:
         return result
 
     def _complete(self, flat: Tensor, positions: Sequence[int]) -> Tensor:
-        """Norms of whole tensors from norms of shards."""
-        if not self._any_sharded:
-            return flat
-        shards = [k for k, i in enumerate(positions) if self.sharded[i]]
-        squares = flat[shards].square()
-        parameter = self.parameters[positions[shards[0]]]
-        for dimension, placement in enumerate(parameter.placements):  # type: ignore[attr-defined]
-            if isinstance(placement, Shard):
-                dist.all_reduce(squares, group=parameter.device_mesh.get_group(dimension))  # type: ignore[attr-defined]
-        flat = flat.clone()
-        flat[shards] = squares.sqrt()
+        """Sums over whole tensors from sums over shards: one all-reduce for each way of sharding."""
+        alike: dict[Any, list[int]] = {}
+        for k, i in enumerate(positions if self._any_sharded else ()):
+            if self.sharded[i]:
+                parameter: Any = self.parameters[i]
+                alike.setdefault((parameter.device_mesh, tuple(parameter.placements)), []).append(k)
+        flat = flat.clone() if alike else flat
+        for (mesh, placements), shards in alike.items():
+            sums = flat[shards]
+            for dimension, placement in enumerate(placements):
+                if isinstance(placement, Shard):
+                    dist.all_reduce(sums, group=mesh.get_group(dimension))
+            flat[shards] = sums
         return flat
 
     def has(self, positions: Sequence[int]) -> NDArray[np.bool_]:
@@ -104,6 +121,13 @@ class LayerParameters:
 def _local(tensor: Tensor | None) -> Tensor:
     assert tensor is not None
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _alike(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """The local part of a gradient, laid out as its parameter is: it may still have to be summed."""
+    if isinstance(gradient, DTensor) and isinstance(parameter, DTensor) and gradient.placements != parameter.placements:
+        gradient = gradient.redistribute(placements=parameter.placements)
+    return _local(gradient)
 
 
 def _is_sharded(tensor: Tensor) -> bool:

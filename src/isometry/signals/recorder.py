@@ -6,6 +6,7 @@ One optimizer step goes through it like this (the Lightning callback does no mor
     recorder.after_forward(loss)          before its backward pass
     recorder.after_backward(scale)        after it
     recorder.before_update(recorded)      gradients complete, not yet clipped
+    recorder.after_clipping(recorded)     clipped, not yet used
     recorder.after_update(recorded)       weights updated
     flush = recorder.flush()              now and then
 
@@ -148,6 +149,13 @@ class Recorder:
             self.forward = self.forward or ForwardStatistics(self._forward_plan)
             with torch.no_grad():  # now, while its tensors are in the cache
                 self.forward.add(self.probe)
+            self._exclude_sequences(self.probe)
+
+    def _exclude_sequences(self, probe: SignalProbe) -> None:
+        """A linear map of several positions [B, T, units] gives no outer product an example, and has no unit to a column."""
+        for index, (spec, h) in enumerate(zip(self.layers, probe.preactivations, strict=True)):
+            if spec.map == "linear" and h.dim() != 2:
+                self.exists[[COLUMN["sample_weight_grad_rms"], COLUMN["dead"]], index] = False
 
     def _watch_forward(self, probe: WatchProbe) -> None:
         """Which layers lost their finite values."""
@@ -228,6 +236,7 @@ class Recorder:
 
     def _record_weights(self) -> None:
         """Norm and displacement; and keep them, for the update."""
+        self.weights.follow()
         found = self.reductions.copy(self.weights.values, self._initial, into=self.before)
         norms, distances = (self.weights.norm_by_layer(values) for values in found)
         self._record(("weight_norm",), norms)
@@ -239,18 +248,26 @@ class Recorder:
         flat, of_biases_flat = found.tensor_split([len(gradients)])
         has, norms = self.weights.has(positions), self.weights.norm_by_layer(flat, positions)
         self._record(("weight_grad_norm",), _over(norms, scale), has)
-        counts = torch.zeros_like(flat) if finite else nonfinite_counts(gradients)
+        counts = torch.zeros_like(flat) if finite or not gradients else nonfinite_counts(gradients)
         self._record(("nonfinite",), self.weights.sum_by_layer(counts, positions), has)
         bias_norms = self.biases.norm_by_layer(of_biases_flat, bias_positions)
         self._record(("bias_grad_norm",), _over(bias_norms, scale), self.biases.has(bias_positions))
-        # a fused optimizer takes the loss scale out in its kernel, behind autograd's back
-        self._unclipped = (norms, _versions(gradients) if isinstance(scale, float) else None)
+        self._unclipped, self._scale = (norms, _versions(gradients)), scale
+
+    @torch.no_grad()
+    def after_clipping(self, recorded: bool) -> None:
+        """Gradients are as the optimizer gets them. Read now: some optimizers (Nesterov's momentum among torch's) compute in
+        the gradients' memory, and a fused one takes the loss scale out there. Without this call `after_update` reads them."""
+        if recorded:
+            self._record_clipped()
 
     def after_update(self, recorded: bool) -> None:
-        """The optimizer has stepped: what really changed, and the gradients it used (clipped)."""
+        """The optimizer has stepped: what really changed."""
         if recorded:
             with torch.no_grad():
-                self._record_clipped()
+                if "weight_grad_norm_clipped" not in self.written:
+                    self._record_clipped()
+                self.weights.follow()
                 update = self.reductions.distances(self.weights.values, self.before)
                 self._record(("update_norm",), self.weights.norm_by_layer(update))
         self._close_step(recorded)
@@ -261,7 +278,7 @@ class Recorder:
         norms, versions = self._unclipped
         if versions != _versions(gradients):
             norms = self.weights.norm_by_layer(self.reductions.norms(gradients), positions)
-        self._record(("weight_grad_norm_clipped",), norms, self.weights.has(positions))
+        self._record(("weight_grad_norm_clipped",), _over(norms, self._scale), self.weights.has(positions))
 
     def weights_only(self) -> None:
         """One more row for the weights as they are now, without a batch: norm and displacement."""

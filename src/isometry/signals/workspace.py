@@ -20,6 +20,8 @@ CHUNK = 2**19
 WHOLE = 2**17
 """A tensor with more entries is read where it is: its kernels are large enough by themselves."""
 
+HALF = frozenset({torch.float16, torch.bfloat16})
+
 
 @functools.lru_cache(maxsize=256)
 def runs(shapes: tuple[torch.Size, ...], keys: tuple[Hashable, ...] | None = None) -> tuple[range, ...]:
@@ -54,11 +56,14 @@ class Workspace:
         return self._pages[key][:entries].view(shape)
 
     def chunks(self, tensors: Sequence[Tensor], keys: Sequence[Hashable] | None = None) -> Iterator[tuple[range, Tensor]]:
-        """Positions and values [G, *shape] of consecutive tensors of one shape: float64 copies, or a large tensor itself."""
-        for positions in runs(tuple(tensor.shape for tensor in tensors), None if keys is None else tuple(keys)):
+        """Positions and values [G, *shape] of consecutive tensors of one shape and type: float64 copies, or a large tensor
+        itself (in float32 if its numbers have 16 bit)."""
+        labels = tuple(zip((tensor.dtype for tensor in tensors), keys or [None] * len(tensors), strict=True))
+        for positions in runs(tuple(tensor.shape for tensor in tensors), labels):
             first = tensors[positions[0]]
             if first.numel() > WHOLE:
-                yield positions, first.unsqueeze(0)
+                # differences of 16 bit numbers would be rounded to 16 bit
+                yield positions, (first.float() if first.dtype in HALF else first).unsqueeze(0)
             else:
                 yield positions, self._stacked(tensors[positions.start : positions.stop])
 
