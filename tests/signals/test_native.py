@@ -1,6 +1,9 @@
 """The compiled loops against torch in float64, and what is left to torch."""
 
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -166,3 +169,48 @@ def test_machine_code_is_kept_where_a_folder_can_be_written(monkeypatch):
     assert kernels.norms._cache.cache_path
     out = np.empty(1)
     assert kernels.norms(*memory([torch.ones(4)]), out) == out[0] == 2
+
+
+def test_a_view_whose_memory_holds_the_negative_is_left_to_torch():
+    view = torch._neg_view(torch.full((3, 2), 2.0))
+    assert memory([view]) is None
+    assert reductions(CPU).preactivations([view], [None])[0].tolist() == [-2.0]
+
+
+def test_everything_is_compiled_once_for_each_type():
+    """Later calls find the code there: none waits for the compiler, and none compiles beside another process."""
+    ready = [native._ready(dtype) for dtype in (torch.float32, torch.float64)]
+    assert [like.dtype for like in ready] == [np.float32, np.float64]
+    entries = [getattr(kernels, name) for name in ENTRIES]
+    before = [len(entry.signatures) for entry in entries]
+    for dtype in (torch.float32, torch.float64):
+        found = reductions(torch.device("cpu"))
+        tensors = [torch.randn(4, 3, dtype=dtype) for _ in range(2)]
+        found.copy(tensors, tensors, [torch.empty_like(x) for x in tensors])
+        found.watch(tensors)
+        found.distances(tensors, tensors)
+        found.outer_products(tensors, found.example_squares(tensors))
+        found.preactivations(tensors, [((-1.0, 1.0), (2.0, 3.0)), None])
+        found.activations(tensors, (3, 3))
+    assert [len(entry.signatures) for entry in entries] == before == [2] * len(entries)
+
+
+ENTRIES = ("norms", "distances", "copy", "example_squares", "outer_products", "preactivations", "activations")
+
+USE = """
+import sys, torch
+from isometry.signals.native import reductions
+for name in sys.argv[1:]:
+    x = torch.full((4, 3), 2.0, dtype=getattr(torch, name))
+    assert reductions(x.device).norms([x, x]).tolist() == [48**0.5] * 2
+"""
+
+
+@pytest.mark.slow
+def test_two_types_compiled_at_once_do_not_mix_in_the_cache(tmp_path):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    both = [subprocess.Popen([sys.executable, "-c", USE, name], env=environment) for name in ("float32", "float64")]
+    assert [process.wait(120) for process in both] == [0, 0]
+    subprocess.run([sys.executable, "-c", USE, "float32", "float64"], env=environment, check=True, timeout=120)
+    (index,) = tmp_path.rglob("kernels.norms-*.nbi")
+    assert len(list(index.parent.glob("kernels.norms-*.nbc"))) == 2

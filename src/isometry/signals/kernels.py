@@ -230,3 +230,21 @@ def activations(
         out[0, k], out[1, k] = variance_of_sums(x, total, square)
         for unit in range(len(size)):
             alive[starts[k] + unit] = size[unit] != 0
+
+
+def compile_all(like: Floats) -> None:
+    """Compile every kernel for one type of numbers, or load it where that has been done before; all with no tensors."""
+    none, table = np.empty(0, np.int64), np.empty((0, 1))
+    norms(none, none, like, table[:, 0])
+    distances(none, none, none, like, table[:, 0])
+    copy(none, none, none, none, like, np.empty((2, 0)))
+    example_squares(none, none, like, table)
+    outer_products(none, none, like, table, np.empty((2, 0)))
+    preactivations(none, none, table, table, like, np.empty((3, 0)))
+    activations(none, none, like, np.zeros(1, np.int64), np.empty((2, 0)), np.empty(0), table)
+
+
+def cache_folder() -> str | None:
+    """Where the machine code is kept; None if nowhere."""
+    folder: str | None = norms.stats.cache_path  # type: ignore[attr-defined]
+    return folder

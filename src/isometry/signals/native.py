@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
+import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -17,10 +20,10 @@ from isometry.signals.norms import known_finite, seen_at_once
 from isometry.signals.reductions import Fixed, Reductions
 from isometry.signals.statistics import Intervals
 
-_LIKE: dict[torch.dtype | None, NDArray[np.floating[Any]]] = {
-    torch.float32: np.empty(0, np.float32),
-    torch.float64: np.empty(0, np.float64),
-}
+_NUMPY: dict[torch.dtype | None, type[np.floating[Any]]] = {torch.float32: np.float32, torch.float64: np.float64}
+COMPILE_SECONDS = 60.0
+"""Compiling takes a few seconds; who waits longer for another process compiles too."""
+
 _PLAIN = frozenset({Tensor, nn.Parameter})
 _dtype = Tensor.dtype.__get__  # type: ignore[attr-defined]
 
@@ -28,6 +31,23 @@ _dtype = Tensor.dtype.__get__  # type: ignore[attr-defined]
 def reductions(device: torch.device) -> Reductions:
     """The fastest for a device."""
     return NativeReductions(device) if seen_at_once(device) else Reductions(device)
+
+
+@functools.cache
+def _ready(dtype: torch.dtype) -> NDArray[np.floating[Any]]:
+    """An empty array of a type for which all kernels are compiled.
+
+    One process at a time: of two that compile for different types at once (a sweep over the precision, on a new machine),
+    numba's index would keep one's entry with the other's code, and every later process would fail.
+    """
+    like, folder = np.empty(0, _NUMPY[dtype]), kernels.cache_folder()
+    with contextlib.ExitStack() as stack:
+        if folder is not None:
+            with contextlib.suppress(OSError):  # also Timeout: rather twice than never
+                os.makedirs(folder, exist_ok=True)
+                stack.enter_context(FileLock(os.path.join(folder, "isometry.lock"), timeout=COMPILE_SECONDS))
+        kernels.compile_all(like)
+    return like
 
 
 class Memory(NamedTuple):
@@ -43,12 +63,12 @@ def memory(tensors: Sequence[Tensor]) -> Memory | None:
     # all by `map` over methods written in C: this runs for every list of tensors in every step
     dtypes = set(map(_dtype, tensors))
     dtype = dtypes.pop() if len(dtypes) == 1 else None
-    if dtype not in _LIKE or not set(map(type, tensors)) <= _PLAIN or not all(map(Tensor.is_contiguous, tensors)):
+    if dtype not in _NUMPY or not set(map(type, tensors)) <= _PLAIN or not all(map(Tensor.is_contiguous, tensors)):
         return None
     if any(map(Tensor.is_neg, tensors)):  # a view whose memory holds the negative
         return None
     addresses, sizes = list(map(Tensor.data_ptr, tensors)), list(map(Tensor.numel, tensors))
-    return Memory(np.array(addresses), np.array(sizes), _LIKE[dtype])
+    return Memory(np.array(addresses), np.array(sizes), _ready(dtype))
 
 
 class NativeReductions(Reductions):

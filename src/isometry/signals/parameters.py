@@ -47,10 +47,8 @@ class LayerParameters:
 
     def follow(self) -> None:
         """Find the values again where somebody has replaced a parameter's memory (`parameter.data = ...`)."""
-        moved = (
-            map(operator.ne, map(Tensor.data_ptr, self.parameters), map(Tensor.data_ptr, self.values)) if self._plain else ()
-        )
-        if any(moved):
+        now, then = map(Tensor.data_ptr, self.parameters), map(Tensor.data_ptr, self.values)
+        if self._plain and any(map(operator.ne, now, then)):
             self.values = Fixed(parameter.detach() for parameter in self.parameters)
 
     def with_gradient(self) -> tuple[list[Tensor], list[int]]:
