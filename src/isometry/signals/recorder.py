@@ -74,6 +74,7 @@ class Recorder:
         self._blank = self.buffer[0, :MEASURES].clone()
         self._watch_rows = {name: self.buffer[:, ROW[name]].unbind(0) for name in WATCH}
         self.exists = self._existing()
+        self._seen = False  # a forward pass
         self._outer = np.flatnonzero(self.exists[COLUMN["sample_weight_grad_rms"]]).tolist()
         self._forward_plan = ForwardPlan(self.layers, self.reductions, self._outer)
         self._open_step()
@@ -149,7 +150,9 @@ class Recorder:
             self.forward = self.forward or ForwardStatistics(self._forward_plan)
             with torch.no_grad():  # now, while its tensors are in the cache
                 self.forward.add(self.probe)
-            self._exclude_sequences(self.probe)
+            if not self._seen:
+                self._seen = True
+                self._exclude_sequences(self.probe)
 
     def _exclude_sequences(self, probe: SignalProbe) -> None:
         """A linear map of several positions [B, T, units] gives no outer product an example, and has no unit to a column."""
