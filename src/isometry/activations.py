@@ -240,8 +240,10 @@ def from_torch(module: str, kinks: Sequence[float] = (0.0,), **arguments: Any) -
         arguments: of the class.
 
     Raises:
-        UserError: where `torch.nn` has no such module, or it is not elementwise.
+        UserError: where `torch.nn` has no such module, it is not elementwise, or it would overwrite its argument.
     """
+    if arguments.get("inplace"):
+        raise bad_value("activation.inplace", True, "allowed is false; the preactivation is measured and must survive")
     kind = getattr(nn, module, None)
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise bad_value("activation.module", module, "no module of torch.nn; Hardswish, Softshrink or Tanhshrink are some")

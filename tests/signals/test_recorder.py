@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from isometry import activations
 from isometry.columns import MEASURED
+from isometry.errors import UserError
 from isometry.initializers import FanScaled, Normal
 from isometry.networks.convnet import ConvNet
 from isometry.networks.mlp import MLP
@@ -68,6 +69,14 @@ def test_weights_that_were_moved_in_memory_are_found_again():
     for layer, (spec, before) in enumerate(zip(network.layer_map(), start, strict=True)):
         assert row(flush, 1, layer)["weight_norm"] == pytest.approx(before.norm().item(), rel=1e-12)
         assert row(flush, 1, layer)["update_norm"] == pytest.approx((spec.weighted.weight - before).norm().item(), rel=1e-9)
+
+
+def test_a_layer_that_is_not_called_is_named():
+    network, x, labels = build()
+    skipped = network.layers[2]
+    network.run = lambda layer, x, probe: x if layer is skipped else layer(x, probe)
+    with pytest.raises(UserError, match=r"layer 3 \(layers.2\) took no part in the forward pass of step 0"):
+        measure(network, x, labels)
 
 
 class Positions(MLP):

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from isometry.columns import MEASURED
+from isometry.errors import UserError
 from isometry.networks.layer import LayerSpec, Probe
 from isometry.signals import distributed
 from isometry.signals.flush import Flush, Written, read
@@ -147,12 +148,21 @@ class Recorder:
         """Before the backward pass: forward statistics of this micro-batch."""
         self.losses.append(loss.detach())
         if isinstance(self.probe, SignalProbe):
+            self._require_all(self.probe)
             self.forward = self.forward or ForwardStatistics(self._forward_plan)
             with torch.no_grad():  # now, while its tensors are in the cache
                 self.forward.add(self.probe)
             if not self._seen:
                 self._seen = True
                 self._exclude_sequences(self.probe)
+
+    def _require_all(self, probe: SignalProbe) -> None:
+        for spec, h in zip(self.layers, probe.preactivations, strict=True):
+            if h.dim() == 1:  # the probe's empty place
+                raise UserError(
+                    f"layer {spec.index} ({spec.name}) took no part in the forward pass of step {self.step}: every layer of the "
+                    f"layer map has to, at each recorded step (callbacks.signals.every_n_steps=null measures nothing)"
+                )
 
     def _exclude_sequences(self, probe: SignalProbe) -> None:
         """A linear map of several positions [B, T, units] gives no outer product an example, and has no unit to a column."""
