@@ -93,7 +93,7 @@ def test_squared_relu_has_no_largest_slope_and_prelu_a_learned_one():
 def test_any_torch_module_by_name_with_arguments():
     assert activations.from_torch("Hardswish").phi(1.0) == pytest.approx(4 / 6)
     assert activations.from_torch("Softshrink", lambd=0.25).phi(1.0) == pytest.approx(0.75)
-    with pytest.raises(UserError, match="activation.inplace=True: allowed is false"):
+    with pytest.raises(UserError, match=r"activation\.inplace=True: allowed is false"):
         activations.from_torch("ReLU", inplace=True)
 
 

@@ -160,8 +160,8 @@ class Recorder:
         for spec, h in zip(self.layers, probe.preactivations, strict=True):
             if h.dim() == 1:  # the probe's empty place
                 raise UserError(
-                    f"layer {spec.index} ({spec.name}) took no part in the forward pass of step {self.step}: every layer of the "
-                    f"layer map has to, at each recorded step (callbacks.signals.every_n_steps=null measures nothing)"
+                    f"layer {spec.index} ({spec.name}) took no part in the forward pass of step {self.step}: every "
+                    f"layer of the layer map has to, at each recorded step (callbacks.signals.every_n_steps=null measures nothing)"
                 )
 
     def _exclude_sequences(self, probe: SignalProbe) -> None:
