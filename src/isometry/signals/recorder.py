@@ -161,7 +161,7 @@ class Recorder:
             if h.dim() == 1:  # the probe's empty place
                 raise UserError(
                     f"layer {spec.index} ({spec.name}) took no part in the forward pass of step {self.step}: every "
-                    f"layer of the layer map has to, at each recorded step (callbacks.signals.every_n_steps=null measures nothing)"
+                    f"layer of the layer map has to, at each recorded step"
                 )
 
     def _exclude_sequences(self, probe: SignalProbe) -> None:
