@@ -384,6 +384,7 @@ def signal_variants(network, x, labels) -> dict[str, Callable[[], float]]:
 
     def gradients_only() -> float:
         recorder = Recorder(network.layer_map(), flush_every=STEPS)
+        places = recorder.reductions.places(recorder.buffer[:, 0])
 
         def steps() -> None:
             for t in range(STEPS):
@@ -391,7 +392,7 @@ def signal_variants(network, x, labels) -> dict[str, Callable[[], float]]:
                 F.cross_entropy(network(x), labels).backward()
                 gradients, positions = recorder.weights.with_gradient()
                 norms = recorder.reductions.norms(gradients)
-                recorder.buffer[t, 0] = recorder.weights.norm_by_layer(norms, positions)
+                recorder.reductions.place(recorder.weights.norm_by_layer(norms, positions), places[t])
                 optimizer.step()
             recorder.buffer.cpu()
 

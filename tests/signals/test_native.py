@@ -94,6 +94,46 @@ def test_squares_are_taken_in_float64(magnitude):
     assert NativeReductions(CPU).norms([tensor]).item() == pytest.approx(exact, rel=1e-12)
 
 
+@pytest.mark.parametrize("magnitude", [0.0, 1e-44, 1e-30, 1e-13, 1.0, 1e17, 1e25, 1e38])
+@pytest.mark.parametrize("entries", [1, 1000, 10_000])
+def test_screening_rounds_norms_but_keeps_the_range(magnitude, entries):
+    """Up to 4096 squares are added in float32: the relative error of a sum is below 4096 · 2⁻²⁴ = 2.4e-4, of its root half."""
+    x = torch.full((entries,), magnitude) * (1 + torch.rand(entries, generator=torch.Generator().manual_seed(0)))
+    out = np.empty(1)
+    assert NativeReductions(CPU).screen([x], [], out)
+    assert out[0] == pytest.approx(x.double().norm().item(), rel=1.2e-4, abs=0)
+
+
+@pytest.mark.parametrize("kind", [NativeReductions, Reductions])
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("where", ["none", "tensors", "others", "others of another type"])
+def test_screening_sees_every_non_finite_number(kind, bad, where):
+    at, tensors, others = kind(CPU), batches(), [torch.tensor(2.0)]
+    if where == "tensors":
+        tensors[1][3, 3] = bad
+    elif where == "others":
+        others[0] += bad
+    elif where == "others of another type":
+        others = [torch.tensor(bad, dtype=torch.float64)]
+    (place,) = at.places(torch.zeros(1, len(tensors), dtype=torch.float64))
+    assert at.screen(tensors, others, place) == (where == "none")
+    expected = [x.double().norm().item() for x in tensors]
+    torch.testing.assert_close(list(map(float, place)), expected, rtol=1e-5, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("kind", [NativeReductions, Reductions])
+def test_places_are_rows_of_the_tensor(kind):
+    at, rows = kind(CPU), torch.zeros(2, 3, 4, dtype=torch.float64)
+    above, below = torch.rand(2, 4, dtype=torch.float64), torch.rand(4, dtype=torch.float64)
+    at.place_rows([above, below], at.places(rows)[1])
+    assert torch.equal(rows[1], torch.stack([*above, below]))
+    at.place(torch.tensor(2.0), at.places(rows[:, 0])[0])
+    assert rows[0].tolist() == [[2.0] * 4, [0.0] * 4, [0.0] * 4]
+    at.replace(rows[1], [0, 2], torch.zeros(2, 4, dtype=torch.float64))
+    assert torch.equal(rows[1], torch.stack([0 * below, above[1], 0 * below]))
+    at.replace(rows[1], [], torch.empty(0, dtype=torch.float64))
+
+
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
 def test_non_finite_entries_show(bad):
     tensors = batches()
@@ -188,6 +228,7 @@ def test_everything_is_compiled_once_for_each_type():
         tensors = [torch.randn(4, 3, dtype=dtype) for _ in range(2)]
         found.copy(tensors, tensors, [torch.empty_like(x) for x in tensors])
         found.watch(tensors)
+        found.screen(tensors, tensors, np.empty(2))
         found.distances(tensors, tensors)
         found.outer_products(tensors, found.example_squares(tensors))
         found.preactivations(tensors, [((-1.0, 1.0), (2.0, 3.0)), None])
@@ -195,7 +236,7 @@ def test_everything_is_compiled_once_for_each_type():
     assert [len(entry.signatures) for entry in entries] == before == [2] * len(entries)
 
 
-ENTRIES = ("norms", "distances", "copy", "example_squares", "outer_products", "preactivations", "activations")
+ENTRIES = ("norms", "rough_norms", "distances", "copy", "example_squares", "outer_products", "preactivations", "activations")
 
 USE = """
 import sys, torch

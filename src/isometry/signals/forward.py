@@ -56,9 +56,7 @@ class ForwardPlan:
         below = [None, *probe.activations]
         others = [layer for layer in self.outer if probe.inputs[layer] is not below[layer]]
         result = squares[:-1]
-        found = self.reductions.example_squares([probe.inputs[layer] for layer in others])
-        for layer, row in zip(others, found, strict=True):
-            result[layer] = row
+        self.reductions.replace(result, others, self.reductions.example_squares([probe.inputs[k] for k in others]))
         return result if len(self.outer) == len(result) else result.masked_fill_(self._others, torch.nan)
 
     def widths(self, probe: SignalProbe) -> tuple[int, ...]:

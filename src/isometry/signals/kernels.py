@@ -74,6 +74,44 @@ def norms(addresses: Addresses, sizes: Sizes, like: Floats, out: Numbers) -> flo
     return total
 
 
+BLOCK = 4096
+"""Entries whose squares are added up in the numbers' own precision."""
+
+TRUSTED = (1e-25, 1e35)
+"""Sums of squares in float32 between which squares too small or too large for float32 play no part: below and above they are
+taken again."""
+
+
+@compiled
+def sum_of_own_squares(x: Floats) -> float:
+    """In the precision of the numbers themselves."""
+    total: Any = x.dtype.type(0)
+    for i in range(len(x)):
+        total += x[i] * x[i]
+    return total  # type: ignore[no-any-return]
+
+
+@compiled
+def rough_sum_of_squares(x: Floats) -> float:
+    """To the precision of the numbers themselves, in half the time; over the same range."""
+    total = 0.0
+    for start in range(0, len(x), BLOCK):
+        total += sum_of_own_squares(x[start : start + BLOCK])
+    return total if TRUSTED[0] < total < TRUSTED[1] else sum_of_squares(x)
+
+
+@compiled
+def rough_norms(addresses: Addresses, sizes: Sizes, like: Floats, out: Numbers) -> float:
+    """`norms` to the precision of the numbers themselves; those for which `out` has no room only count in the sum."""
+    total = 0.0
+    for k in range(len(addresses)):
+        norm = math.sqrt(rough_sum_of_squares(array(addresses[k], sizes[k], like)))
+        total += norm
+        if k < len(out):
+            out[k] = norm
+    return total
+
+
 @compiled
 def squared_distance(x: Floats, y: Floats) -> float:
     """The differences in the numbers' own precision, where they are what happened."""
@@ -236,6 +274,7 @@ def compile_all(like: Floats) -> None:
     """Compile every kernel for one type of numbers, or load it where that has been done before; all with no tensors."""
     none, table = np.empty(0, np.int64), np.empty((0, 1))
     norms(none, none, like, table[:, 0])
+    rough_norms(none, none, like, table[:, 0])
     distances(none, none, none, like, table[:, 0])
     copy(none, none, none, none, like, np.empty((2, 0)))
     example_squares(none, none, like, table)

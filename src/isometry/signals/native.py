@@ -105,6 +105,12 @@ class NativeReductions(Reductions):
         total = kernels.norms(*at, out)
         return torch.from_numpy(out), math.isfinite(total)
 
+    def screen(self, tensors: Sequence[Tensor], others: Sequence[Tensor], into: NDArray[np.float64]) -> bool:
+        at = memory([*tensors, *others])
+        if at is None:
+            return super().screen(tensors, others, into)
+        return math.isfinite(kernels.rough_norms(*at, into))
+
     def distances(self, tensors: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
         at, other = self._memory(tensors), self._memory(others)
         if at is None or other is None or at.like is not other.like:
@@ -150,8 +156,27 @@ class NativeReductions(Reductions):
         return torch.from_numpy(out), torch.from_numpy(alive), torch.from_numpy(squares)
 
     def shares(self, alive: Tensor, widths: tuple[int, ...]) -> Tensor:
-        starts = _starts(widths)[:-1]
-        return torch.from_numpy(np.add.reduceat(alive.numpy(), starts) / widths)
+        starts = _starts(widths)
+        return torch.from_numpy(np.add.reduceat(alive.numpy(), starts[:-1]) / np.diff(starts))
+
+    # numpy hands numbers on in a fifth of the time that torch takes
+
+    def places(self, rows: Tensor) -> list[NDArray[np.float64]]:
+        return list(rows.numpy())
+
+    def place(self, values: Tensor, into: NDArray[np.float64]) -> None:
+        into[...] = values.numpy()
+
+    def place_rows(self, blocks: Sequence[Tensor], into: NDArray[np.float64]) -> None:
+        start = 0
+        for block in blocks:
+            stop = start + (len(block) if block.dim() == 2 else 1)
+            into[start:stop] = block.numpy()
+            start = stop
+
+    def replace(self, rows: Tensor, at: Sequence[int], by: Tensor) -> None:
+        if len(at):
+            rows.numpy()[at] = by.numpy()
 
 
 @functools.lru_cache(maxsize=64)

@@ -36,12 +36,12 @@ class LayerParameters:
         self.owners = [layer for layer, group in enumerate(by_layer) for _ in group]
         # the same storage, outside of autograd
         self.values = Fixed(_local(parameter.detach()) for parameter in self.parameters)
-        self._one_each = self.owners == list(range(self.count))
         self.sharded = [_is_sharded(parameter) for parameter in self.parameters]
 
         self._everything = list(range(len(self.parameters)))
         self._all_have = self.has(self._everything)
         self._any_sharded = any(self.sharded)
+        self._one_each = self.owners == list(range(self.count)) and not self._any_sharded
         self._plain = all(type(value) is Tensor for value in self.values)  # and has an address
         self._any_distributed = any(isinstance(parameter, DTensor) for parameter in self.parameters)
 
@@ -68,19 +68,20 @@ class LayerParameters:
             flat: the norm of each tensor (of each shard of a sharded one).
             positions: the parameters they belong to; None: all, in order.
         """
-        chosen = range(len(self.parameters)) if positions is None else positions
+        chosen = self._everything if positions is None else positions
+        if self.one_each(chosen):
+            return flat
         if self._any_sharded:
             flat = self._complete(flat.square(), chosen).sqrt()
-        if len(chosen) == self.count and self._one_each:
-            return flat
         return self._scatter(flat.square(), chosen, without).sqrt()
 
     def sum_by_layer(self, flat: Tensor, positions: Sequence[int], without: float = math.nan) -> Tensor:
         """The sum of one number a parameter (shard) over each layer's parameters, [L]; `without` for a layer that has none."""
-        flat = self._complete(flat, positions)
-        if len(positions) == self.count and self._one_each:
-            return flat
-        return self._scatter(flat, positions, without)
+        return flat if self.one_each(positions) else self._scatter(self._complete(flat, positions), positions, without)
+
+    def one_each(self, positions: Sequence[int]) -> bool:
+        """Whether numbers of these parameters are those of the layers already."""
+        return self._one_each and len(positions) == self.count
 
     def _scatter(self, flat: Tensor, positions: Sequence[int], without: float = math.nan) -> Tensor:
         owners = [self.owners[i] for i in positions]

@@ -33,7 +33,7 @@ from isometry.signals.norms import known_finite, nonfinite_counts, seen_at_once
 from isometry.signals.parameters import LayerParameters
 from isometry.signals.probe import SignalProbe, WatchProbe
 from isometry.signals.reductions import Fixed
-from isometry.signals.rows import BACKPROP, COLUMN, FORWARD, MEASURES, ROW, SINGLE, WATCH
+from isometry.signals.rows import BACKPROP, BLOCKS, COLUMN, FORWARD, MEASURES, ROW, WATCH
 
 Replay = Callable[[Probe], object]
 """Runs a forward pass again, with a probe."""
@@ -66,14 +66,15 @@ class Recorder:
         self.weights = LayerParameters([spec.weights for spec in self.layers])
         self.biases = LayerParameters([spec.biases for spec in self.layers])
         self.device = self.weights.values[0].device
-        self.reductions = reductions(self.device)
+        self.reductions, self._seen_at_once = reductions(self.device), seen_at_once(self.device)
         self.buffer = torch.full((flush_every, len(ROW), len(self.layers)), torch.nan, dtype=torch.float64, device=self.device)
         self.rows: list[Written | None] = []  # of each step in the buffer; None: not recorded
         self.before, self._initial = (Fixed(weight.clone() for weight in self.weights.values) for _ in range(2))
         self._initial_norms = self.weights.norm_by_layer(self.reductions.norms(self._initial))
         self.buffer[:, MEASURES:] = 0.0
         self._blank = self.buffer[0, :MEASURES].clone()
-        self._watch_rows = {name: self.buffer[:, ROW[name]].unbind(0) for name in WATCH}
+        self._record_places = self.reductions.places(self.buffer[:, :MEASURES])
+        self._watch_places = {name: self.reductions.places(self.buffer[:, ROW[name]]) for name in WATCH}
         self.exists = self._existing()
         self._seen = False  # a forward pass
         self._outer = np.flatnonzero(self.exists[COLUMN["sample_weight_grad_rms"]]).tolist()
@@ -138,7 +139,7 @@ class Recorder:
             self.probe = SignalProbe(len(self.layers), examples, self.device)
             if self.compiled:
                 self.probe.prepare_taps()
-        elif replay is not None and seen_at_once(self.device):
+        elif replay is not None and self._seen_at_once:
             self.replays.append(replay)
         else:
             self.probe = self.watching = WatchProbe(len(self.layers))
@@ -213,14 +214,18 @@ class Recorder:
 
     def _watch(self, gradients: list[Tensor], positions: list[int], scale: float | Tensor) -> None:
         """The norms of the gradients, and, unless all is known to be well, which layer lost its finite values."""
-        norms, finite = self.reductions.watch(gradients)
-        if self.watched_forward is not None or not finite or not all(map(known_finite, self.losses)):
+        if self.weights.one_each(positions) and _is_one(scale):
+            finite = self.reductions.screen(gradients, self.losses, self._watch_places["watched_gradient"][len(self.rows)])
+        else:
+            norms, finite = self.reductions.watch(gradients)
+            self._write("watched_gradient", _over(self.weights.norm_by_layer(norms, positions, without=0.0), scale))
+            finite = finite and all(map(known_finite, self.losses))
+        if self.watched_forward is not None or not finite:
             self._find_layer()
             self._write_loss()
-        self._write("watched_gradient", _over(self.weights.norm_by_layer(norms, positions, without=0.0), scale))
 
     def _write(self, name: str, values: Tensor) -> None:
-        self._watch_rows[name][len(self.rows)].copy_(values)
+        self.reductions.place(values, into=self._watch_places[name][len(self.rows)])
 
     def _write_loss(self) -> None:
         """Not finite as soon as that of one micro-batch is not."""
@@ -258,7 +263,7 @@ class Recorder:
     def _record_gradients(self, gradients: list[Tensor], positions: list[int], scale: float | Tensor) -> None:
         of_biases, bias_positions = self.biases.with_gradient()
         found, finite = self.reductions.watch([*gradients, *of_biases])
-        flat, of_biases_flat = found.tensor_split([len(gradients)])
+        flat, of_biases_flat = found[: len(gradients)], found[len(gradients) :]
         has, norms = self.weights.has(positions), self.weights.norm_by_layer(flat, positions)
         self._record(("weight_grad_norm",), _over(norms, scale), has)
         counts = torch.zeros_like(flat) if finite or not gradients else nonfinite_counts(gradients)
@@ -307,9 +312,8 @@ class Recorder:
     def _close_step(self, recorded: bool) -> None:
         """Write the step's rows of the buffer, in one operation."""
         if recorded:
-            blocks = [self.values.get(names[0], self._blank[: len(names)]) for names in (FORWARD, BACKPROP)]
-            single = torch.stack([self.values.get(name, self._blank[0]) for name in SINGLE])
-            torch.cat([*blocks, single], out=self.buffer[len(self.rows), :MEASURES])
+            blocks = [self.values.get(names[0], self._blank[: len(names)]) for names in BLOCKS]
+            self.reductions.place_rows(blocks, into=self._record_places[len(self.rows)])
         self.rows.append(self.written if recorded else None)
         self._open_step()
 
@@ -338,7 +342,11 @@ class Recorder:
 
 def _over(values: Tensor, scale: float | Tensor) -> Tensor:
     """Values without the loss scale that they carry."""
-    return values if isinstance(scale, float) and scale == 1.0 else values / scale
+    return values if _is_one(scale) else values / scale
+
+
+def _is_one(scale: float | Tensor) -> bool:
+    return isinstance(scale, float) and scale == 1.0  # a tensor's value is not looked at
 
 
 def _versions(tensors: list[Tensor]) -> list[tuple[int, int]]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,6 +44,18 @@ class Reductions:
         """`norms`, and whether all are finite; False where that is not known without waiting for the device."""
         found = self.norms(tensors)
         return found, known_finite(found)
+
+    def screen(self, tensors: Sequence[Tensor], others: Sequence[Tensor], into: Any) -> bool:
+        """Whether all is finite; False where that is not known without waiting for the device.
+
+        Args:
+            tensors: n tensors, whose norms go to a place, maybe rounded as the tensors' own numbers are.
+            others: more tensors.
+            into: the place of n numbers.
+        """
+        found, finite = self.watch(tensors)
+        self.place(found, into)
+        return finite and all(map(known_finite, others))
 
     def distances(self, tensors: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
         """‖x - y‖ of each pair, [n]; the differences in the tensors' own precision, where they are what happened."""
@@ -97,3 +110,20 @@ class Reductions:
             owner = torch.arange(len(widths), device=self.device).repeat_interleave(width, output_size=len(alive))
             self._widths, self._owner, self._width = widths, owner, width.double()
         return torch.zeros_like(self._width).index_add_(0, self._owner, alive) / self._width
+
+    def places(self, rows: Tensor) -> list[Any]:
+        """The rows as places to write to."""
+        return list(rows.unbind(0))
+
+    def place(self, values: Tensor, into: Any) -> None:
+        """Write values [n] (or one for all) to a place."""
+        into.copy_(values)
+
+    def place_rows(self, blocks: Sequence[Tensor], into: Any) -> None:
+        """Write blocks of rows, [n] or [k, n], to a place [sum of k, n], one below the other."""
+        torch.cat([block if block.dim() == 2 else block.unsqueeze(0) for block in blocks], out=into)
+
+    def replace(self, rows: Tensor, at: Sequence[int], by: Tensor) -> None:
+        """Overwrite some rows."""
+        for index, row in zip(at, by, strict=True):
+            rows[index] = row

@@ -15,6 +15,9 @@ SINGLE = (
 )
 WATCH = ("watched_forward", "watched_gradient", "watched_loss")
 
+BLOCKS = (FORWARD, BACKPROP, *((name,) for name in SINGLE))
+"""Rows that are found together."""
+
 ROW = {name: index for index, name in enumerate((*FORWARD, *BACKPROP, *SINGLE, *WATCH))}
 """The buffer's rows. `dead` holds the share of living units there, and `BACKPROP` mean squares; `DERIVED` have no row."""
 
