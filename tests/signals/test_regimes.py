@@ -189,6 +189,20 @@ def test_a_shared_weight_is_one_layer():
     assert column(flush, "backprop_norm")[1] == pytest.approx(sum(squares[1:4]).sqrt().item(), rel=1e-9)
 
 
+def test_tied_weights_count_once():
+    """Two layers of one parameter: each shows its gradient, and their sum has it once."""
+    network, x, labels = build(torch.float64, depth=5)
+    first, second = network.layers[1].weighted, network.layers[3].weighted
+    second.weight = first.weight
+    flush = one_step(network, x, labels)
+    grads = [network.layers[i].weighted.weight.grad.norm().item() for i in range(5)]
+    np.testing.assert_allclose(column(flush, "weight_grad_norm"), grads, rtol=1e-12)
+    distinct = [grads[0], grads[1], grads[2], grads[4]]
+    np.testing.assert_allclose(flush.gradient_norms, [np.linalg.norm(distinct)], rtol=1e-12)
+    # the gradient of one example is a sum of two outer products
+    assert flush.measured[0, MEASURED.index("sample_weight_grad_rms")].tolist() == [True, False, True, False, True]
+
+
 def test_a_parametrized_weight_is_one_layer_of_its_originals():
     network, x, labels = build(torch.float64)
     parametrizations.weight_norm(network.layers[1].weighted)

@@ -43,7 +43,8 @@ class Flush:
         measured: [S, columns, L] bool; False where a value does not exist (null).
         divergence: the first non-finite number, None while all are finite.
         first_step: the first step since the last flush, recorded or not.
-        gradient_norms: [T] norm of the whole weight gradient of each step since the last flush, before clipping.
+        gradient_norms: [T] norm of the whole weight gradient of each step since the last flush, before clipping; weights that
+            layers share count once.
     """
 
     steps: NDArray[np.int64]
@@ -127,12 +128,14 @@ def read(
     first_step: int,
     layers: Sequence[int],
     exists: NDArray[np.bool_],
+    counted: NDArray[np.bool_],
     skips_overflow: bool,
     processes: int,
 ) -> Flush:
     """The buffer's rows [T, rows, L] of T steps from `first_step` on; what follows a divergence is left out.
 
-    The other arguments are those of `watch`, `measured` and `first_divergence`.
+    `counted` [L] is False for layers whose weights are an earlier layer's; the other arguments are those of `watch`,
+    `measured` and `first_divergence`.
     """
     watched = watch(host, steps, processes)
     divergence = first_divergence(watched, layers, skips_overflow)
@@ -145,5 +148,5 @@ def read(
         measured([steps[i] or {} for i in chosen], values, exists),
         None if divergence is None else replace(divergence, step=first_step + divergence.step),
         first_step,
-        np.linalg.norm(watched[:, 1], axis=1),
+        np.linalg.norm(watched[:, 1, counted], axis=1),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,6 +45,18 @@ class LayerParameters:
         self._one_each = self.owners == list(range(self.count)) and not self._any_sharded
         self._plain = all(type(value) is Tensor for value in self.values)  # and has an address
         self._any_distributed = any(isinstance(parameter, DTensor) for parameter in self.parameters)
+
+    def first_owners(self) -> NDArray[np.bool_]:
+        """[L]: False for a layer whose parameters are all an earlier layer's too (tied weights): sums over the layers leave it
+        out, or they would count a parameter twice."""
+        first = {id(parameter): layer for parameter, layer in zip(self.parameters[::-1], self.owners[::-1], strict=True)}
+        return np.isin(np.arange(self.count), list(first.values()))
+
+    def tied(self) -> NDArray[np.bool_]:
+        """[L]: whether another layer owns one of the layer's parameters too."""
+        uses = Counter(map(id, self.parameters))
+        several = [layer for parameter, layer in zip(self.parameters, self.owners, strict=True) if uses[id(parameter)] > 1]
+        return np.isin(np.arange(self.count), several)
 
     def follow(self) -> None:
         """Find the values again where somebody has replaced a parameter's memory (`parameter.data = ...`)."""

@@ -107,10 +107,11 @@ class Recorder:
     def _existing(self) -> NDArray[np.bool_]:
         """[columns, L]: False where a statistic does not exist for a layer, whatever the step."""
         exists = np.ones((len(MEASURED), len(self.layers)), dtype=bool)
-        mixed = any(spec.normalization == "batch" for spec in self.layers)
+        mixed, tied = any(spec.normalization == "batch" for spec in self.layers), self.weights.tied()
         for index, spec in enumerate(self.layers):
             # ‖δ_i‖‖x_i‖ is the norm of one outer product: of a linear map applied once, where examples do not interact
-            exists[COLUMN["sample_weight_grad_rms"], index] = spec.map == "linear" and not mixed and spec.uses == 1
+            once = spec.uses == 1 and not tied[index]
+            exists[COLUMN["sample_weight_grad_rms"], index] = spec.map == "linear" and not mixed and once
             exists[COLUMN["saturation"], index] = spec.activation is not None and spec.activation.saturates
             exists[COLUMN["dead"], index] = spec.kind == "hidden"
             if not any(weight.requires_grad for weight in spec.weights):
@@ -334,7 +335,8 @@ class Recorder:
         host = buffer.cpu().numpy().copy()
         buffer[:, MEASURES:] = 0.0
         layers = [spec.index for spec in self.layers]
-        result = read(host, self.rows, self.first_step, layers, self.exists, self.skips_overflow, processes)
+        counted = self.weights.first_owners()
+        result = read(host, self.rows, self.first_step, layers, self.exists, counted, self.skips_overflow, processes)
         self.first_step += taken
         self.rows = []
         return result
