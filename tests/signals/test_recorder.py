@@ -221,6 +221,16 @@ def test_measuring_does_not_change_the_training():
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_watched_step_keeps_no_activations_under_checkpointing(checkpointing):
+    network, x, _ = build()
+    network.activation_checkpointing = checkpointing
+    recorder = Recorder(network.layer_map())
+    network(x, recorder.begin(False, len(x)))
+    entries = [h.numel() for h in recorder.watching.preactivations]
+    assert entries == ([1] * 4 if checkpointing else [60, 60, 60, 30])
+
+
 def test_displacement_from_zero_does_not_exist():
     network, x, labels = build()
     with torch.no_grad():
@@ -231,10 +241,12 @@ def test_displacement_from_zero_does_not_exist():
     assert flush.measured[:, MEASURED.index("displacement")].tolist() == [[True, False, True, True]] * 2
 
 
-def test_the_address_is_the_same_on_recorded_and_on_watched_steps():
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_address_is_the_same_on_recorded_and_on_watched_steps(checkpointing):
     """An infinite weight below tanh: the loss stays finite, the gradient of layer 2 is 0 · inf, layer 3 was the first to go."""
     for recorded in (True, False):
         network, x, labels = build(depth=5)
+        network.activation_checkpointing = checkpointing
         recorder = Recorder(network.layer_map())
         with torch.no_grad():
             network.layers[2].weighted.weight[0, 0] = math.inf

@@ -257,7 +257,8 @@ def test_sharded_parameters_are_measured_whole(tmp_path):
         assert (gradients[0] == 3.0).all()
 
 
-def test_compiled_network_measures_the_same_without_breaking_the_graph():
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_compiled_network_measures_the_same_without_breaking_the_graph(checkpointing):
     import torch._dynamo as dynamo
 
     dynamo.reset()
@@ -265,6 +266,7 @@ def test_compiled_network_measures_the_same_without_breaking_the_graph():
     flushes = []
     for compiled in (False, True):
         network, x, labels = build()
+        network.activation_checkpointing = checkpointing
         if compiled:
             network.compile(fullgraph=True, backend="aot_eager")
         recorder = Recorder(network.layer_map(), flush_every=8, compiled=compiled)

@@ -21,7 +21,13 @@ Weighted = nn.Linear | nn.Conv2d
 
 
 class Probe(Protocol):
-    """What a layer shows of itself while it computes; `isometry.signals` implements it."""
+    """What a layer shows of itself while it computes; `isometry.signals` implements it.
+
+    Attributes:
+        keeps_all: whether it keeps all tensors it is shown, so that computing them again later would save no memory.
+    """
+
+    keeps_all: bool
 
     def preactivation(self, layer: int, x: Tensor, h: Tensor) -> Tensor:
         """Called with the input x and the preactivation h of a layer; returns what the layer goes on with."""
@@ -145,9 +151,34 @@ class Network(nn.Module):
 
     def run(self, layer: nn.Module, x: Tensor, probe: Probe | None) -> Tensor:
         """One layer, checkpointed if wanted; what a subclass with its own `forward` calls."""
-        if self.activation_checkpointing and torch.is_grad_enabled():
+        if not self.activation_checkpointing or not torch.is_grad_enabled() or (probe is not None and probe.keeps_all):
+            return layer(x, probe)  # type: ignore[no-any-return]
+        if probe is None or not isinstance(layer, Layer):
             return checkpoint(layer, x, probe, use_reentrant=False)  # type: ignore[no-any-return]
-        return layer(x, probe)  # type: ignore[no-any-return]
+        a, size = checkpoint(with_size, layer, x, use_reentrant=False)
+        probe.preactivation(layer.spec.index, x, size)
+        return a  # type: ignore[no-any-return]
+
+
+class SizeProbe:
+    """Keeps ‖h‖ of one layer."""
+
+    keeps_all = False
+
+    def preactivation(self, layer: int, x: Tensor, h: Tensor) -> Tensor:
+        self.size = torch.linalg.vector_norm(h.detach(), dtype=torch.float64)
+        return h
+
+    def activation(self, layer: int, z: Tensor, a: Tensor) -> None:
+        pass
+
+
+def with_size(layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
+    """a and ‖h‖ of a layer. Returned, as a checkpoint that is compiled may change nothing outside of itself; and not h, which
+    would then be in memory after all."""
+    probe = SizeProbe()
+    a = layer(x, probe)
+    return a, probe.size
 
 
 class ChannelNorm(nn.Module):

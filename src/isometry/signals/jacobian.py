@@ -16,6 +16,8 @@ LIMIT = 1024
 class _Keep:
     """A probe that keeps the preactivations with their graph."""
 
+    keeps_all = True
+
     def __init__(self) -> None:
         self.preactivations: list[Tensor] = []
 

@@ -43,8 +43,8 @@ class Tap(torch.autograd.Function):
 class SignalProbe:
     """References to the tensors of one forward pass.
 
-    Activation checkpointing runs a layer's forward pass twice: what is stored by layer is then stored again, and a
-    preactivation of the second pass has no gradient.
+    A network with a checkpointing of its own runs a layer's forward pass twice: what is stored by layer is then stored again,
+    and a preactivation of the second pass has no gradient.
 
     Args:
         layers: L.
@@ -54,6 +54,8 @@ class SignalProbe:
     Attributes:
         inputs, preactivations, arguments, activations: of layers 1..L, once the forward pass has run.
     """
+
+    keeps_all = True
 
     def __init__(self, layers: int, examples: int, device: torch.device):
         self.layers, self.examples, self.device = layers, examples, device
@@ -124,8 +126,10 @@ class WatchProbe:
         layers: L.
 
     Attributes:
-        preactivations: of layers 1..L, once the forward pass has run.
+        preactivations: of layers 1..L, once the forward pass has run; under activation checkpointing their norms.
     """
+
+    keeps_all = False
 
     def __init__(self, layers: int):
         self.preactivations: list[Tensor] = [torch.empty(0)] * layers
