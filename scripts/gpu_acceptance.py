@@ -4,7 +4,7 @@
 
 Each check trains a small network through `isometry train` and compares its stored signals with the same run on the CPU, or
 counts what the device was asked to do. Exit code 1 unless all pass; a check that needs more GPUs than there are is skipped
-by name. Takes about three minutes on one GPU.
+by name. Takes about five minutes on one GPU.
 """
 
 from __future__ import annotations
@@ -21,10 +21,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from torch.nn import functional as F
+
+from isometry import activations
+from isometry.columns import MEASURED
+from isometry.networks.mlp import MLP
+from isometry.signals.recorder import Recorder
+from isometry.signals.scaling import gradient_scale, loss_scale
 
 ISOMETRY = str(Path(sys.executable).parent / "isometry")
 COMMON = ["model.depth=10", "activation=tanh", "callbacks.signals.every_n_steps=1", "logger=csv", "pictures=false"]
-COLUMNS = ["backprop_norm", "weight_grad_norm", "forward_second_moment", "sample_weight_grad_rms", "preactivation_var"]
+COLUMNS = [
+    *("backprop_norm", "weight_grad_norm", "weight_grad_norm_clipped", "bias_grad_norm"),
+    *("forward_second_moment", "sample_weight_grad_rms", "preactivation_var"),
+]
+DEVICE = "cuda"
 
 
 class Skip(Exception):
@@ -84,6 +95,61 @@ def float16_fused(folder: Path) -> str:
     return within(a, run(folder, "trainer=cpu", "optimizer=adam"), 1, 0.05)
 
 
+def skipped(folder: Path) -> str:
+    """fp16: an overflow is a skipped step and no divergence, for plain and fused optimizers"""
+    scales = [skip_one(fused) for fused in (False, True)]
+    return "loss scale after it " + " and ".join(f"{scale:g}" for scale in scales)
+
+
+def skip_one(fused: bool) -> float:
+    """One step whose gradients overflow; the loss scale after it."""
+    network, x, labels = small_network(depth=4)
+    optimizer, scaler = torch.optim.SGD(network.parameters(), lr=0.1, fused=fused), torch.amp.GradScaler(DEVICE, 2.0**40)
+    recorder = Recorder(network.layer_map(), flush_every=2, skips_overflow=True)
+    with torch.autocast(DEVICE, torch.float16):
+        loss = scaler.scale(F.cross_entropy(network(x, recorder.begin(True, 128)), labels))
+    recorder.after_forward(loss)
+    loss.backward()
+    recorder.after_backward(loss_scale(scaler) / 128)
+    if not fused:
+        scaler.unscale_(optimizer)
+    recorder.before_update(True, gradient_scale(scaler, optimizer))
+    recorder.after_clipping(True)
+    scaler.step(optimizer)
+    scaler.update()
+    recorder.after_update(True)
+    flush = recorder.flush()
+    assert flush.divergence is None, flush.divergence
+    assert flush.values[0, MEASURED.index("nonfinite")].sum() > 0, "no gradient overflowed"
+    assert (flush.values[0, MEASURED.index("update_norm")] == 0).all(), "a skipped step moved weights"
+    return float(scaler.get_scale())
+
+
+def small_network(depth: int) -> tuple[MLP, torch.Tensor, torch.Tensor]:
+    """An MLP on the device, images and labels."""
+    torch.manual_seed(0)
+    network = MLP((1, 28, 28), 10, activations.tanh(), depth=depth, width=100).to(DEVICE)
+    return network, torch.randn(128, 1, 28, 28, device=DEVICE), torch.zeros(128, dtype=torch.long, device=DEVICE)
+
+
+def clipped(folder: Path) -> str:
+    """clipping by norm, Nesterov's momentum (which computes in the gradients' memory): before and after are the CPU's"""
+    words = [
+        "trainer.precision=64-true",
+        "trainer.gradient_clip_val=0.01",
+        "optimizer.momentum=0.9",
+        "+optimizer.nesterov=true",
+    ]
+    return within(run(folder, "trainer=gpu", *words), run(folder, "trainer=cpu", *words), STEPS, 1e-9)
+
+
+def checkpointed(folder: Path) -> str:
+    """activation checkpointing: the same numbers"""
+    precise = "trainer.precision=64-true"
+    a = run(folder, "trainer=gpu", precise, "activation_checkpointing=true")
+    return within(a, run(folder, "trainer=gpu", precise), STEPS, 1e-9)
+
+
 def bfloat16(folder: Path) -> str:
     """bf16: step 0 to its precision"""
     return half_precision(folder, "bf16-mixed", 0.2)
@@ -92,6 +158,13 @@ def bfloat16(folder: Path) -> str:
 def compiled(folder: Path) -> str:
     """torch.compile: the same numbers"""
     return within(run(folder, "trainer=gpu", "compile=true"), run(folder, "trainer=gpu"), 1, 1e-3)
+
+
+def one_process(folder: Path) -> str:
+    """DDP with nccl, one process: the numbers without it"""
+    precise = "trainer.precision=64-true"
+    a = run(folder, "trainer=ddp", "trainer.accelerator=gpu", "trainer.devices=1", precise)
+    return within(a, run(folder, "trainer=gpu", precise), STEPS, 1e-9)
 
 
 def data_parallel(folder: Path) -> str:
@@ -104,14 +177,7 @@ def data_parallel(folder: Path) -> str:
 
 def no_synchronization(folder: Path) -> str:
     """a recorded step never waits for the device (CUDA's own sync debug mode)"""
-    from torch.nn import functional as F
-
-    from isometry import activations
-    from isometry.networks.mlp import MLP
-    from isometry.signals.recorder import Recorder
-
-    network = MLP((1, 28, 28), 10, activations.tanh(), depth=30, width=100).cuda()
-    x, labels = torch.randn(128, 1, 28, 28, device="cuda"), torch.zeros(128, dtype=torch.long, device="cuda")
+    network, x, labels = small_network(depth=30)
     recorder, optimizer = Recorder(network.layer_map(), flush_every=8), torch.optim.SGD(network.parameters(), lr=0.01)
     for index in range(6):
         if index == 2:  # the first steps allocate
@@ -143,10 +209,14 @@ CHECKS: list[Callable[[Path], str]] = [
     single_precision,
     float16,
     float16_fused,
+    skipped,
     bfloat16,
+    clipped,
+    checkpointed,
     compiled,
     no_synchronization,
     vanishing,
+    one_process,
     data_parallel,
 ]
 

@@ -1,0 +1,95 @@
+"""The command for machines with GPUs, as far as it goes without one: its configs are valid, its checks can fail."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from isometry.config import resolved
+from isometry.validation import validate
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "gpu_acceptance.py"
+
+
+@pytest.fixture
+def acceptance():
+    spec = importlib.util.spec_from_file_location("gpu_acceptance", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+TRAINING = ["double_precision", "single_precision", "float16", "float16_fused", "bfloat16", "clipped", "checkpointed"]
+TRAINING += ["compiled", "one_process", "data_parallel"]
+
+
+def frame(acceptance, **columns):
+    columns = dict.fromkeys(acceptance.COLUMNS, 1.0) | columns
+    return pd.DataFrame({"step": [0, 0], "layer": [1, 2], **{name: [value, 1.0] for name, value in columns.items()}})
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_each_check_trains_two_valid_configs_and_fails_when_they_differ(name, acceptance, make_config, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check, trained = getattr(acceptance, name), []
+
+    def run(folder, *overrides, second=1.0):
+        config = make_config(*acceptance.COMMON, *overrides)
+        validate(resolved(config))
+        trained.append(config)
+        return frame(acceptance, weight_grad_norm=1.0 if len(trained) == 1 else second)
+
+    monkeypatch.setattr(acceptance, "run", run)
+    result, words = acceptance.judge(check)
+    assert (result, words[:15]) == ("PASS", "differs by 0.0e")
+    assert trained[0] != trained[1]
+    trained.clear()
+    monkeypatch.setattr(acceptance, "run", lambda *words: run(*words, second=2.0))
+    assert acceptance.judge(check)[0] == "FAIL"
+
+
+def test_every_check_is_tried_here_or_needs_a_device(acceptance):
+    names = {check.__name__ for check in acceptance.CHECKS}
+    assert names == {*TRAINING, "skipped", "vanishing", "no_synchronization"}
+    assert all(re.match(r"\S.*\S$", check.__doc__) for check in acceptance.CHECKS)  # one line of the table
+
+
+def test_a_skipped_step_passes_and_one_that_is_not_fails(acceptance, monkeypatch):
+    monkeypatch.setattr(acceptance, "DEVICE", "cpu")
+    assert acceptance.judge(acceptance.skipped)[0] == "PASS"
+    monkeypatch.setattr(torch.amp.GradScaler, "__init__", no_scale(torch.amp.GradScaler.__init__))
+    assert acceptance.judge(acceptance.skipped) == ("FAIL", "AssertionError: no gradient overflowed")
+
+
+def no_scale(original):
+    return lambda self, device, scale: original(self, device, 1.0)
+
+
+def test_vanished_gradients_must_be_small_and_not_zero(acceptance, monkeypatch):
+    for first, wanted in ((1e-25, "PASS"), (0.0, "FAIL"), (1e-3, "FAIL")):
+        monkeypatch.setattr(acceptance, "run", lambda *words, first=first: frame(acceptance, backprop_norm=first))
+        assert acceptance.judge(acceptance.vanishing)[0] == wanted
+
+
+def test_one_gpu_skips_the_check_for_two(acceptance, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert acceptance.judge(acceptance.data_parallel) == ("SKIP", "needs 2 GPUs")
+
+
+def test_without_a_gpu_it_says_so(acceptance, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["gpu_acceptance.py"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert acceptance.main() == 2
+    assert capsys.readouterr().err == "no GPU that torch can use is visible: nothing was checked\n"
+
+
+def test_a_run_that_fails_is_a_failed_check_with_its_message(acceptance, monkeypatch):
+    monkeypatch.setattr(acceptance, "COMMON", ["model.depth=-1"])
+    result, words = acceptance.judge(acceptance.double_precision)
+    assert result == "FAIL"
+    assert "model.depth=-1" in words
