@@ -23,6 +23,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+DEVICE = "cpu"
+"""Where `signals` trains."""
+
 IMPORTS = "import torch, lightning.pytorch, hydra"
 
 
@@ -68,9 +71,13 @@ def over_first(found: dict[str, list[float]], share: float = 1.0) -> tuple[float
 
 
 def clock(function: Callable[[], object]) -> float:
-    """Seconds of one call."""
+    """Seconds of one call, until the device has done its part."""
     started = time.perf_counter()
     function()
+    if DEVICE == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
     return time.perf_counter() - started
 
 
@@ -425,10 +432,11 @@ def signals(rounds: int) -> str:
     relu, he = activations.relu(), FanScaled(gain=2**0.5)
     networks = {f"MLP {depth} x 100": MLP((1, 28, 28), 10, relu, depth=depth, width=100) for depth in (10, 30, 100)}
     networks["convnet 8 x 16"] = ConvNet((1, 28, 28), 10, relu, depth=8, channels=16)
-    x, labels = torch.randn(128, 1, 28, 28), torch.randint(0, 10, (128,))
+    x, labels = torch.randn(128, 1, 28, 28).to(DEVICE), torch.randint(0, 10, (128,)).to(DEVICE)
     lines = []
     for name, network in networks.items():
         he(network.layer_map(), torch.Generator().manual_seed(0))  # or signals of 100 layers are denormal numbers, and slow
+        network.to(DEVICE)
         found = by_round(signal_variants(network, x, labels), rounds if "MLP" in name else 1 + rounds // 4)
         seconds, ratio = over_first(found)
         ratio |= peers(network, x, labels, 1 + rounds // 10) if "MLP" in name else {}
@@ -480,9 +488,10 @@ def peers(network, x, labels, rounds: int) -> dict[str, float]:
     def in_trainer(measured: bool) -> float:
         with tempfile.TemporaryDirectory() as folder:
             off = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-            trainer = Trainer(accelerator="cpu", max_steps=STEPS, log_every_n_steps=1, logger=CSVLogger(folder), **off)
+            off |= {"logger": CSVLogger(folder), "accelerator": DEVICE, "devices": 1}
+            trainer = Trainer(max_steps=STEPS, log_every_n_steps=1, **off)
             loader = torch.utils.data.DataLoader(list(range(STEPS)))
-            module = Module(measured)
+            module = Module(measured).to(DEVICE)
             return clock(lambda: trainer.fit(module, loader))
 
     def watched() -> float:
@@ -504,6 +513,7 @@ def peers(network, x, labels, rounds: int) -> dict[str, float]:
             return seconds
 
     _, of_trainer = ratios({"without": lambda: in_trainer(False), "with": lambda: in_trainer(True)}, rounds)
+    network.to(DEVICE)  # Lightning has left it on the CPU
     _, of_loop = ratios({"plain": plain, "watch": watched}, rounds)
     return {"Lightning grad_norm + log_dict": of_trainer["with"], "wandb.watch, log_freq=1": of_loop["watch"]}
 
@@ -651,18 +661,35 @@ def machine() -> str:
     """What the numbers were measured on."""
     import torch
 
+    accelerator = f", {gpu()}" if torch.cuda.is_available() else ""
+    return f"{os.cpu_count()} cores of {cpu()}{accelerator}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+
+
+def cpu() -> str:
+    """The processor's name."""
     model = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else None
-    cpu = model.group(1) if model else platform.processor()
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{os.cpu_count()} cores of {cpu}{gpu}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    return model.group(1) if model else platform.processor()
+
+
+def gpu() -> str:
+    """The accelerator's name."""
+    import torch
+
+    return str(torch.cuda.get_device_name())
+
+
+BY_PROCESSOR = frozenset({"signals"})
+"""Sections with a table for each processor: these ratios depend on how fast it is."""
 
 
 def write(name: str, title: str, table: str, rounds: int) -> None:
     """Replace a section of the document, or add it."""
-    today = datetime.date.today().isoformat()
-    body = f"## {title}\n\n`python scripts/benchmark.py {name} --rounds {rounds}`, {today}, {machine()}.\n\n{table}\n"
+    today, device = datetime.date.today().isoformat(), "" if DEVICE == "cpu" else f" --device {DEVICE}"
+    where = f" on {cpu() if DEVICE == 'cpu' else gpu()}" if name in BY_PROCESSOR else ""
+    command = f"`python scripts/benchmark.py {name} --rounds {rounds}{device}`"
+    body = f"## {title}{where}\n\n{command}, {today}, {machine()}.\n\n{table}\n"
     body += f"\n{REMARKS[name]}\n" if name in REMARKS else ""
-    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+    begin, end = f"<!-- {name}{where} -->\n", f"<!-- end of {name}{where} -->\n"
     text = DOCUMENT.read_text() if DOCUMENT.exists() else "# Benchmarks\n\nWritten by `scripts/benchmark.py`.\n"
     section = f"{begin}{body}{end}"
     pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
@@ -672,10 +699,13 @@ def write(name: str, title: str, table: str, rounds: int) -> None:
 
 def main() -> None:
     """Run the named sections."""
+    global DEVICE
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="+", choices=SECTIONS)
     parser.add_argument("--rounds", type=int, help="rounds of interleaved measurement; the fastest counts")
+    parser.add_argument("--device", default=DEVICE, choices=["cpu", "cuda"], help="where `signals` trains")
     arguments = parser.parse_args()
+    DEVICE = arguments.device
     warnings.simplefilter("ignore")
     for name in arguments.sections:
         function, title, rounds = SECTIONS[name]
