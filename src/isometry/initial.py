@@ -37,7 +37,7 @@ class Observation:
         Raises:
             ValueError: for layers so large that the probe does not keep δ.
         """
-        found = {layer: h.grad for layer, h in self.probe.retaining if h.grad is not None}
+        found = dict(zip(*self.probe.kept(), strict=True))
         if len(found) < self.probe.layers:
             raise ValueError(f"δ is kept only of layers of up to {WHOLE} entries; observe fewer examples")
         return [found[layer] * self.examples for layer in range(self.probe.layers)]

@@ -15,7 +15,7 @@ from isometry.errors import UserError
 from isometry.initializers import FanScaled, Normal
 from isometry.networks.convnet import ConvNet
 from isometry.networks.mlp import MLP
-from isometry.signals import norms
+from isometry.signals import norms, probe
 from isometry.signals.recorder import Recorder
 
 _spec = importlib.util.spec_from_file_location("reference", Path(__file__).parent / "reference.py")
@@ -229,6 +229,38 @@ def test_a_watched_step_keeps_no_activations_under_checkpointing(checkpointing):
     network(x, recorder.begin(False, len(x)))
     entries = [h.numel() for h in recorder.watching.preactivations]
     assert entries == ([1] * 4 if checkpointing else [60, 60, 60, 30])
+
+
+@pytest.mark.parametrize("way", ["direct", "beside another hook", "with a handle"])
+@pytest.mark.parametrize("skips", [False, True])
+def test_deltas_are_kept_as_they_come_by(way, skips, monkeypatch):
+    """Whichever way the hook is set; what the hooks of others do is seen; and autograd, which adds up in place what comes over
+    several paths where it can, leaves them alone."""
+    if way == "with a handle":  # a torch without the short way
+        monkeypatch.setattr(probe, "hasattr", lambda *words: False, raising=False)
+    network, x, labels = build()
+    monkeypatch.setattr(
+        network,
+        "run",
+        lambda layer, x, probe: x + layer(x, probe) if skips and layer in network.layers[1:3] else layer(x, probe),
+    )
+    original, hooked = probe.call_with_gradient, []
+
+    def call(h, hook):
+        if way == "beside another hook":
+            h.register_hook(lambda gradient: 2 * gradient)
+        hooked.append(h)
+        original(h, hook)
+
+    monkeypatch.setattr(probe, "call_with_gradient", call)
+    seen = probe.SignalProbe(4, len(x), x.device)
+    loss = F.cross_entropy(network(x, seen), labels)
+    for h in hooked:
+        h.retain_grad()
+    loss.backward()
+    layers, deltas = seen.kept()
+    assert layers == [0, 1, 2, 3]
+    assert all(torch.equal(h.grad, delta) for h, delta in zip(hooked, deltas, strict=True))
 
 
 def test_displacement_from_zero_does_not_exist():

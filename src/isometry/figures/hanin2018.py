@@ -59,8 +59,8 @@ class Moments:
             network(image, probe)[0, 0].backward()
             lengths = [image, *probe.activations[:-1]]
             forward.append([float(x.detach().square().sum()) for x in lengths])
-            deltas = [h.grad for _, h in probe.retaining[:-1] if h.grad is not None]
-            backward.append([float(delta.square().sum()) for delta in reversed(deltas)])
+            _, deltas = probe.kept()
+            backward.append([float(delta.square().sum()) for delta in reversed(deltas[:-1])])
         return pd.concat([_moments("x", np.array(forward), seed), _moments("delta", np.array(backward), seed)])
 
     def draw(self, data: pd.DataFrame) -> Drawing:

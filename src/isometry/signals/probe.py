@@ -1,13 +1,15 @@
 """Probes: what a layer shows while it computes.
 
-`SignalProbe` goes through the network with one micro-batch of a recorded step and keeps references to the tensors; a
-preactivation keeps its gradient δ, or, where that is not to be had or would be large, goes through a tap, the identity whose
-backward also writes ‖δ_i‖² of every example into a slot. `WatchProbe` goes with all other steps and only keeps what is needed
-to say which layer was the first to lose a finite value.
+`SignalProbe` goes through the network with one micro-batch of a recorded step and keeps references to the tensors, and to δ
+as it comes by in the backward pass; where that is not to be had or would be large, a preactivation goes through a tap, the
+identity whose backward also writes ‖δ_i‖² of every example into a slot. `WatchProbe` goes with all other steps and only keeps
+what is needed to say which layer was the first to lose a finite value.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -53,6 +55,8 @@ class SignalProbe:
 
     Attributes:
         inputs, preactivations, arguments, activations: of layers 1..L, once the forward pass has run.
+        seen: the layers (from 0) whose δ is kept, in the order of the forward pass.
+        deltas: δ of each, in the scale of the loss that was differentiated; None until the backward pass has come by.
     """
 
     keeps_all = True
@@ -63,7 +67,8 @@ class SignalProbe:
         self.preactivations: list[Tensor] = [torch.empty(0)] * layers
         self.arguments: list[Tensor] = [torch.empty(0)] * layers
         self.activations: list[Tensor] = [torch.empty(0)] * layers
-        self.retaining: list[tuple[int, Tensor]] = []
+        self.seen: list[int] = []
+        self.deltas: list[Tensor | None] = []
         # made on the first tap, all at once: a compiled graph wants its leaves before it runs, each its own storage
         self.slots: list[Tensor] = []
 
@@ -79,8 +84,9 @@ class SignalProbe:
         self.preactivations[layer - 1] = h.detach() if compiled else h
         if compiled or not h.requires_grad or h.numel() > WHOLE:
             return self._tapped(layer, h)
-        h.retain_grad()
-        self.retaining.append((layer - 1, h))
+        call_with_gradient(h, functools.partial(self.deltas.__setitem__, len(self.deltas)))
+        self.seen.append(layer - 1)
+        self.deltas.append(None)
         return h
 
     def _tapped(self, layer: int, h: Tensor) -> Tensor:
@@ -101,22 +107,42 @@ class SignalProbe:
             reductions: those of the device.
             squared_inputs: ‖x_i‖², [L, B].
         """
-        retained = [(layer, h.grad) for layer, h in self.retaining if h.grad is not None]
-        if [layer for layer, _ in retained] == list(range(self.layers)):
-            return reductions.outer_products([gradient for _, gradient in retained], squared_inputs)
-        squares = self._squared_deltas(reductions, retained)
+        layers, deltas = self.kept()
+        if layers == list(range(self.layers)):
+            return reductions.outer_products(deltas, squared_inputs)
+        squares = self._squared_deltas(reductions, layers, deltas)
         return torch.stack([squares.sum(1), (squares * squared_inputs).sum(1)])
 
-    def _squared_deltas(self, reductions: Reductions, retained: list[tuple[int, Tensor]]) -> Tensor:
+    def kept(self) -> tuple[list[int], list[Tensor]]:
+        """The layers (from 0) whose δ is kept and came by, in the order of the forward pass, and δ of each."""
+        found = [(layer, delta) for layer, delta in zip(self.seen, self.deltas, strict=True) if delta is not None]
+        return [layer for layer, _ in found], [delta.contiguous() for _, delta in found]
+
+    def _squared_deltas(self, reductions: Reductions, layers: list[int], deltas: list[Tensor]) -> Tensor:
         """‖δ_i‖² [L, B]; a layer that is applied several times has the sum, NaN where no gradient came by."""
-        squares = reductions.example_squares([gradient for _, gradient in retained]) if retained else None
+        squares = reductions.example_squares(deltas) if deltas else None
         found: list[Tensor | None] = [slot.grad for slot in self.slots] or [None] * self.layers
-        for row, (layer, _) in enumerate(retained):
+        for row, layer in enumerate(layers):
             assert squares is not None
             earlier = found[layer]
             found[layer] = squares[row] if earlier is None else earlier + squares[row]
         nothing = torch.full((self.examples,), torch.nan, dtype=torch.float64, device=self.device)
         return torch.stack([nothing if squares is None else squares for squares in found])
+
+
+def call_with_gradient(h: Tensor, hook: Callable[[Tensor], None]) -> None:
+    """Call a function with the gradient of h, as soon as the backward pass has it.
+
+    `h.register_hook`, without the handle by which the hook could be removed (4 µs a layer, as long as the matrix product of a
+    small one), where torch lets us. Unlike `retain_grad` nothing is copied: autograd adds nothing in place to a tensor that
+    somebody else holds.
+    """
+    node = h.grad_fn
+    if type(h) is Tensor and h._backward_hooks is None and hasattr(node, "_register_hook_dict"):
+        h._backward_hooks = {0: hook}
+        node._register_hook_dict(h)  # type: ignore[union-attr]
+    else:
+        h.register_hook(hook)
 
 
 class WatchProbe:
