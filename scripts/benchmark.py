@@ -72,13 +72,19 @@ def over_first(found: dict[str, list[float]], share: float = 1.0) -> tuple[float
 
 def clock(function: Callable[[], object]) -> float:
     """Seconds of one call, until the device has done its part."""
+    wait()
     started = time.perf_counter()
     function()
+    wait()
+    return time.perf_counter() - started
+
+
+def wait() -> None:
+    """For the accelerator."""
     if DEVICE == "cuda":
         import torch
 
         torch.cuda.synchronize()
-    return time.perf_counter() - started
 
 
 # ---- epoch ----------------------------------------------------------------------------------------------------------
@@ -705,6 +711,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="rounds of interleaved measurement; the fastest counts")
     parser.add_argument("--device", default=DEVICE, choices=["cpu", "cuda"], help="where `signals` trains")
     arguments = parser.parse_args()
+    if arguments.device != "cpu" and set(arguments.sections) != {"signals"}:
+        parser.error("--device is for signals alone")
     DEVICE = arguments.device
     warnings.simplefilter("ignore")
     for name in arguments.sections:

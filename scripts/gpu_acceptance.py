@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -46,7 +48,8 @@ def run(folder: Path, *overrides: str) -> pd.DataFrame:
     """Train and return the signals by step and layer."""
     runs = folder / f"{len(list(folder.iterdir()))}"
     command = [ISOMETRY, "train", *COMMON, f"trainer.max_steps={STEPS}", f"paths.runs={runs}", *overrides]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    exact = {key: value for key, value in os.environ.items() if key != "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=exact)
     if done.returncode:
         raise RuntimeError(done.stderr.strip().splitlines()[-1])
     (status,) = runs.glob("*/*/status.json")
@@ -56,8 +59,9 @@ def run(folder: Path, *overrides: str) -> pd.DataFrame:
 
 
 def gap(a: pd.DataFrame, b: pd.DataFrame, steps: int) -> float:
-    """Largest relative difference of the columns over the first steps."""
+    """Largest relative difference of the columns over the first steps; what one run lacks, the other must lack."""
     a, b = (frame[frame.step < steps][COLUMNS].to_numpy(float) for frame in (a, b))
+    assert (np.isnan(a) == np.isnan(b)).all(), "numbers are missing on one side"
     with np.errstate(invalid="ignore"):
         return float(np.nanmax(np.abs(a / b - 1)))
 
@@ -125,10 +129,10 @@ def skip_one(fused: bool) -> float:
     return float(scaler.get_scale())
 
 
-def small_network(depth: int) -> tuple[MLP, torch.Tensor, torch.Tensor]:
+def small_network(depth: int, **options: Any) -> tuple[MLP, torch.Tensor, torch.Tensor]:
     """An MLP on the device, images and labels."""
     torch.manual_seed(0)
-    network = MLP((1, 28, 28), 10, activations.tanh(), depth=depth, width=100).to(DEVICE)
+    network = MLP((1, 28, 28), 10, activations.tanh(), depth=depth, width=100, **options).to(DEVICE)
     return network, torch.randn(128, 1, 28, 28, device=DEVICE), torch.zeros(128, dtype=torch.long, device=DEVICE)
 
 
@@ -144,10 +148,9 @@ def clipped(folder: Path) -> str:
 
 
 def checkpointed(folder: Path) -> str:
-    """activation checkpointing: the same numbers"""
-    precise = "trainer.precision=64-true"
-    a = run(folder, "trainer=gpu", precise, "activation_checkpointing=true")
-    return within(a, run(folder, "trainer=gpu", precise), STEPS, 1e-9)
+    """activation checkpointing (on the steps that are not recorded): the same numbers"""
+    words = ["trainer=gpu", "trainer.precision=64-true", "callbacks.signals.every_n_steps=3"]
+    return within(run(folder, *words, "activation_checkpointing=true"), run(folder, *words), STEPS, 1e-9)
 
 
 def bfloat16(folder: Path) -> str:
@@ -161,7 +164,7 @@ def compiled(folder: Path) -> str:
 
 
 def one_process(folder: Path) -> str:
-    """DDP with nccl, one process: the numbers without it"""
+    """DDP in one process (nccl starts, and sums gradients): the numbers without it"""
     precise = "trainer.precision=64-true"
     a = run(folder, "trainer=ddp", "trainer.accelerator=gpu", "trainer.devices=1", precise)
     return within(a, run(folder, "trainer=gpu", precise), STEPS, 1e-9)
@@ -176,24 +179,37 @@ def data_parallel(folder: Path) -> str:
 
 
 def no_synchronization(folder: Path) -> str:
-    """a recorded step never waits for the device (CUDA's own sync debug mode)"""
-    network, x, labels = small_network(depth=30)
-    recorder, optimizer = Recorder(network.layer_map(), flush_every=8), torch.optim.SGD(network.parameters(), lr=0.01)
-    for index in range(6):
-        if index == 2:  # the first steps allocate
-            torch.cuda.set_sync_debug_mode("error")
-        recorded = index % 2 == 0
-        optimizer.zero_grad()
-        loss = F.cross_entropy(network(x, recorder.begin(recorded, 128)), labels)
-        recorder.after_forward(loss)
-        loss.backward()
-        recorder.after_backward(1 / 128)
-        recorder.before_update(recorded)
-        optimizer.step()
-        recorder.after_update(recorded)
-    torch.cuda.set_sync_debug_mode("default")
-    assert np.isfinite(recorder.flush().values[:, 8]).all()
-    return "none in 4 steps"
+    """no step waits for the device (CUDA's own sync debug mode); nor with a frozen layer, without biases, accumulating"""
+    for options in ({}, {"bias": False}, {"normalization": "batch"}):
+        never_waits(small_network(30, **options), accumulated=1)
+    frozen = small_network(30)
+    frozen[0].layers[3].requires_grad_(False)
+    never_waits(frozen, accumulated=2)
+    return "none in 4 steps of 4 networks"
+
+
+def never_waits(built: tuple[MLP, torch.Tensor, torch.Tensor], accumulated: int) -> None:
+    """Train some steps, every other one recorded, where CUDA raises if the host waits."""
+    network, x, labels = built
+    recorder = Recorder(network.layer_map(), flush_every=8)
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.01)
+    try:
+        for index in range(6):
+            torch.cuda.set_sync_debug_mode("error" if index >= 2 else "default")  # the first steps allocate
+            recorded = index % 2 == 0
+            optimizer.zero_grad()
+            for _ in range(accumulated):
+                loss = F.cross_entropy(network(x, recorder.begin(recorded, 128)), labels)
+                recorder.after_forward(loss)
+                loss.backward()
+                recorder.after_backward(1 / 128)
+            recorder.before_update(recorded)
+            recorder.after_clipping(recorded)
+            optimizer.step()
+            recorder.after_update(recorded)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert np.isfinite(recorder.flush().values[:, MEASURED.index("weight_norm")]).all()
 
 
 def vanishing(folder: Path) -> str:
@@ -209,15 +225,16 @@ CHECKS: list[Callable[[Path], str]] = [
     single_precision,
     float16,
     float16_fused,
-    skipped,
     bfloat16,
     clipped,
     checkpointed,
     compiled,
-    no_synchronization,
     vanishing,
     one_process,
     data_parallel,
+    # in this process, and last: from then on it holds a GPU, which may be for one process at a time
+    skipped,
+    no_synchronization,
 ]
 
 

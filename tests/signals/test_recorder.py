@@ -231,7 +231,7 @@ def test_a_watched_step_keeps_no_activations_under_checkpointing(checkpointing):
     assert entries == ([1] * 4 if checkpointing else [60, 60, 60, 30])
 
 
-@pytest.mark.parametrize("way", ["direct", "beside another hook", "with a handle"])
+@pytest.mark.parametrize("way", ["direct", "after another hook", "before another hook", "with a handle"])
 @pytest.mark.parametrize("skips", [False, True])
 def test_deltas_are_kept_as_they_come_by(way, skips, monkeypatch):
     """Whichever way the hook is set; what the hooks of others do is seen; and autograd, which adds up in place what comes over
@@ -244,13 +244,15 @@ def test_deltas_are_kept_as_they_come_by(way, skips, monkeypatch):
         "run",
         lambda layer, x, probe: x + layer(x, probe) if skips and layer in network.layers[1:3] else layer(x, probe),
     )
-    original, hooked = probe.call_with_gradient, []
+    original, hooked, seen_by_other = probe.call_with_gradient, [], []
 
     def call(h, hook):
-        if way == "beside another hook":
+        if way == "after another hook":
             h.register_hook(lambda gradient: 2 * gradient)
         hooked.append(h)
         original(h, hook)
+        if way == "before another hook":
+            h.register_hook(lambda gradient: seen_by_other.append(gradient))
 
     monkeypatch.setattr(probe, "call_with_gradient", call)
     seen = probe.SignalProbe(4, len(x), x.device)
@@ -261,6 +263,7 @@ def test_deltas_are_kept_as_they_come_by(way, skips, monkeypatch):
     layers, deltas = seen.kept()
     assert layers == [0, 1, 2, 3]
     assert all(torch.equal(h.grad, delta) for h, delta in zip(hooked, deltas, strict=True))
+    assert len(seen_by_other) == (4 if way == "before another hook" else 0)
 
 
 def test_displacement_from_zero_does_not_exist():
@@ -295,6 +298,33 @@ def test_the_address_is_the_same_on_recorded_and_on_watched_steps(checkpointing)
             3,
             2,
         )  # 0 · inf in the layer below
+
+
+@pytest.mark.parametrize("poison", [False, True])
+def test_a_network_in_bfloat16(poison):
+    """Its loss has no counterpart in numpy; recorded, watched, and lost on a watched step."""
+    network, x, labels = build()
+    network, x = network.bfloat16(), x.bfloat16()
+    recorder, optimizer = Recorder(network.layer_map()), torch.optim.SGD(network.parameters(), lr=0.0)
+    for recorded in (True, False):
+        if poison and not recorded:
+            with torch.no_grad():
+                network.layers[1].weighted.weight[0, 0] = math.nan
+        optimizer.zero_grad()
+        loss = F.cross_entropy(network(x, recorder.begin(recorded, len(x), replay(network, x))), labels)
+        recorder.after_forward(loss)
+        loss.backward()
+        recorder.after_backward(0.1)
+        recorder.before_update(recorded)
+        optimizer.step()
+        recorder.after_update(recorded)
+    flush = recorder.flush()
+    expected = [spec.weights[0].grad.double().norm().item() for spec in network.layer_map()]
+    if poison:
+        assert (flush.divergence.step, flush.divergence.kind, flush.divergence.layer) == (1, "forward", 2)
+    else:
+        np.testing.assert_allclose(flush.values[0, MEASURED.index("weight_grad_norm")], expected, rtol=1e-12)
+        np.testing.assert_allclose(flush.gradient_norms, np.linalg.norm(expected), rtol=1e-12)
 
 
 def replay(network, x):

@@ -7,6 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from isometry import activations
 from isometry.networks.convnet import ConvNet
@@ -88,6 +89,100 @@ def test_dispatched_operations_of_a_step(monkeypatch):
             extra[depth, recorded] = len([n for n in ours.names if n not in ("detach", "view")]) - len(plain.names)
     assert extra[40, False] <= extra[4, False] + 5
     assert extra[40, False] < 40
+
+
+class Copies(TorchDispatchMode):
+    """Operations on tensors of the host and of the device at once (the host waits for such copies), or that look at a value."""
+
+    def __init__(self):
+        super().__init__()
+        self.on, self.found = False, []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if self.on:
+            tensors = [t for t in tree_leaves((args, kwargs, result)) if isinstance(t, torch.Tensor)]
+            name = function.__name__.split(".")[0]
+            if len({t.device.type for t in tensors}) > 1 or name in SYNCHRONIZING:
+                self.found.append(name)
+        return result
+
+
+def pretend_backward(network, probe):
+    """No backward pass runs on fake tensors of a device that is not there."""
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.empty_like(parameter)
+    for at, layer in enumerate(getattr(probe, "seen", [])):
+        probe.deltas[at] = torch.empty_like(probe.preactivations[layer]).detach()
+
+
+def freeze(network):
+    network.layers[1].weighted.requires_grad_(False)
+
+
+def tie(network):
+    network.layers[2].weighted.weight = network.layers[1].weighted.weight
+
+
+def checkpoint(network):
+    network.activation_checkpointing = True
+
+
+def parametrize(network):
+    torch.nn.utils.parametrizations.weight_norm(network.layers[1].weighted)
+
+
+GELU = activations.gelu()
+_ = GELU.saturated_intervals
+REGIMES = {
+    "plain": {},
+    "without biases": {"bias": False},
+    "accumulation": {"accumulated": 2},
+    "batch norm": {"normalization": "batch"},
+    "layer norm": {"normalization": "layer"},
+    "gelu": {"activation": GELU},
+    "frozen": {"change": freeze},
+    "tied": {"change": tie},
+    "checkpointing": {"change": checkpoint},
+    "parametrized": {"change": parametrize},
+    "convnet": {"kind": ConvNet, "channels": 4, "width": None},
+}
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_no_step_copies_between_host_and_device(regime):
+    """On a pretended GPU, after the first two steps, which make what lies there for good."""
+    options = {"kind": MLP, "width": 6, "activation": PHI, "accumulated": 1, "change": lambda network: None, **REGIMES[regime]}
+    kind, phi, accumulated, change = (options.pop(name) for name in ("kind", "activation", "accumulated", "change"))
+    options = {name: value for name, value in options.items() if value is not None}
+    with FakeTensorMode(), Copies() as copies:
+        with torch.device("cuda"):
+            network, x, labels = kind((1, 6, 6), 3, phi, depth=4, **options), torch.randn(10, 1, 6, 6), torch.zeros(10).long()
+            change(network)
+        recorder = Recorder(network.layer_map(), flush_every=8)
+        optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
+        for index in range(6):
+            copies.on, recorded = index >= 2, index % 2 == 0
+            optimizer.zero_grad()
+            for _ in range(accumulated):
+                loss = F.cross_entropy(network(x, recorder.begin(recorded, 10)), labels)
+                recorder.after_forward(loss)
+                pretend_backward(network, recorder.probe)
+                recorder.after_backward(0.1)
+            recorder.before_update(recorded)
+            recorder.after_clipping(recorded)
+            optimizer.step()
+            recorder.after_update(recorded)
+    assert copies.found == []
+
+
+def test_a_copy_between_host_and_device_is_seen():
+    with FakeTensorMode(), Copies() as copies:
+        x = torch.zeros(3, device="cuda")
+        copies.on = True
+        x[[0, 2]] = 1.0
+    assert copies.found
 
 
 def test_one_copy_to_the_host_a_flush(monkeypatch):

@@ -85,7 +85,9 @@ class ForwardStatistics:
 
     def _counts(self) -> Tensor:
         """[P] examples of each part, over all processes."""
-        return distributed.gathered(torch.tensor(self.examples, dtype=torch.float64, device=self.parts[0].device))
+        # filled there: the device waits for a copy from the host
+        counts = [torch.full((), count, dtype=torch.float64, device=self.parts[0].device) for count in self.examples]
+        return distributed.gathered(torch.stack(counts))
 
     def total_examples(self) -> float | Tensor:
         """Examples of the whole step."""

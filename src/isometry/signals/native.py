@@ -165,7 +165,7 @@ class NativeReductions(Reductions):
         return list(rows.numpy())
 
     def place(self, values: Tensor, into: NDArray[np.float64]) -> None:
-        into[...] = values.numpy()
+        into[...] = values.double().numpy()  # a loss may be bfloat16, which numpy does not know
 
     def place_rows(self, blocks: Sequence[Tensor], into: NDArray[np.float64]) -> None:
         start = 0

@@ -39,6 +39,7 @@ class LayerParameters:
         self.values = Fixed(_local(parameter.detach()) for parameter in self.parameters)
         self.sharded = [_is_sharded(parameter) for parameter in self.parameters]
 
+        self._indices: dict[tuple[torch.device, tuple[int, ...]], Tensor] = {}
         self._everything = list(range(len(self.parameters)))
         self._all_have = self.has(self._everything)
         self._any_sharded = any(self.sharded)
@@ -99,11 +100,15 @@ class LayerParameters:
     def _scatter(self, flat: Tensor, positions: Sequence[int], without: float = math.nan) -> Tensor:
         owners = [self.owners[i] for i in positions]
         result = torch.zeros(self.count, dtype=torch.float64, device=flat.device)
-        result.index_add_(0, torch.tensor(owners, dtype=torch.int64, device=flat.device), flat)
-        empty = sorted(set(range(self.count)) - set(owners))
-        if empty:
-            result[empty] = without
-        return result
+        result.index_add_(0, self._index(flat.device, tuple(owners)), flat)
+        empty = self._index(flat.device, tuple(sorted(set(range(self.count)) - set(owners))))
+        return result.index_fill_(0, empty, without)
+
+    def _index(self, device: torch.device, numbers: tuple[int, ...]) -> Tensor:
+        """Numbers on a device; copied once, because the host waits for such a copy."""
+        if (device, numbers) not in self._indices:
+            self._indices[device, numbers] = torch.tensor(numbers, dtype=torch.int64, device=device)
+        return self._indices[device, numbers]
 
     def _complete(self, flat: Tensor, positions: Sequence[int]) -> Tensor:
         """Sums over whole tensors from sums over shards: one all-reduce for each way of sharding."""
@@ -112,13 +117,13 @@ class LayerParameters:
             if self.sharded[i]:
                 parameter: Any = self.parameters[i]
                 alike.setdefault((parameter.device_mesh, tuple(parameter.placements)), []).append(k)
-        flat = flat.clone() if alike else flat
         for (mesh, placements), shards in alike.items():
-            sums = flat[shards]
+            at = self._index(flat.device, tuple(shards))
+            sums = flat.index_select(0, at)
             for dimension, placement in enumerate(placements):
                 if isinstance(placement, Shard):
                     dist.all_reduce(sums, group=mesh.get_group(dimension))
-            flat[shards] = sums
+            flat = flat.index_copy(0, at, sums)
         return flat
 
     def has(self, positions: Sequence[int]) -> NDArray[np.bool_]:

@@ -9,6 +9,7 @@ what is needed to say which layer was the first to lose a finite value.
 from __future__ import annotations
 
 import functools
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -139,7 +140,7 @@ def call_with_gradient(h: Tensor, hook: Callable[[Tensor], None]) -> None:
     """
     node = h.grad_fn
     if type(h) is Tensor and h._backward_hooks is None and hasattr(node, "_register_hook_dict"):
-        h._backward_hooks = {0: hook}
+        h._backward_hooks = OrderedDict({-1: hook})  # others, whose handles count from 0, may come after
         node._register_hook_dict(h)  # type: ignore[union-attr]
     else:
         h.register_hook(hook)
