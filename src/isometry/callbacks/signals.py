@@ -80,10 +80,9 @@ class Signals(Callback):
             return
         self._open(trainer, pl_module)
         self._last_step = trainer.estimated_stepping_batches - 1
-        assert self.recorder is not None
         for logger in self._scalar_loggers(trainer):
             if hasattr(logger, "keep_out_of_summary"):
-                logger.keep_out_of_summary(layer_keys(self.log_columns, self.recorder.layers))
+                logger.keep_out_of_summary(self.log_columns)
 
     def _open(self, trainer: Trainer, pl_module: Any) -> None:
         self._trainer, layers, scaler = trainer, pl_module.network.layer_map(), _scaler(trainer)
