@@ -266,6 +266,23 @@ def test_deltas_are_kept_as_they_come_by(way, skips, monkeypatch):
     assert len(seen_by_other) == (4 if way == "before another hook" else 0)
 
 
+def test_initial_weights_go_through_a_checkpoint():
+    """Layers of two types of numbers and of several shapes."""
+    network = ConvNet((1, 6, 6), 3, activations.tanh(), depth=4, channels=4)
+    network.layers[1].double()
+    before = [spec.weights[0].detach().clone() for spec in network.layer_map()]
+    packed = Recorder(network.layer_map()).initial
+    assert [(x.dtype, x.dim()) for x in packed] == [(torch.float32, 1), (torch.float64, 1)]
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(1)
+    later = Recorder(network.layer_map())
+    later.restore_initial(packed)
+    later.weights_only()
+    entries = [weight.numel() ** 0.5 / weight.double().norm().item() for weight in before]
+    np.testing.assert_allclose(later.flush().values[0, MEASURED.index("displacement")], entries, rtol=1e-6)
+
+
 def test_displacement_from_zero_does_not_exist():
     network, x, labels = build()
     with torch.no_grad():

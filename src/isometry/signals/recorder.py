@@ -83,14 +83,23 @@ class Recorder:
 
     @property
     def initial(self) -> list[Tensor]:
-        """The weights at step 0, from which displacement is taken."""
-        return list(self._initial)
+        """The weights at step 0, from which displacement is taken: end to end, one tensor for each type of numbers, which a
+        checkpoint holds in half the time of one for each layer."""
+        return [torch.cat([weight.flatten() for weight in alike]) for alike in self._initial_by_type()]
 
-    def restore_initial(self, weights: Sequence[Tensor]) -> None:
+    def restore_initial(self, packed: Sequence[Tensor]) -> None:
         """Take `initial` of an earlier recorder."""
-        for mine, theirs in zip(self._initial, weights, strict=True):
-            mine.copy_(theirs)
+        for weights, values in zip(self._initial_by_type(), packed, strict=True):
+            parts = values.split([weight.numel() for weight in weights])
+            for weight, part in zip(weights, parts, strict=True):
+                weight.copy_(part.view_as(weight))
         self._initial_norms = self.weights.norm_by_layer(self.reductions.norms(self._initial))
+
+    def _initial_by_type(self) -> list[list[Tensor]]:
+        alike: dict[torch.dtype, list[Tensor]] = {}
+        for weight in self._initial:
+            alike.setdefault(weight.dtype, []).append(weight)
+        return list(alike.values())
 
     def _open_step(self) -> None:
         self.probe: SignalProbe | WatchProbe | None = None
