@@ -684,7 +684,7 @@ def gpu() -> str:
     return str(torch.cuda.get_device_name())
 
 
-BY_PROCESSOR = frozenset({"signals"})
+BY_PROCESSOR = frozenset({"signals", "wandb"})
 """Sections with a table for each processor: these ratios depend on how fast it is."""
 
 
