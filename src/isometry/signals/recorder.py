@@ -89,6 +89,8 @@ class Recorder:
 
     def restore_initial(self, packed: Sequence[Tensor]) -> None:
         """Take `initial` of an earlier recorder."""
+        if any(values.dim() != 1 for values in packed):  # checkpoints of before 2026-11-25 hold one tensor for each layer
+            packed = [torch.cat([values.flatten() for values in packed])]
         for weights, values in zip(self._initial_by_type(), packed, strict=True):
             parts = values.split([weight.numel() for weight in weights])
             for weight, part in zip(weights, parts, strict=True):
