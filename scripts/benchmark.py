@@ -690,10 +690,12 @@ BY_PROCESSOR = frozenset({"signals", "wandb"})
 
 def write(name: str, title: str, table: str, rounds: int) -> None:
     """Replace a section of the document, or add it."""
+    from isometry.provenance import git_commit
+
     today, device = datetime.date.today().isoformat(), "" if DEVICE == "cpu" else f" --device {DEVICE}"
     where = f" on {cpu() if DEVICE == 'cpu' else gpu()}" if name in BY_PROCESSOR else ""
     command = f"`python scripts/benchmark.py {name} --rounds {rounds}{device}`"
-    body = f"## {title}{where}\n\n{command}, {today}, {machine()}.\n\n{table}\n"
+    body = f"## {title}{where}\n\n{command}, {today}, {machine()}, commit {git_commit()}.\n\n{table}\n"
     body += f"\n{REMARKS[name]}\n" if name in REMARKS else ""
     begin, end = f"<!-- {name}{where} -->\n", f"<!-- end of {name}{where} -->\n"
     text = DOCUMENT.read_text() if DOCUMENT.exists() else "# Benchmarks\n\nWritten by `scripts/benchmark.py`.\n"

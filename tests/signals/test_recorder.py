@@ -321,7 +321,7 @@ def test_the_address_is_the_same_on_recorded_and_on_watched_steps(checkpointing)
 
 
 @pytest.mark.parametrize("poison", [False, True])
-def test_a_network_in_bfloat16(poison):
+def test_a_network_in_bfloat16(poison, up_to_the_gradients):
     """Its loss has no counterpart in numpy; recorded, watched, and lost on a watched step."""
     network, x, labels = build()
     network, x = network.bfloat16(), x.bfloat16()
@@ -330,12 +330,7 @@ def test_a_network_in_bfloat16(poison):
         if poison and not recorded:
             with torch.no_grad():
                 network.layers[1].weighted.weight[0, 0] = math.nan
-        optimizer.zero_grad()
-        loss = F.cross_entropy(network(x, recorder.begin(recorded, len(x), replay(network, x))), labels)
-        recorder.after_forward(loss)
-        loss.backward()
-        recorder.after_backward(0.1)
-        recorder.before_update(recorded)
+        up_to_the_gradients(recorder, network, x, labels, recorded, replay(network, x))
         optimizer.step()
         recorder.after_update(recorded)
     flush = recorder.flush()

@@ -105,16 +105,12 @@ def test_a_skipped_step_is_recorded_as_skipped_and_is_no_divergence(options):
 
 
 @pytest.mark.parametrize("clip", [None, 1e-3])
-def test_clipped_gradients_are_read_before_the_optimizer_computes_in_their_memory(clip):
+def test_clipped_gradients_are_read_before_the_optimizer_computes_in_their_memory(clip, up_to_the_gradients):
     """torch's SGD with Nesterov's momentum adds the momentum to the gradients, in place, where it takes them all at once."""
     network, x, labels = build(torch.float64)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, nesterov=True, foreach=True)
     recorder = Recorder(network.layer_map(), flush_every=2)
-    loss = F.cross_entropy(network(x, recorder.begin(True, 10)), labels)
-    recorder.after_forward(loss)
-    loss.backward()
-    recorder.after_backward(0.1)
-    recorder.before_update(True)
+    up_to_the_gradients(recorder, network, x, labels)
     if clip is not None:
         torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
     expected = [spec.weighted.weight.grad.norm().item() for spec in network.layer_map()]
@@ -258,7 +254,7 @@ def test_sharded_parameters_are_measured_whole(tmp_path):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_compiled_network_measures_the_same_without_breaking_the_graph(checkpointing):
+def test_compiled_network_measures_the_same_without_breaking_the_graph(checkpointing, up_to_the_gradients):
     import torch._dynamo as dynamo
 
     dynamo.reset()
@@ -272,12 +268,7 @@ def test_compiled_network_measures_the_same_without_breaking_the_graph(checkpoin
         recorder = Recorder(network.layer_map(), flush_every=8, compiled=compiled)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
         for recorded in (True, False, True, False, True):
-            optimizer.zero_grad()
-            loss = F.cross_entropy(network(x, recorder.begin(recorded, 10)), labels)
-            recorder.after_forward(loss)
-            loss.backward()
-            recorder.after_backward(0.1)
-            recorder.before_update(recorded)
+            up_to_the_gradients(recorder, network, x, labels, recorded)
             optimizer.step()
             recorder.after_update(recorded)
         flushes.append(recorder.flush())

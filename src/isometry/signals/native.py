@@ -159,7 +159,7 @@ class NativeReductions(Reductions):
         starts = _starts(widths)
         return torch.from_numpy(np.add.reduceat(alive.numpy(), starts[:-1]) / np.diff(starts))
 
-    # numpy hands numbers on in a fifth of the time that torch takes
+    # in numpy, which copies a row of numbers without torch's dispatcher
 
     def places(self, rows: Tensor) -> list[NDArray[np.float64]]:
         return list(rows.numpy())

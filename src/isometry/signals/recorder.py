@@ -83,8 +83,8 @@ class Recorder:
 
     @property
     def initial(self) -> list[Tensor]:
-        """The weights at step 0, from which displacement is taken: end to end, one tensor for each type of numbers, which a
-        checkpoint holds in half the time of one for each layer."""
+        """The weights at step 0, from which displacement is taken: end to end, one tensor for each type of numbers, which is
+        saved faster than one for each layer."""
         return [torch.cat([weight.flatten() for weight in alike]) for alike in self._initial_by_type()]
 
     def restore_initial(self, packed: Sequence[Tensor]) -> None:
