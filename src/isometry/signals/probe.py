@@ -134,8 +134,8 @@ class SignalProbe:
 def call_with_gradient(h: Tensor, hook: Callable[[Tensor], None]) -> None:
     """Call a function with the gradient of h, as soon as the backward pass has it.
 
-    `h.register_hook`, without the handle by which the hook could be removed (4 µs a layer), where torch lets us. Unlike `retain_grad` nothing is copied: autograd adds nothing in place to a tensor that
-    somebody else holds.
+    `h.register_hook`, without the handle by which the hook could be removed (4 µs a layer), where torch lets us. Unlike
+    `retain_grad` nothing is copied: autograd adds nothing in place to a tensor that somebody else holds.
     """
     node = h.grad_fn
     if type(h) is Tensor and h._backward_hooks is None and hasattr(node, "_register_hook_dict"):
