@@ -134,6 +134,7 @@ def test_cut_anywhere_and_resumed_equals_undisturbed(pair, monkeypatch, hook, st
 
 
 WRITES = [("config.yaml", 1), ("status.json", 1), ("*.parquet", 2), ("metrics.csv", 2), ("last.ckpt", 2), ("summary.json", 1)]
+WRITES += [("initial_weights.pt", 1)]
 
 
 def killed_in_a_write(config, name, count, stage):

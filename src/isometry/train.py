@@ -84,7 +84,7 @@ def execute(config: DictConfig, run: RunDirectory, resuming: bool) -> dict[str, 
     alone, first = not inside_launcher(), is_first()
     attempt = run.next_attempt(resuming or not alone)  # of several processes the launcher has begun the run
     loggers = build_loggers(run, attempt, resolved(config), **resolved(config)["logger"]) if first else []
-    signals = Signals(**config.callbacks.signals, store=SignalStore(run.signals))
+    signals = Signals(**config.callbacks.signals, store=SignalStore(run.signals), initial_weights=run.initial_weights)
     throughput = Throughput()
     trainer = build_trainer(config, run, loggers, [signals, throughput])
     lock = begin(config, run, resuming) if alone else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch.nn.modules.dropout import _DropoutNd
 
+from isometry.callbacks.initial_weights import read_initial, write_initial
 from isometry.classifier import window
 from isometry.columns import MEASURED
 from isometry.errors import bad_value
@@ -41,6 +43,7 @@ class Signals(Callback):
         alarm_factor, alarm_steps: warn when the gradient norm is over so many times its running median for so many steps;
             None: never.
         store: where the rows go; None keeps them out of files.
+        initial_weights: the file of the weights at step 0; None keeps them in the checkpoints.
     """
 
     _names_warned = False
@@ -53,6 +56,7 @@ class Signals(Callback):
         alarm_factor: float = 10.0,
         alarm_steps: int | None = 5,
         store: SignalStore | None = None,
+        initial_weights: Path | None = None,
     ):
         unknown = set(log_columns) - set(MEASURED)
         if unknown:
@@ -68,7 +72,8 @@ class Signals(Callback):
         self.alarm = None if alarm_steps is None else GradientAlarm(alarm_factor, alarm_steps)
         self._batches: list[int] = []  # index in its epoch of the last batch of each step since the last flush
         self.divergent_batch: int | None = None
-        self._initial: list[torch.Tensor] | None = None
+        self.initial_weights = initial_weights
+        self._initial: list[torch.Tensor] | None = None  # of the checkpoint
         self._trainer: Trainer | None = None
         self._recorded: bool | None = None  # of the optimizer step in progress; None between steps
         self._updated = False
@@ -89,18 +94,30 @@ class Signals(Callback):
         compiled = pl_module.network._compiled_call_impl is not None
         self._replays = not compiled and trainer.precision in ("32-true", "64-true") and not _is_random(pl_module.network)
         self.recorder = Recorder(layers, self.flush_every, trainer.global_step, scaler is not None, compiled)
-        if self._initial is not None:
-            self.recorder.restore_initial(self._initial)
+        if trainer.global_step > 0:
+            self._restore_initial(self.recorder)
+        elif self.initial_weights is not None and trainer.is_global_zero:
+            write_initial(self.initial_weights, self.recorder.initial)
+
+    def _restore_initial(self, recorder: Recorder) -> None:
+        found = self._initial
+        if found is None and self.initial_weights is not None:
+            found = read_initial(self.initial_weights)
+        recorder.restore_initial(found)
 
     def state_dict(self) -> dict[str, Any]:
         # Lightning asks before `on_save_checkpoint`: the alarm must have seen the steps up to here
         if self._trainer is not None:
             self._flush(self._trainer)
         alarm = {} if self.alarm is None else {"alarm": self.alarm.state_dict()}
-        return {"initial": [] if self.recorder is None else self.recorder.initial, **alarm}
+        return {**alarm, **self._initial_state()}
+
+    def _initial_state(self) -> dict[str, Any]:
+        in_checkpoint = self.initial_weights is None or self._initial is not None  # as older checkpoints hold them
+        return {"initial": self.recorder.initial} if in_checkpoint and self.recorder is not None else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._initial = state_dict["initial"] or None
+        self._initial = state_dict.get("initial") or None
         if self.alarm is not None and "alarm" in state_dict:
             self.alarm.load_state_dict(state_dict["alarm"])
 

@@ -53,6 +53,10 @@ class RunDirectory:
     def last_checkpoint(self) -> Path:
         return self.checkpoints / "last.ckpt"
 
+    @property
+    def initial_weights(self) -> Path:
+        return self.checkpoints / "initial_weights.pt"
+
     def next_attempt(self, resuming: bool = False) -> int:
         """The number of the attempt that is about to begin: 1, 2, ...; a resume goes on with the last one."""
         return int((self.status() or {}).get("attempt", 0)) + (0 if resuming else 1)

@@ -87,8 +87,11 @@ class Recorder:
         saved faster than one for each layer."""
         return [torch.cat([weight.flatten() for weight in alike]) for alike in self._initial_by_type()]
 
-    def restore_initial(self, packed: Sequence[Tensor]) -> None:
-        """Take `initial` of an earlier recorder."""
+    def restore_initial(self, packed: Sequence[Tensor] | None) -> None:
+        """Take `initial` of an earlier recorder; None: it is not known, and there is no displacement."""
+        if packed is None:
+            self.exists[COLUMN["displacement"]] = False
+            return
         if any(values.dim() != 1 for values in packed):  # checkpoints of before 2026-11-25 hold one tensor for each layer
             packed = [torch.cat([values.flatten() for values in packed])]
         for weights, values in zip(self._initial_by_type(), packed, strict=True):
