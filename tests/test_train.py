@@ -66,7 +66,8 @@ def test_checkpoints_load_with_weights_only(make_config):
     for name in ("last.ckpt", "best.ckpt"):
         checkpoint = torch.load(run.checkpoints / name, weights_only=True)
         assert checkpoint["global_step"] == 62
-    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["best.ckpt", "last.ckpt"]
+    files = sorted(path.name for path in run.checkpoints.iterdir())
+    assert files == ["best.ckpt", "initial_weights.pt", "last.ckpt"]
 
 
 def test_an_explosion_is_a_result(make_config):

@@ -41,6 +41,10 @@ def window(trainer: Trainer, batch_idx: int) -> int:
     return rest if rest and batch_idx >= batches - rest else full
 
 
+PLAIN = frozenset({"_current_fx_name", "probe", "after_clipping"})
+"""Attributes that are set in every step and never hold a parameter or a module."""
+
+
 class Classifier(LightningModule):
     """Trains a network on (images, labels) batches.
 
@@ -77,7 +81,7 @@ class Classifier(LightningModule):
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the running hook's name some forty times a step; through nn.Module's own setter, which looks for
         # parameters and submodules, that is 3 % of the step of a small network
-        if name == "_current_fx_name":
+        if name in PLAIN:
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)

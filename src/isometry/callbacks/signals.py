@@ -75,6 +75,7 @@ class Signals(Callback):
         self.initial_weights = initial_weights
         self._initial: list[torch.Tensor] | None = None  # of the checkpoint
         self._trainer: Trainer | None = None
+        self._scaler: Any = None
         self._recorded: bool | None = None  # of the optimizer step in progress; None between steps
         self._updated = False
 
@@ -90,10 +91,10 @@ class Signals(Callback):
                 logger.keep_out_of_summary(self.log_columns)
 
     def _open(self, trainer: Trainer, pl_module: Any) -> None:
-        self._trainer, layers, scaler = trainer, pl_module.network.layer_map(), _scaler(trainer)
+        self._trainer, self._scaler, layers = trainer, _scaler(trainer), pl_module.network.layer_map()
         compiled = pl_module.network._compiled_call_impl is not None
         self._replays = not compiled and trainer.precision in ("32-true", "64-true") and not _is_random(pl_module.network)
-        self.recorder = Recorder(layers, self.flush_every, trainer.global_step, scaler is not None, compiled)
+        self.recorder = Recorder(layers, self.flush_every, trainer.global_step, self._scaler is not None, compiled)
         if trainer.global_step > 0:
             self._restore_initial(self.recorder)
         elif self.initial_weights is not None and trainer.is_global_zero:
@@ -143,25 +144,25 @@ class Signals(Callback):
         if self.recorder is None:
             return
         if self._recorded is None:
-            step = trainer.global_step
+            step = self.recorder.step
             self._recorded = step % self.every_n_steps == 0 or step == self._last_step  # type: ignore[operator]
         self._examples, self._window = len(batch[1]), window(trainer, batch_idx)
         replay = functools.partial(replay_forward, pl_module.network, batch[0]) if self._replays else None
         pl_module.probe = self.recorder.begin(self._recorded, self._examples, replay)
 
     def on_before_backward(self, trainer: Trainer, pl_module: Any, loss: torch.Tensor) -> None:
-        pl_module.probe = None
         if self.recorder is not None:
+            pl_module.probe = None
             self.recorder.after_forward(loss)
 
     def on_after_backward(self, trainer: Trainer, pl_module: Any) -> None:
         if self.recorder is not None:
             of_mean = 1.0 / (self._examples * self._window)
-            self.recorder.after_backward(loss_scale(_scaler(trainer)) * of_mean)
+            self.recorder.after_backward(loss_scale(self._scaler) * of_mean)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
         if self.recorder is not None:
-            self.recorder.before_update(bool(self._recorded), gradient_scale(_scaler(trainer), optimizer))
+            self.recorder.before_update(bool(self._recorded), gradient_scale(self._scaler, optimizer))
             self._updated = True
             pl_module.after_clipping = functools.partial(self.recorder.after_clipping, bool(self._recorded))
 

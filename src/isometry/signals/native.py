@@ -58,14 +58,17 @@ class Memory(NamedTuple):
     like: NDArray[np.floating[Any]]
 
 
-def memory(tensors: Sequence[Tensor]) -> Memory | None:
-    """Where tensors lie; None unless all are contiguous, of one type (float32 or float64), and nothing but memory."""
+def memory(tensors: Sequence[Tensor], signed: bool = True) -> Memory | None:
+    """Where tensors lie; None unless all are contiguous, of one type (float32 or float64), and nothing but memory.
+
+    Where signs do not matter (`signed=False`) that includes views whose memory holds the negative.
+    """
     # all by `map` over methods written in C: this runs for every list of tensors in every step
     dtypes = set(map(_dtype, tensors))
     dtype = dtypes.pop() if len(dtypes) == 1 else None
     if dtype not in _NUMPY or not set(map(type, tensors)) <= _PLAIN or not all(map(Tensor.is_contiguous, tensors)):
         return None
-    if any(map(Tensor.is_neg, tensors)):  # a view whose memory holds the negative
+    if signed and any(map(Tensor.is_neg, tensors)):
         return None
     addresses, sizes = list(map(Tensor.data_ptr, tensors)), list(map(Tensor.numel, tensors))
     return Memory(np.array(addresses), np.array(sizes), _ready(dtype))
@@ -78,9 +81,9 @@ class NativeReductions(Reductions):
         super().__init__(device)
         self._fixed: dict[int, tuple[Fixed, Memory | None]] = {}
 
-    def _memory(self, tensors: Sequence[Tensor]) -> Memory | None:
+    def _memory(self, tensors: Sequence[Tensor], signed: bool = True) -> Memory | None:
         if not isinstance(tensors, Fixed):
-            return memory(tensors)
+            return memory(tensors, signed)
         if id(tensors) not in self._fixed:
             self._fixed[id(tensors)] = tensors, memory(tensors)  # the list itself is kept, so that its id stays its own
         return self._fixed[id(tensors)][1]
@@ -97,7 +100,7 @@ class NativeReductions(Reductions):
         return self.watch(tensors)[0]
 
     def watch(self, tensors: Sequence[Tensor]) -> tuple[Tensor, bool]:
-        at = self._memory(tensors)
+        at = self._memory(tensors, signed=False)
         if at is None:
             found = super().norms(tensors)
             return found, known_finite(found)
@@ -106,7 +109,7 @@ class NativeReductions(Reductions):
         return torch.from_numpy(out), math.isfinite(total)
 
     def screen(self, tensors: Sequence[Tensor], others: Sequence[Tensor], into: NDArray[np.float64]) -> bool:
-        at = memory([*tensors, *others])
+        at = memory([*tensors, *others], signed=False)
         if at is None:
             return super().screen(tensors, others, into)
         return math.isfinite(kernels.rough_norms(*at, into))
