@@ -31,6 +31,12 @@ from isometry.summary import account_of, describe, reason_of, summarise
 from isometry.trainer import build_trainer
 from isometry.validation import validate
 
+INTERRUPTED = 130
+"""The exit code that shells give Ctrl-C; Lightning would say 1."""
+
+STOPPED = "stopped by the user"
+"""Why an interrupted run ended."""
+
 
 def train(config: DictConfig) -> dict[str, Any]:
     """Train the configured run, go on with one that was cut short, or show the summary of one that is over.
@@ -112,9 +118,10 @@ def execute(config: DictConfig, run: RunDirectory, resuming: bool) -> dict[str, 
             draw_pictures(run)
             send_views(run, loggers)
     except (KeyboardInterrupt, SystemExit) as stop:
-        state, reason = "interrupted", "stopped by the user"
-        console.print(f"interrupted; the same command goes on, and so does: isometry train resume={run.path}", soft_wrap=True)
-        raise SystemExit(130) from stop  # what shells say for Ctrl-C; Lightning would say 1
+        state, reason = "interrupted", STOPPED
+        if first:
+            say_interrupted(run)
+        raise SystemExit(INTERRUPTED) from stop
     except BaseException as error:
         state, reason = "interrupted" if isinstance(error, DiskFull) else "failed", f"{type(error).__name__}: {error}"
         raise
@@ -127,6 +134,11 @@ def execute(config: DictConfig, run: RunDirectory, resuming: bool) -> dict[str, 
     if first:
         console.print(describe(summary) + (f"; {reason}" if reason else ""), soft_wrap=True)
     return summary
+
+
+def say_interrupted(run: RunDirectory) -> None:
+    """How to go on."""
+    console.print(f"interrupted; the same command goes on, and so does: isometry train resume={run.path}", soft_wrap=True)
 
 
 def begin(config: DictConfig, run: RunDirectory, resuming: bool) -> RunLock:

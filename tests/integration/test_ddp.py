@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +97,50 @@ def test_a_dying_rank_ends_the_run_as_failed(tmp_path):
     (status,) = (json.loads(path.read_text()) for path in tmp_path.glob("runs/*/*/status.json"))
     assert status["state"] == "failed"
     assert "rank 1 failed" in status["reason"]
+
+
+ENDLESS = ["trainer.devices=2", "trainer.max_steps=1000000", "trainer.max_epochs=100000", "model.depth=10", "logger=none"]
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_rank_stops_all_after_the_same_step(tmp_path):
+    """Without the agreement rank 0 would wait for rank 1's gradients."""
+    (tmp_path / "later.py").write_text(
+        "import os, pathlib, signal, threading, time\n"
+        "def later():\n"
+        f"    while not list(pathlib.Path({str(tmp_path)!r}).glob('runs/*/*/checkpoints/last.ckpt')):\n"
+        "        time.sleep(0.05)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "def start():\n"
+        "    threading.Thread(target=later, daemon=True).start()\n"
+    )
+    done = run_with_worker(tmp_path, "os.environ['RANK'] == '1' and __import__('later').start()", *ENDLESS)
+    assert_interrupted(tmp_path, done.returncode, done.stderr)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_to_the_launcher_stops_the_run_where_it_can_go_on(tmp_path, number):
+    command = [ISOMETRY, "train", *COMMON, "trainer=ddp", "trainer.accelerator=cpu", f"paths.runs={tmp_path}/runs", *ENDLESS]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ISOMETRY_DATA": str(tmp_path / "data")}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not list(tmp_path.glob("runs/*/*/checkpoints/last.ckpt")):
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=25)  # the launcher would kill after 30 seconds
+    assert_interrupted(tmp_path, process.returncode, errors)
+    assert "Traceback" not in errors
+
+
+def assert_interrupted(folder: Path, code: int, errors: str) -> None:
+    assert code == 130, errors
+    assert errors.count("the same command goes on") == 1
+    (path,) = folder.glob("runs/*/*")
+    assert json.loads((path / "status.json").read_text())["state"] == "interrupted"
+    steps = torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    rows = pd.read_parquet(path / "signals.parquet")
+    assert sorted(set(rows["step"])) == list(range(steps))  # a row for every step, and none that has no checkpoint
 
 
 MUTATIONS = {

@@ -13,6 +13,9 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from isometry.callbacks.agreement import Agreement
+from isometry.processes import inside_launcher
+
 
 class ResumeState(Callback):
     """Random states of torch, numpy and python, and the number of CPU threads (sums depend on it).
@@ -74,7 +77,8 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 class Interruption(Callback):
     """Ctrl-C, SIGTERM and Slurm's warning stop at the end of a step, after a checkpoint has been written; a second one at once.
 
-    Stopping inside a step could leave half of the weights updated.
+    Stopping inside a step could leave half of the weights updated. Several processes leave after the same step, and pass over a
+    second signal: a terminal and the launcher each send one.
 
     Args:
         checkpoint: where to write.
@@ -86,12 +90,13 @@ class Interruption(Callback):
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._agreement = Agreement()
         if threading.current_thread() is threading.main_thread():
             for number in STOPS:
                 self._previous[number] = signal.signal(number, self._request)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self.requested and not inside_launcher():
             raise KeyboardInterrupt
         self.requested = True
 
@@ -99,7 +104,9 @@ class Interruption(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # not after the last batch: validation belongs to this epoch, and Lightning would not repeat it
-        if self.requested and self._step_complete(trainer) and not trainer.is_last_batch:
+        if not self._step_complete(trainer) or trainer.is_last_batch:
+            return
+        if self._agreement.leave(trainer.global_step, wish=self.requested):
             trainer.save_checkpoint(self.checkpoint)
             raise KeyboardInterrupt
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from omegaconf import DictConfig
@@ -17,7 +17,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from isometry.processes import inside_launcher
 from isometry.resume import frozen_config
 from isometry.runs.directory import RunDirectory
-from isometry.train import begin, execute, go_on, plan, prepare
+from isometry.train import INTERRUPTED, STOPPED, begin, execute, go_on, plan, prepare, say_interrupted
 
 
 def train(config: DictConfig) -> dict[str, Any]:
@@ -51,7 +51,9 @@ def launch(run: RunDirectory, processes: int, resuming: bool) -> dict[str, Any]:
 
     Raises:
         RuntimeError: with the first failed process's own message.
+        SystemExit: where a signal has stopped it.
     """
+    from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -65,15 +67,28 @@ def launch(run: RunDirectory, processes: int, resuming: bool) -> dict[str, Any]:
         max_restarts=0,
         monitor_interval=0.1,
         start_method="spawn",  # a fresh process each: nothing of this one's threads or devices is inherited
+        signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR2",  # Slurm's warning too; each is handed on to the processes
     )
     try:
         elastic_launch(config, worker)(str(run.path), resuming)
+    except SignalException:
+        stopped(run)
     except ChildFailedError as error:
+        if (run.status() or {}).get("state") == "interrupted":  # the signal went to the processes alone
+            stopped(run)
         rank, failure = error.get_first_failure()
         reason = f"rank {rank} failed: {failure.message or failure.exitcode}"
         run.end("failed", reason)
         raise RuntimeError(reason) from None
     return run.summary() or {}
+
+
+def stopped(run: RunDirectory) -> NoReturn:
+    """Leave as a single process does; rank 0 has said how to go on, unless it had to be killed."""
+    if (run.status() or {}).get("state") == "running":
+        run.end("interrupted", STOPPED)
+        say_interrupted(run)
+    raise SystemExit(INTERRUPTED) from None
 
 
 def worker(path: str, resuming: bool) -> None:
