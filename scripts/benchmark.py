@@ -127,7 +127,8 @@ def train_ours(config, data) -> float:
         run = RunDirectory(Path(folder) / "study" / "run")
         run.begin("")
         loggers = build_loggers(run, 1, {}, ["csv"], "isometry", None, True)
-        signals = Signals(**config.callbacks.signals, store=SignalStore(run.signals))
+        files = {"store": SignalStore(run.signals), "initial_weights": run.initial_weights}
+        signals = Signals(**config.callbacks.signals, **files)
         trainer = build_trainer(config, run, loggers, [signals, Throughput()])
         classifier = make_classifier(config)
         return clock(lambda: trainer.fit(classifier, data))

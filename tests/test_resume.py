@@ -201,6 +201,25 @@ def test_checkpoints_after_epochs_resume_too(pair, monkeypatch, step):
     assert_same(state_of(whole), state_of(cut))
 
 
+@pytest.mark.parametrize("batches", [1, 2])
+def test_ctrl_c_is_heard_in_epochs_of_one_step_or_two(pair, monkeypatch, batches):
+    whole, cut = (OmegaConf.merge(c, {"trainer": {"limit_train_batches": batches, "max_epochs": 6}}) for c in pair)
+    train(whole)
+
+    class Press(Callback):
+        def on_train_batch_start(self, trainer, *_):
+            if trainer.global_step == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        with_callback(patch, Press())
+        with pytest.raises(SystemExit):
+            train(cut)
+    assert state_of(cut)[1]["global_step"] == 4
+    train(cut)
+    assert_same(state_of(whole), state_of(cut))
+
+
 def test_resume_by_directory(pair, monkeypatch):
     whole, cut = pair
     train(whole)

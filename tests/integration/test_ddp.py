@@ -12,8 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
+
+from isometry.runs.decision import decide
+from isometry.runs.directory import RunDirectory
 
 ISOMETRY = str(Path(sys.executable).parent / "isometry")
 COMMON = [
@@ -119,18 +123,45 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
-def test_a_signal_to_the_launcher_stops_the_run_where_it_can_go_on(tmp_path, number):
-    command = [ISOMETRY, "train", *COMMON, "trainer=ddp", "trainer.accelerator=cpu", f"paths.runs={tmp_path}/runs", *ENDLESS]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ISOMETRY_DATA": str(tmp_path / "data")}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not list(tmp_path.glob("runs/*/*/checkpoints/last.ckpt")):
-        time.sleep(0.05)
+@pytest.mark.parametrize(
+    ("number", "more"),
+    [
+        (signal.SIGINT, []),
+        (signal.SIGTERM, ["trainer.limit_train_batches=1"]),
+        (signal.SIGUSR2, ["trainer.limit_train_batches=4", "trainer.accumulate_grad_batches=2"]),
+    ],
+)
+def test_a_signal_to_the_launcher_stops_the_run_where_it_can_go_on(tmp_path, number, more):
+    process = endless(tmp_path, *more)
     process.send_signal(number)
     _, errors = process.communicate(timeout=25)  # the launcher would kill after 30 seconds
     assert_interrupted(tmp_path, process.returncode, errors)
     assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_a_killed_launcher_leaves_a_run_that_goes_on(tmp_path):
+    """Its processes lose the store by which they agree; none of them may call the run failed, which would be trained anew."""
+    process = endless(tmp_path)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate(timeout=25)
+    psutil.wait_procs(children, timeout=25)
+    (path,) = tmp_path.glob("runs/*/*")
+    run = RunDirectory(path)
+    assert run.status()["state"] in ("running", "interrupted"), run.status()
+    assert decide(run, None)[0] == "resume"
+
+
+def endless(folder: Path, *more: str) -> subprocess.Popen[str]:
+    """A run of two processes that has written a checkpoint."""
+    command = [ISOMETRY, "train", *COMMON, "trainer=ddp", "trainer.accelerator=cpu", f"paths.runs={folder}/runs"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ISOMETRY_DATA": str(folder / "data")}
+    process = subprocess.Popen([*command, *ENDLESS, *more], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not list(folder.glob("runs/*/*/checkpoints/last.ckpt")):
+        time.sleep(0.05)
+    return process
 
 
 def assert_interrupted(folder: Path, code: int, errors: str) -> None:

@@ -94,17 +94,21 @@ class Signals(Callback):
         self._trainer, self._scaler, layers = trainer, _scaler(trainer), pl_module.network.layer_map()
         compiled = pl_module.network._compiled_call_impl is not None
         self._replays = not compiled and trainer.precision in ("32-true", "64-true") and not _is_random(pl_module.network)
+        before = self.recorder
         self.recorder = Recorder(layers, self.flush_every, trainer.global_step, self._scaler is not None, compiled)
         if trainer.global_step > 0:
-            self._restore_initial(self.recorder)
+            self.recorder.restore_initial(self._known_initial(before))
         elif self.initial_weights is not None and trainer.is_global_zero:
             write_initial(self.initial_weights, self.recorder.initial)
 
-    def _restore_initial(self, recorder: Recorder) -> None:
-        found = self._initial
-        if found is None and self.initial_weights is not None:
-            found = read_initial(self.initial_weights)
-        recorder.restore_initial(found)
+    def _known_initial(self, before: Recorder | None) -> list[torch.Tensor] | None:
+        """The weights at step 0 of a training that goes on: from its checkpoint, this process, or their file."""
+        if self._initial is not None or before is not None:
+            return self._initial or before.initial  # type: ignore[union-attr]
+        if self.initial_weights is not None:
+            return read_initial(self.initial_weights)
+        warnings.warn("the checkpoint holds no weights of step 0: displacement is null from here on", stacklevel=2)
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         # Lightning asks before `on_save_checkpoint`: the alarm must have seen the steps up to here

@@ -14,6 +14,7 @@ import torch
 from omegaconf import DictConfig
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from isometry.errors import UserError
 from isometry.processes import inside_launcher
 from isometry.resume import frozen_config
 from isometry.runs.directory import RunDirectory
@@ -51,6 +52,7 @@ def launch(run: RunDirectory, processes: int, resuming: bool) -> dict[str, Any]:
 
     Raises:
         RuntimeError: with the first failed process's own message.
+        UserError: where rank 0 could not go on and has said so.
         SystemExit: where a signal has stopped it.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
@@ -74,9 +76,12 @@ def launch(run: RunDirectory, processes: int, resuming: bool) -> dict[str, Any]:
     except SignalException:
         stopped(run)
     except ChildFailedError as error:
-        if (run.status() or {}).get("state") == "interrupted":  # the signal went to the processes alone
-            stopped(run)
         rank, failure = error.get_first_failure()
+        if failure.exitcode == INTERRUPTED:  # the signal went to the processes alone
+            stopped(run)
+        status = run.status() or {}
+        if status.get("state") == "interrupted":  # by a full disk, say
+            raise UserError(status["reason"]) from None
         reason = f"rank {rank} failed: {failure.message or failure.exitcode}"
         run.end("failed", reason)
         raise RuntimeError(reason) from None
