@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import psutil
 import pytest
 import torch
 
@@ -143,10 +142,8 @@ def test_a_signal_to_the_launcher_stops_the_run_where_it_can_go_on(tmp_path, num
 def test_a_killed_launcher_leaves_a_run_that_goes_on(tmp_path):
     """Its processes lose the store by which they agree; none of them may call the run failed, which would be trained anew."""
     process = endless(tmp_path)
-    children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
-    process.communicate(timeout=25)
-    psutil.wait_procs(children, timeout=25)
+    process.communicate(timeout=60)  # also the other processes, which hold its stderr, are gone
     (path,) = tmp_path.glob("runs/*/*")
     run = RunDirectory(path)
     assert run.status()["state"] in ("running", "interrupted"), run.status()
