@@ -127,8 +127,7 @@ def train_ours(config, data) -> float:
         run = RunDirectory(Path(folder) / "study" / "run")
         run.begin("")
         loggers = build_loggers(run, 1, {}, ["csv"], "isometry", None, True)
-        files = {"store": SignalStore(run.signals), "initial_weights": run.initial_weights}
-        signals = Signals(**config.callbacks.signals, **files)
+        signals = Signals(**config.callbacks.signals, store=SignalStore(run.signals), initial_weights=run.initial_weights)
         trainer = build_trainer(config, run, loggers, [signals, Throughput()])
         classifier = make_classifier(config)
         return clock(lambda: trainer.fit(classifier, data))

@@ -14,14 +14,19 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from isometry.runs.files import write_bytes
 
 
+def save_whole(content: Any, path: Path) -> None:
+    """`torch.save`, whole or not at all; the folder is made."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, buffer.getvalue())
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
     """A checkpoint appears under its name when it is complete and synced, never before."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(Path(path), buffer.getvalue())
+        save_whole(checkpoint, Path(path))
 
 
 class LastCheckpoint(Checkpoint):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,15 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from isometry.runs.files import write_bytes
+from isometry.callbacks.checkpoints import save_whole
 
 
 def write_initial(path: Path, packed: Sequence[Tensor]) -> None:
     """Write `Recorder.initial` whole; once a run, where each checkpoint would otherwise carry all weights twice."""
-    buffer = io.BytesIO()
-    torch.save(list(packed), buffer)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, buffer.getvalue())
+    save_whole(list(packed), path)
 
 
 def read_initial(path: Path) -> list[Tensor] | None:

@@ -103,8 +103,10 @@ class Signals(Callback):
 
     def _known_initial(self, before: Recorder | None) -> list[torch.Tensor] | None:
         """The weights at step 0 of a training that goes on: from its checkpoint, this process, or their file."""
-        if self._initial is not None or before is not None:
-            return self._initial or before.initial  # type: ignore[union-attr]
+        if self._initial is not None:
+            return self._initial
+        if before is not None:
+            return before.initial
         if self.initial_weights is not None:
             return read_initial(self.initial_weights)
         warnings.warn("the checkpoint holds no weights of step 0: displacement is null from here on", stacklevel=2)
