@@ -208,12 +208,12 @@ def sums(x: Floats) -> tuple[float, float]:
 @compiled
 def sums_and_share(x: Floats, low: float, high: float) -> tuple[float, float, float]:
     """Σ x, Σ x² and the share of entries in a closed interval."""
-    total, square, inside = 0.0, 0.0, 0
+    total, square, inside = 0.0, 0.0, 0.0  # counted in the type of the sums: fewer conversions
     for i in range(len(x)):
         value = np.float64(x[i])
         total += value
         square += value * value
-        inside += (x[i] >= low) & (x[i] <= high)
+        inside += 1.0 if value >= low and value <= high else 0.0
     return total, square, inside / len(x)
 
 
@@ -250,6 +250,27 @@ def add_sizes(x: Floats, total: Floats) -> None:
                 total[unit] += abs(x[i])
 
 
+GLANCE = 16
+"""Examples after which to look whether all units have been found alive."""
+
+
+@compiled
+def find_alive(x: Floats, examples: int, like: Floats, alive: Numbers) -> None:
+    """Sets `alive` [units] to 1 for each unit that is not 0 somewhere in a batch, else to 0; where some are dead it takes all
+    examples to know."""
+    each, sizes = len(x) // examples, np.zeros(len(alive), like.dtype)
+    for start in range(0, examples, GLANCE):
+        for b in range(start, min(start + GLANCE, examples)):
+            add_sizes(x[b * each : (b + 1) * each], sizes)
+        living = 0
+        for unit in range(len(alive)):
+            living += sizes[unit] != 0
+        if living == len(alive):
+            break
+    for unit in range(len(alive)):
+        alive[unit] = sizes[unit] != 0
+
+
 @compiled
 def activations(
     addresses: Addresses, sizes: Sizes, like: Floats, starts: Sizes, out: Numbers, alive: Numbers, squares: Numbers
@@ -259,15 +280,12 @@ def activations(
     examples = squares.shape[1]
     for k in range(len(addresses)):
         x, each = array(addresses[k], sizes[k], like), sizes[k] // examples
-        size, total, square = np.zeros(starts[k + 1] - starts[k], like.dtype), 0.0, 0.0
+        total, square = 0.0, 0.0
         for b in range(examples):
-            example = x[b * each : (b + 1) * each]
-            of_example, squares[k, b] = sums(example)
+            of_example, squares[k, b] = sums(x[b * each : (b + 1) * each])
             total, square = total + of_example, square + squares[k, b]
-            add_sizes(example, size)
         out[0, k], out[1, k] = variance_of_sums(x, total, square)
-        for unit in range(len(size)):
-            alive[starts[k] + unit] = size[unit] != 0
+        find_alive(x, examples, like, alive[starts[k] : starts[k + 1]])
 
 
 def compile_all(like: Floats) -> None:

@@ -70,23 +70,19 @@ def memory(tensors: Sequence[Tensor], signed: bool = True) -> Memory | None:
         return None
     if signed and any(map(Tensor.is_neg, tensors)):
         return None
-    addresses, sizes = list(map(Tensor.data_ptr, tensors)), list(map(Tensor.numel, tensors))
-    return Memory(np.array(addresses), np.array(sizes), _ready(dtype))
+    addresses, sizes = (np.fromiter(map(find, tensors), np.int64, len(tensors)) for find in (Tensor.data_ptr, Tensor.numel))
+    return Memory(addresses, sizes, _ready(dtype))
 
 
 class NativeReductions(Reductions):
     """Reductions on the CPU; what does not simply lie in memory (bfloat16, other layouts, subclasses) is left to torch."""
 
-    def __init__(self, device: torch.device):
-        super().__init__(device)
-        self._fixed: dict[int, tuple[Fixed, Memory | None]] = {}
-
     def _memory(self, tensors: Sequence[Tensor], signed: bool = True) -> Memory | None:
         if not isinstance(tensors, Fixed):
             return memory(tensors, signed)
-        if id(tensors) not in self._fixed:
-            self._fixed[id(tensors)] = tensors, memory(tensors)  # the list itself is kept, so that its id stays its own
-        return self._fixed[id(tensors)][1]
+        if not tensors.place:
+            tensors.place = (memory(tensors),)
+        return tensors.place[0]  # type: ignore[no-any-return]
 
     def copy(self, tensors: Sequence[Tensor], origin: Sequence[Tensor], into: Sequence[Tensor]) -> Tensor:
         at, before, to = self._memory(tensors), self._memory(origin), self._memory(into)
@@ -159,8 +155,7 @@ class NativeReductions(Reductions):
         return torch.from_numpy(out), torch.from_numpy(alive), torch.from_numpy(squares)
 
     def shares(self, alive: Tensor, widths: tuple[int, ...]) -> Tensor:
-        starts = _starts(widths)
-        return torch.from_numpy(np.add.reduceat(alive.numpy(), starts[:-1]) / np.diff(starts))
+        return torch.from_numpy(np.add.reduceat(alive.numpy(), _starts(widths)[:-1]) / widths)
 
     # in numpy, which copies a row of numbers without torch's dispatcher
 

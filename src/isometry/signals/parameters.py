@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -45,6 +44,7 @@ class LayerParameters:
         self._any_sharded = any(self.sharded)
         self._one_each = self.owners == list(range(self.count)) and not self._any_sharded
         self._plain = all(type(value) is Tensor for value in self.values)  # and has an address
+        self._addresses = list(map(Tensor.data_ptr, self.values)) if self._plain else []
         self._any_distributed = any(isinstance(parameter, DTensor) for parameter in self.parameters)
 
     def first_owners(self) -> NDArray[np.bool_]:
@@ -61,9 +61,9 @@ class LayerParameters:
 
     def follow(self) -> None:
         """Find the values again where somebody has replaced a parameter's memory (`parameter.data = ...`)."""
-        now, then = map(Tensor.data_ptr, self.parameters), map(Tensor.data_ptr, self.values)
-        if self._plain and any(map(operator.ne, now, then)):
+        if self._plain and self._addresses != list(map(Tensor.data_ptr, self.parameters)):
             self.values = Fixed(parameter.detach() for parameter in self.parameters)
+            self._addresses = list(map(Tensor.data_ptr, self.values))
 
     def with_gradient(self) -> tuple[list[Tensor], list[int]]:
         """The gradients there are (shards of sharded ones), and the positions of their parameters."""

@@ -17,7 +17,13 @@ from isometry.signals.workspace import Workspace
 
 
 class Fixed(list[Tensor]):
-    """Tensors that stay where they are in memory, as weights do in training."""
+    """Tensors that stay where they are in memory, as weights do in training.
+
+    Attributes:
+        place: where that is, once somebody has looked.
+    """
+
+    place: tuple[Any, ...] = ()
 
 
 class Reductions:
