@@ -163,7 +163,8 @@ class NativeReductions(Reductions):
         return list(rows.numpy())
 
     def place(self, values: Tensor, into: NDArray[np.float64]) -> None:
-        into[...] = values.double().numpy()  # a loss may be bfloat16, which numpy does not know
+        # a loss may be bfloat16, which numpy does not know
+        into[...] = values.item() if values.dim() == 0 else values.double().numpy()
 
     def place_rows(self, blocks: Sequence[Tensor], into: NDArray[np.float64]) -> None:
         start = 0

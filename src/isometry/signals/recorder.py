@@ -72,7 +72,8 @@ class Recorder:
         self.before, self._initial = (Fixed(weight.clone() for weight in self.weights.values) for _ in range(2))
         self._initial_norms = self.weights.norm_by_layer(self.reductions.norms(self._initial))
         self.buffer[:, MEASURES:] = 0.0
-        self._blank = self.buffer[0, :MEASURES].clone()
+        blank = self.buffer[0, :MEASURES].clone()
+        self._blanks = {names[0]: blank[: len(names)] for names in BLOCKS}
         self._record_places = self.reductions.places(self.buffer[:, :MEASURES])
         self._watch_places = {name: self.reductions.places(self.buffer[:, ROW[name]]) for name in WATCH}
         self.exists = self._existing()
@@ -271,7 +272,7 @@ class Recorder:
         """Norm and displacement; and keep them, for the update."""
         self.weights.follow()
         found = self.reductions.copy(self.weights.values, self._initial, into=self.before)
-        norms, distances = (self.weights.norm_by_layer(values) for values in found)
+        norms, distances = map(self.weights.norm_by_layer, found.unbind(0))
         self._record(("weight_norm",), norms)
         self._record(("displacement",), distances / self._initial_norms)
 
@@ -327,7 +328,7 @@ class Recorder:
     def _close_step(self, recorded: bool) -> None:
         """Write the step's rows of the buffer, in one operation."""
         if recorded:
-            blocks = [self.values.get(names[0], self._blank[: len(names)]) for names in BLOCKS]
+            blocks = [self.values[name] if name in self.values else blank for name, blank in self._blanks.items()]
             self.reductions.place_rows(blocks, into=self._record_places[len(self.rows)])
         self.rows.append(self.written if recorded else None)
         self._open_step()
