@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import os
 import platform
 import re
@@ -355,8 +356,12 @@ def memory(rounds: int) -> str:
 # ---- signals --------------------------------------------------------------------------------------------------------
 
 
-def signal_variants(network, x, labels) -> dict[str, Callable[[], float]]:
-    """Seconds of `STEPS` plain training steps with each way of measuring, all on one network."""
+Step = Callable[[int], object]
+"""The t-th step of a training."""
+
+
+def signal_variants(network, x, labels) -> dict[str, Callable[[], Step]]:
+    """For each way of measuring a training of `STEPS` plain steps, all on one network."""
     import torch
     from torch.nn import functional as F
 
@@ -365,62 +370,82 @@ def signal_variants(network, x, labels) -> dict[str, Callable[[], float]]:
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
     parameters = dict(network.named_parameters())
 
-    def train(before_step: Callable[[int], None] = lambda t: None) -> float:
-        def steps() -> None:
-            for t in range(STEPS):
-                optimizer.zero_grad()
-                F.cross_entropy(network(x), labels).backward()
-                before_step(t)
-                optimizer.step()
+    def plain(before_update: Step = lambda t: None) -> Step:
+        def step(t: int) -> None:
+            optimizer.zero_grad()
+            F.cross_entropy(network(x), labels).backward()
+            before_update(t)
+            optimizer.step()
 
-        return clock(steps)
+        return step
 
     def replay(probe) -> None:
         network(x, probe)
 
-    def ours(interval: int) -> float:
+    def ours(interval: int) -> Step:
         recorder = Recorder(network.layer_map(), flush_every=STEPS)
 
-        def steps() -> None:
-            for t in range(STEPS):
-                optimizer.zero_grad()
-                loss = F.cross_entropy(network(x, recorder.begin(t % interval == 0, len(x), replay)), labels)
-                recorder.after_forward(loss)
-                loss.backward()
-                recorder.after_backward(1 / len(x))
-                recorder.before_update(t % interval == 0)
-                optimizer.step()
-                recorder.after_update(t % interval == 0)
-            recorder.flush()
+        def step(t: int) -> None:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(network(x, recorder.begin(t % interval == 0, len(x), replay)), labels)
+            recorder.after_forward(loss)
+            loss.backward()
+            recorder.after_backward(1 / len(x))
+            recorder.before_update(t % interval == 0)
+            optimizer.step()
+            recorder.after_update(t % interval == 0)
+            if recorder.full:
+                recorder.flush()
 
-        return clock(steps)
+        return step
 
-    def gradients_only() -> float:
+    def gradients_only() -> Step:
         recorder = Recorder(network.layer_map(), flush_every=STEPS)
         places = recorder.reductions.places(recorder.buffer[:, 0])
 
-        def steps() -> None:
-            for t in range(STEPS):
-                optimizer.zero_grad()
-                F.cross_entropy(network(x), labels).backward()
-                gradients, positions = recorder.weights.with_gradient()
-                norms = recorder.reductions.norms(gradients)
-                recorder.reductions.place(recorder.weights.norm_by_layer(norms, positions), places[t])
-                optimizer.step()
-            recorder.buffer.cpu()
+        def measure(t: int) -> None:
+            gradients, positions = recorder.weights.with_gradient()
+            norms = recorder.reductions.norms(gradients)
+            recorder.reductions.place(recorder.weights.norm_by_layer(norms, positions), places[t])
+            if t == STEPS - 1:
+                recorder.buffer.cpu()
 
-        return clock(steps)
+        return plain(measure)
 
     def item_loop(_: int) -> None:
         [parameter.grad.norm().item() for parameter in parameters.values()]
 
     return {
-        "no measuring": train,
+        "no measuring": plain,
         "ours, gradients only, every step": gradients_only,
         "ours, all columns, every step": lambda: ours(1),
         "ours, default interval (50)": lambda: ours(50),
-        ".item() loop": lambda: train(item_loop),
+        ".item() loop": lambda: plain(item_loop),
     }
+
+
+def by_step(variants: dict[str, Callable[[], Step]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of `STEPS` steps of each variant in each round.
+
+    The variants take turns step by step, each time another one first: what else the machine does hits all of them. On an
+    accelerator, where a step is not over when its call returns, they take turns after `STEPS` steps.
+    """
+    names, found = list(variants), {name: [] for name in variants}
+    steps_of_a_turn = 1 if DEVICE == "cpu" else STEPS
+    for _ in range(rounds):
+        trainings, seconds = {name: make() for name, make in variants.items()}, dict.fromkeys(names, 0.0)
+        for turn, start in enumerate(range(0, STEPS, steps_of_a_turn)):
+            for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                seconds[name] += clock(functools.partial(take, trainings[name], range(start, start + steps_of_a_turn)))
+        for name in names:
+            found[name].append(seconds[name])
+    return found
+
+
+def take(step: Step, numbers: range) -> None:
+    """Some steps of a training."""
+    for t in numbers:
+        step(t)
 
 
 STEPS = 50
@@ -443,7 +468,7 @@ def signals(rounds: int) -> str:
     for name, network in networks.items():
         he(network.layer_map(), torch.Generator().manual_seed(0))  # or signals of 100 layers are denormal numbers, and slow
         network.to(DEVICE)
-        found = by_round(signal_variants(network, x, labels), rounds if "MLP" in name else 1 + rounds // 4)
+        found = by_step(signal_variants(network, x, labels), rounds if "MLP" in name else 1 + rounds // 4)
         seconds, ratio = over_first(found)
         ratio |= peers(network, x, labels, 1 + rounds // 10) if "MLP" in name else {}
         if not lines:
@@ -474,7 +499,7 @@ def peers(network, x, labels, rounds: int) -> dict[str, float]:
     from torch.nn import functional as F
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    plain = signal_variants(network, x, labels)["no measuring"]
+    plain = signal_variants(network, x, labels)["no measuring"]()
 
     class Module(LightningModule):
         def __init__(self, measured: bool):
@@ -520,7 +545,7 @@ def peers(network, x, labels, rounds: int) -> dict[str, float]:
 
     _, of_trainer = ratios({"without": lambda: in_trainer(False), "with": lambda: in_trainer(True)}, rounds)
     network.to(DEVICE)  # Lightning has left it on the CPU
-    _, of_loop = ratios({"plain": plain, "watch": watched}, rounds)
+    _, of_loop = ratios({"plain": lambda: clock(lambda: take(plain, range(STEPS))), "watch": watched}, rounds)
     return {"Lightning grad_norm + log_dict": of_trainer["with"], "wandb.watch, log_freq=1": of_loop["watch"]}
 
 
@@ -656,10 +681,10 @@ which reads every weight gradient once a step so that a divergence has an exact 
 tried and is in: all callbacks as one to Lightning (its hooks cost per callback, overridden or not), no `self.log` in
 a step, logits counted 32 batches at a time, Lightning's note of the running hook set past `nn.Module.__setattr__`,
 compiled loops that read each gradient once (0.03 ms for 30 layers), flushes every 200 steps.""",
-    "signals": """Medians over the rounds, each variant against no measuring in the same round. The peers' units: Lightning's
-against the same Trainer without `grad_norm`, the others against the plain loop. The machine is shared: its speed
-changes between rounds by up to a factor of two, and a faster step makes the same small overheads (calls from
-Python, reading memory) a larger share.""",
+    "signals": """Medians over the rounds, each variant against no measuring in the same round; of ours and the `.item()` loop, a
+round is 50 steps in which the variants take turns step by step. The peers' units: Lightning's against the same Trainer
+without `grad_norm`, `wandb.watch` against the plain loop. The machine is shared: its speed changes between rounds by up to
+a factor of two, and a faster step makes the same small overheads (calls from Python, reading memory) a larger share.""",
 }
 
 
