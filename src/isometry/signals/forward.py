@@ -115,6 +115,7 @@ def _intervals(spec: LayerSpec) -> Intervals | None:
     return spec.activation.saturated_intervals
 
 
+@torch.no_grad()
 def _small_slopes(activation: Activation, z: Tensor) -> Tensor:
     """The share of entries where |φ'| is small."""
     assert activation.slope is not None

@@ -110,7 +110,8 @@ class Recorder:
     def _open_step(self) -> None:
         self.probe: SignalProbe | WatchProbe | None = None
         self.forward: ForwardStatistics | None = None
-        self.backprop: Tensor | None = None  # [2, L] sums over examples of ‖δ_i‖² and of ‖δ_i‖²‖x_i‖²
+        # of the micro-batches, [2, L] sums over examples of ‖δ_i‖² and of ‖δ_i‖²‖x_i‖², and the scale of δ
+        self.backprop: list[tuple[Tensor, float | Tensor]] = []
         self.losses: list[Tensor] = []  # of the micro-batches
         self._held: list[Tensor] = []
         self.watching: WatchProbe | None = None  # of the last micro-batch
@@ -167,8 +168,7 @@ class Recorder:
         if isinstance(self.probe, SignalProbe):
             self._require_all(self.probe)
             self.forward = self.forward or ForwardStatistics(self._forward_plan)
-            with torch.no_grad():  # now, while its tensors are in the cache
-                self.forward.add(self.probe)
+            self.forward.add(self.probe)  # now, while its tensors are in the cache
             if not self._seen:
                 self._seen = True
                 self._exclude_sequences(self.probe)
@@ -189,8 +189,7 @@ class Recorder:
 
     def _watch_forward(self, probe: WatchProbe) -> None:
         """Which layers lost their finite values."""
-        with torch.no_grad():
-            now = self.reductions.norms(probe.preactivations)
+        now = self.reductions.norms(probe.preactivations)
         self.watched_forward = now if self.watched_forward is None else self.watched_forward + now
 
     def after_backward(self, scale: float | Tensor = 1.0) -> None:
@@ -204,12 +203,9 @@ class Recorder:
             self._add_deltas(self.probe, scale)
         self.probe = None
 
-    @torch.no_grad()
     def _add_deltas(self, probe: SignalProbe, scale: float | Tensor) -> None:
         assert self.forward is not None
-        sums = probe.outer_products(self.reductions, self.forward.squared_inputs)
-        sums /= scale**2
-        self.backprop = sums if self.backprop is None else self.backprop + sums
+        self.backprop.append((probe.outer_products(self.reductions, self.forward.squared_inputs), scale))
 
     def before_update(self, recorded: bool, scale: float | Tensor = 1.0) -> None:
         """Gradients of the whole step are complete.
@@ -221,10 +217,9 @@ class Recorder:
         gradients, positions = self.weights.with_gradient()
         self._held = gradients  # or the optimizer would have to make their Python objects again
         if recorded:
-            with torch.no_grad():
-                self._record_forward()
-                self._record_weights()
-                self._record_gradients(gradients, positions, scale)
+            self._record_forward()
+            self._record_weights()
+            self._record_gradients(gradients, positions, scale)
         else:
             self._watch(gradients, positions, scale)
 
@@ -260,13 +255,20 @@ class Recorder:
         self._write("watched_forward", self.watched_forward)
 
     def _record_forward(self) -> None:
-        assert self.backprop is not None
         assert self.forward is not None
         self._write_loss()
         forward, living = self.forward.combined()
         self._record(FORWARD, forward)
         self._record(("dead",), living)
-        self._record(BACKPROP, distributed.total(self.backprop) / self.forward.total_examples())
+        self._record(BACKPROP, self._mean_backprop(self.forward.total_examples()))
+
+    def _mean_backprop(self, examples: float | Tensor) -> Tensor:
+        """[2, L] means over the examples of ‖δ_i‖² and of ‖δ_i‖²‖x_i‖², of the batch's summed loss."""
+        if len(self.backprop) == 1 and distributed.world_size() == 1:  # in one operation
+            ((sums, scale),) = self.backprop
+            return sums / (scale**2 * examples)
+        parts = torch.stack([sums / scale**2 for sums, scale in self.backprop])
+        return distributed.total(parts.sum(0)) / examples
 
     def _record_weights(self) -> None:
         """Norm and displacement; and keep them, for the update."""
@@ -288,7 +290,6 @@ class Recorder:
         self._record(("bias_grad_norm",), _over(bias_norms, scale), self.biases.has(bias_positions))
         self._unclipped, self._scale = (norms, _versions(gradients)), scale
 
-    @torch.no_grad()
     def after_clipping(self, recorded: bool) -> None:
         """Gradients are as the optimizer gets them. Read now: some optimizers (Nesterov's momentum among torch's) compute in
         the gradients' memory, and a fused one takes the loss scale out there. Without this call `after_update` reads them."""
@@ -298,12 +299,11 @@ class Recorder:
     def after_update(self, recorded: bool) -> None:
         """The optimizer has stepped: what really changed."""
         if recorded:
-            with torch.no_grad():
-                if "weight_grad_norm_clipped" not in self.written:
-                    self._record_clipped()
-                self.weights.follow()
-                update = self.reductions.distances(self.weights.values, self.before)
-                self._record(("update_norm",), self.weights.norm_by_layer(update))
+            if "weight_grad_norm_clipped" not in self.written:
+                self._record_clipped()
+            self.weights.follow()
+            update = self.reductions.distances(self.weights.values, self.before)
+            self._record(("update_norm",), self.weights.norm_by_layer(update))
         self._close_step(recorded)
 
     def _record_clipped(self) -> None:
@@ -316,8 +316,7 @@ class Recorder:
 
     def weights_only(self) -> None:
         """One more row for the weights as they are now, without a batch: norm and displacement."""
-        with torch.no_grad():
-            self._record_weights()
+        self._record_weights()
         self._close_step(True)
 
     def _record(self, names: tuple[str, ...], values: Tensor, has: NDArray[np.bool_] | None = None) -> None:

@@ -27,7 +27,7 @@ class Fixed(list[Tensor]):
 
 
 class Reductions:
-    """Reductions of lists of tensors on one device; all results are float64 and on it.
+    """Reductions of lists of tensors on one device; all results are float64, on it, and outside of autograd.
 
     Args:
         device: where the tensors live.
@@ -37,11 +37,13 @@ class Reductions:
         self.device, self.workspace = device, Workspace(device)
         self._widths: tuple[int, ...] = ()
 
+    @torch.no_grad()
     def copy(self, tensors: Sequence[Tensor], origin: Sequence[Tensor], into: Sequence[Tensor]) -> Tensor:
         """Copy each tensor; its norm and its distance from `origin`, [2, n]."""
         torch._foreach_copy_(list(into), list(tensors))
         return torch.stack([self.norms(tensors), self.distances(tensors, origin)])
 
+    @torch.no_grad()
     def norms(self, tensors: Sequence[Tensor]) -> Tensor:
         """The Euclidean norm of each tensor, [n]."""
         return norms(list(tensors), self.device)
@@ -63,14 +65,17 @@ class Reductions:
         self.place(found, into)
         return finite and all(map(known_finite, others))
 
+    @torch.no_grad()
     def distances(self, tensors: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
         """‖x - y‖ of each pair, [n]; the differences in the tensors' own precision, where they are what happened."""
         return self.norms(torch._foreach_sub(list(tensors), list(others)))
 
+    @torch.no_grad()
     def example_squares(self, tensors: Sequence[Tensor]) -> Tensor:
         """‖x_i‖² of each example of batches of one size B, [n, B]."""
         return self.workspace.map(tensors, per_example_squares)
 
+    @torch.no_grad()
     def outer_products(self, tensors: Sequence[Tensor], others: Tensor) -> Tensor:
         """Σ_i ‖x_i‖² and Σ_i ‖x_i‖² `others`_i over the examples of batches of one size B: [2, n].
 
@@ -81,6 +86,7 @@ class Reductions:
         squares = self.example_squares(tensors)
         return torch.stack([squares.sum(1), (squares * others).sum(1)])
 
+    @torch.no_grad()
     def preactivations(self, tensors: Sequence[Tensor], intervals: Sequence[Intervals | None]) -> Tensor:
         """Mean and variance over batch and units, and the share of entries in the intervals (NaN for None): [3, n]."""
         found: list[Tensor] = []
@@ -91,6 +97,7 @@ class Reductions:
             found.append(torch.stack([mean, variance, share]))
         return torch.cat(found, dim=1)
 
+    @torch.no_grad()
     def activations(self, tensors: Sequence[Tensor], widths: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and variance, [2, n]; 1 for each unit (channel of a feature map) that is non-zero anywhere, one behind the other
         in [units of all tensors]; and ‖a_i‖² of each example behind a row of NaN, [1 + n, B].
@@ -109,6 +116,7 @@ class Reductions:
             squares.append(per_example_squares(block))
         return torch.cat(found, dim=1), torch.cat(alive), torch.cat(squares)
 
+    @torch.no_grad()
     def shares(self, alive: Tensor, widths: tuple[int, ...]) -> Tensor:
         """Tensor by tensor, [n], the share of units that are 1 in `alive` [units of all tensors]."""
         if widths != self._widths:
