@@ -29,22 +29,24 @@ class ForwardPlan:
         self._others = torch.tensor([[k not in outer] for k in range(len(layers))], device=reductions.device)
         own = [_intervals(spec) for spec in layers]
         plain = [spec.normalization == "none" for spec in layers]
-        self.at_preactivation = [own[k] if plain[k] else None for k in range(len(layers))]  # φ is applied to h itself
+        self.at_preactivation = tuple(own[k] if plain[k] else None for k in range(len(layers)))  # φ is applied to h itself
         self.behind = {k: own[k] for k in range(len(layers)) if not plain[k] and own[k] is not None}
         self._behind = torch.tensor(list(self.behind), dtype=torch.int64, device=reductions.device)
         self.by_slope = {k: s.activation for k, s in enumerate(layers) if s.activation is not None and s.activation.slope}
         self._widths: tuple[int, ...] = ()
 
-    def preactivations(self, probe: SignalProbe) -> Tensor:
-        """Mean and variance of h, and the share of saturated units: [3, L]."""
-        result = self.reductions.preactivations(probe.preactivations, self.at_preactivation)
+    def measure(self, probe: SignalProbe) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and variance of h, the share of saturated units, mean and variance of a: [5, L]; the living units [units of all
+        layers]; and ‖a_i‖² behind a row of NaN, [1 + L, B]."""
+        activations, widths = probe.activations, self.widths(probe)
+        result, *others = self.reductions.forward(probe.preactivations, self.at_preactivation, activations, widths)
         if self.behind:
             arguments = [probe.arguments[layer] for layer in self.behind]
             found = self.reductions.preactivations(arguments, list(self.behind.values()))[2]
             result[2].index_copy_(0, self._behind, found)
         for layer, activation in self.by_slope.items():
             result[2, layer] = _small_slopes(activation, probe.arguments[layer])
-        return result
+        return result, *others
 
     def squared_inputs(self, probe: SignalProbe, squares: Tensor) -> Tensor:
         """‖x_i‖² of this micro-batch, [L, B]; NaN for the layers whose per-example weight gradient is no outer product.
@@ -77,8 +79,8 @@ class ForwardStatistics:
     def add(self, probe: SignalProbe) -> None:
         """A micro-batch, from what its probe has seen."""
         self.widths = self.plan.widths(probe)
-        moments, alive, squares = self.plan.reductions.activations(probe.activations, self.widths)
-        self.parts.append(torch.cat([self.plan.preactivations(probe), moments]))
+        part, alive, squares = self.plan.measure(probe)
+        self.parts.append(part)
         self.alive = alive if self.alive is None else torch.maximum(self.alive, alive)
         self.examples.append(len(probe.activations[0]))
         self.squared_inputs = self.plan.squared_inputs(probe, squares)

@@ -57,6 +57,10 @@ class Memory(NamedTuple):
     sizes: NDArray[np.int64]
     like: NDArray[np.floating[Any]]
 
+    def part(self, start: int, stop: int) -> Memory:
+        """Of some of the tensors."""
+        return Memory(self.addresses[start:stop], self.sizes[start:stop], self.like)
+
 
 def memory(tensors: Sequence[Tensor], signed: bool = True) -> Memory | None:
     """Where tensors lie; None unless all are contiguous, of one type (float32 or float64), and nothing but memory.
@@ -139,20 +143,25 @@ class NativeReductions(Reductions):
         if at is None:
             return super().preactivations(tensors, intervals)
         out = np.empty((3, len(tensors)))
-        low, high, unknown = _bounds(tuple(intervals))
-        kernels.preactivations(at.addresses, at.sizes, low, high, at.like, out)
-        out[2, unknown] = math.nan
+        _preactivations(at, tuple(intervals), out)
         return torch.from_numpy(out)
 
     def activations(self, tensors: Sequence[Tensor], widths: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
         at = self._memory(tensors)
         if at is None:
             return super().activations(tensors, widths)
-        starts = _starts(widths)
-        out, alive, squares = np.empty((2, len(tensors))), np.empty(starts[-1]), np.empty((1 + len(tensors), len(tensors[0])))
-        squares[0] = math.nan
-        kernels.activations(*at, starts, out, alive, squares[1:])
-        return torch.from_numpy(out), torch.from_numpy(alive), torch.from_numpy(squares)
+        out = np.empty((2, len(tensors)))
+        return torch.from_numpy(out), *_activations(at, widths, len(tensors[0]), out)
+
+    def forward(
+        self, h: Sequence[Tensor], intervals: Sequence[Intervals | None], a: Sequence[Tensor], widths: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        at = self._memory([*h, *a])
+        if at is None:
+            return super().forward(h, intervals, a, widths)
+        out = np.empty((5, len(h)))
+        _preactivations(at.part(0, len(h)), tuple(intervals), out[:3])
+        return torch.from_numpy(out), *_activations(at.part(len(h), 2 * len(h)), widths, len(a[0]), out[3:])
 
     def shares(self, alive: Tensor, widths: tuple[int, ...]) -> Tensor:
         return torch.from_numpy(np.add.reduceat(alive.numpy(), _starts(widths)[:-1]) / widths)
@@ -176,6 +185,21 @@ class NativeReductions(Reductions):
     def replace(self, rows: Tensor, at: Sequence[int], by: Tensor) -> None:
         if len(at):
             rows.numpy()[at] = by.numpy()
+
+
+def _preactivations(at: Memory, intervals: tuple[Intervals | None, ...], out: NDArray[np.float64]) -> None:
+    low, high, unknown = _bounds(intervals)
+    kernels.preactivations(at.addresses, at.sizes, low, high, at.like, out)
+    out[2, unknown] = math.nan
+
+
+def _activations(at: Memory, widths: tuple[int, ...], examples: int, out: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+    """Moments to `out`; the living units, and the squares behind a row of NaN."""
+    starts = _starts(widths)
+    alive, squares = np.empty(starts[-1]), np.empty((1 + len(widths), examples))
+    squares[0] = math.nan
+    kernels.activations(*at, starts, out, alive, squares[1:])
+    return torch.from_numpy(alive), torch.from_numpy(squares)
 
 
 @functools.lru_cache(maxsize=64)

@@ -56,6 +56,7 @@ class SignalProbe:
 
     Attributes:
         inputs, preactivations, arguments, activations: of layers 1..L, once the forward pass has run.
+        nothing: what stands in their place before.
         seen: the layers (from 0) whose δ is kept, in the order of the forward pass.
         deltas: δ of each, in the scale of the loss that was differentiated; None until the backward pass has come by.
     """
@@ -64,10 +65,11 @@ class SignalProbe:
 
     def __init__(self, layers: int, examples: int, device: torch.device):
         self.layers, self.examples, self.device = layers, examples, device
-        self.inputs: list[Tensor] = [torch.empty(0)] * layers
-        self.preactivations: list[Tensor] = [torch.empty(0)] * layers
-        self.arguments: list[Tensor] = [torch.empty(0)] * layers
-        self.activations: list[Tensor] = [torch.empty(0)] * layers
+        self.nothing = torch.empty(0)
+        self.inputs: list[Tensor] = [self.nothing] * layers
+        self.preactivations: list[Tensor] = [self.nothing] * layers
+        self.arguments: list[Tensor] = [self.nothing] * layers
+        self.activations: list[Tensor] = [self.nothing] * layers
         self.seen: list[int] = []
         self.deltas: list[Tensor | None] = []
         # made on the first tap, all at once: a compiled graph wants its leaves before it runs, each its own storage

@@ -175,7 +175,7 @@ class Recorder:
 
     def _require_all(self, probe: SignalProbe) -> None:
         for spec, h in zip(self.layers, probe.preactivations, strict=True):
-            if h.dim() == 1:  # the probe's empty place
+            if h is probe.nothing:
                 raise UserError(
                     f"layer {spec.index} ({spec.name}) took no part in the forward pass of step {self.step}: every "
                     f"layer of the layer map has to, at each recorded step"

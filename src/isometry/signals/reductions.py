@@ -116,6 +116,13 @@ class Reductions:
             squares.append(per_example_squares(block))
         return torch.cat(found, dim=1), torch.cat(alive), torch.cat(squares)
 
+    def forward(
+        self, h: Sequence[Tensor], intervals: Sequence[Intervals | None], a: Sequence[Tensor], widths: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`preactivations` of h above the moments of `activations` of a, [5, n], and what else `activations` returns."""
+        moments, alive, squares = self.activations(a, widths)
+        return torch.cat([self.preactivations(h, intervals), moments]), alive, squares
+
     @torch.no_grad()
     def shares(self, alive: Tensor, widths: tuple[int, ...]) -> Tensor:
         """Tensor by tensor, [n], the share of units that are 1 in `alive` [units of all tensors]."""
