@@ -38,15 +38,15 @@ class ForwardPlan:
     def measure(self, probe: SignalProbe) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and variance of h, the share of saturated units, mean and variance of a: [5, L]; the living units [units of all
         layers]; and ‖a_i‖² behind a row of NaN, [1 + L, B]."""
-        activations, widths = probe.activations, self.widths(probe)
-        result, *others = self.reductions.forward(probe.preactivations, self.at_preactivation, activations, widths)
+        h, a, widths = probe.preactivations, probe.activations, self.widths(probe)
+        result, alive, squares = self.reductions.forward(h, self.at_preactivation, a, widths)
         if self.behind:
             arguments = [probe.arguments[layer] for layer in self.behind]
-            found = self.reductions.preactivations(arguments, list(self.behind.values()))[2]
-            result[2].index_copy_(0, self._behind, found)
+            shares = self.reductions.preactivations(arguments, list(self.behind.values()))[2]
+            result[2].index_copy_(0, self._behind, shares)
         for layer, activation in self.by_slope.items():
             result[2, layer] = _small_slopes(activation, probe.arguments[layer])
-        return result, *others
+        return result, alive, squares
 
     def squared_inputs(self, probe: SignalProbe, squares: Tensor) -> Tensor:
         """‖x_i‖² of this micro-batch, [L, B]; NaN for the layers whose per-example weight gradient is no outer product.

@@ -53,6 +53,7 @@ class SignalProbe:
         layers: L.
         examples: size of the micro-batch.
         device: where the network computes.
+        compiled: True where the network runs under `torch.compile`.
 
     Attributes:
         inputs, preactivations, arguments, activations: of layers 1..L, once the forward pass has run.
@@ -63,8 +64,8 @@ class SignalProbe:
 
     keeps_all = True
 
-    def __init__(self, layers: int, examples: int, device: torch.device):
-        self.layers, self.examples, self.device = layers, examples, device
+    def __init__(self, layers: int, examples: int, device: torch.device, compiled: bool = False):
+        self.layers, self.examples, self.device, self.compiled = layers, examples, device, compiled
         self.nothing = torch.empty(0)
         self.inputs: list[Tensor] = [self.nothing] * layers
         self.preactivations: list[Tensor] = [self.nothing] * layers
@@ -74,33 +75,33 @@ class SignalProbe:
         self.deltas: list[Tensor | None] = []
         # made on the first tap, all at once: a compiled graph wants its leaves before it runs, each its own storage
         self.slots: list[Tensor] = []
+        if compiled:
+            self._prepare_taps()
 
-    def prepare_taps(self) -> None:
-        """Make the slots; needed before a compiled network runs."""
+    def _prepare_taps(self) -> None:
         if not self.slots:
             zeros = (torch.zeros(self.examples, dtype=torch.float64, device=self.device) for _ in range(self.layers))
             self.slots = [slot.requires_grad_() for slot in zeros]
 
     def preactivation(self, layer: int, x: Tensor, h: Tensor) -> Tensor:
-        compiled = torch.compiler.is_compiling()
-        self.inputs[layer - 1] = x.detach() if compiled else x
-        self.preactivations[layer - 1] = h.detach() if compiled else h
+        compiled, k = self.compiled, layer - 1
+        self.inputs[k] = x.detach() if compiled else x
+        self.preactivations[k] = h.detach() if compiled else h
         if compiled or not h.requires_grad or h.numel() > WHOLE:
             return self._tapped(layer, h)
         call_with_gradient(h, functools.partial(self.deltas.__setitem__, len(self.deltas)))
-        self.seen.append(layer - 1)
+        self.seen.append(k)
         self.deltas.append(None)
         return h
 
     def _tapped(self, layer: int, h: Tensor) -> Tensor:
-        if not torch.compiler.is_compiling():
-            self.prepare_taps()
+        if not self.compiled:
+            self._prepare_taps()
         return Tap.apply(h, self.slots[layer - 1])  # type: ignore[no-any-return]
 
     def activation(self, layer: int, z: Tensor, a: Tensor) -> None:
-        compiled = torch.compiler.is_compiling()
-        self.arguments[layer - 1] = z.detach() if compiled else z
-        self.activations[layer - 1] = a.detach() if compiled else a
+        self.arguments[layer - 1] = z.detach() if self.compiled else z
+        self.activations[layer - 1] = a.detach() if self.compiled else a
 
     def outer_products(self, reductions: Reductions, squared_inputs: Tensor) -> Tensor:
         """After the backward pass: Σ_i ‖δ_i‖² and Σ_i ‖δ_i‖²‖x_i‖² of every layer, [2, L], in the scale of the loss that was

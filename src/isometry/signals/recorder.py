@@ -153,9 +153,7 @@ class Recorder:
         if self.watching is not None:  # of the micro-batch before
             self._watch_forward(self.watching)
         if recorded:
-            self.probe = SignalProbe(len(self.layers), examples, self.device)
-            if self.compiled:
-                self.probe.prepare_taps()
+            self.probe = SignalProbe(len(self.layers), examples, self.device, self.compiled)
         elif replay is not None and self._seen_at_once:
             self.replays.append(replay)
         else:
@@ -327,7 +325,7 @@ class Recorder:
     def _close_step(self, recorded: bool) -> None:
         """Write the step's rows of the buffer, in one operation."""
         if recorded:
-            blocks = [self.values[name] if name in self.values else blank for name, blank in self._blanks.items()]
+            blocks = [self.values.get(name, blank) for name, blank in self._blanks.items()]
             self.reductions.place_rows(blocks, into=self._record_places[len(self.rows)])
         self.rows.append(self.written if recorded else None)
         self._open_step()
