@@ -9,6 +9,8 @@ much less so; the document names machine, date and command.
 from __future__ import annotations
 
 import argparse
+import collections
+import contextlib
 import datetime
 import functools
 import os
@@ -18,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -632,26 +635,122 @@ for seed in range(1000):
 # ---- wandb ----------------------------------------------------------------------------------------------------------
 
 
+class Turns:
+    """Trainings in threads of one process that take turns: what else the machine does hits all of them.
+
+    Attributes:
+        seconds: of each, while it had its turn.
+    """
+
+    def __init__(self, *names: str):
+        self.waiting, self.seconds, self.change = collections.deque(names), dict.fromkeys(names, 0.0), threading.Condition()
+
+    def take(self, name: str) -> None:
+        """Wait for a turn."""
+        with self.change:
+            self.change.wait_for(lambda: self.waiting[0] == name)
+        self.started = time.perf_counter()
+
+    def leave(self, name: str, for_good: bool = False) -> None:
+        """End a turn."""
+        self.seconds[name] += time.perf_counter() - self.started
+        with self.change:
+            self.waiting.popleft()
+            if not for_good:
+                self.waiting.append(name)
+            self.change.notify_all()
+
+
+def in_turns(turns: Turns, name: str, overrides: list[str], folder: str) -> tuple[threading.Thread, Callable[[], None]]:
+    """A thread that fits a config in turns of 10 steps, and what closes its loggers; building is done, and not in the time."""
+    import torch
+    from lightning.pytorch import Callback
+
+    from isometry.build import build_classifier, build_data, build_network
+    from isometry.callbacks import Signals, Throughput
+    from isometry.config import compose, resolved
+    from isometry.console import quiet
+    from isometry.loggers import build_loggers
+    from isometry.loggers.build import close_loggers, start_loggers
+    from isometry.runs.directory import RunDirectory
+    from isometry.runs.signal_store import SignalStore
+    from isometry.train import build_trainer
+
+    class Turn(Callback):
+        def on_train_batch_end(self, trainer, *_) -> None:
+            if trainer.global_step % 10 == 0:
+                turns.leave(name)
+                turns.take(name)
+
+    quiet()
+    threads, config = torch.get_num_threads(), compose("train", [*overrides, f"paths.data={folder}/data"])
+    run = RunDirectory(Path(folder) / "study" / name)
+    run.begin("")
+    loggers = build_loggers(run, 1, {}, **resolved(config)["logger"])
+    signals = Signals(**config.callbacks.signals, store=SignalStore(run.signals), initial_weights=run.initial_weights)
+    trainer = build_trainer(config, run, loggers, [signals, Throughput(), Turn()])
+    data = build_data(config)
+    classifier = build_classifier(config, build_network(config, data.input_shape, data.num_classes))
+    start_loggers(loggers)
+
+    def fit() -> None:
+        torch.set_num_threads(threads)  # OpenMP counts them by thread
+        turns.take(name)
+        try:
+            trainer.fit(classifier, data)
+        finally:
+            turns.leave(name, for_good=True)
+
+    return threading.Thread(target=fit), lambda: close_loggers(loggers, {}, failed=False)
+
+
+def cpu_of_children() -> float:
+    """CPU seconds of the processes that this one has started, W&B's among them."""
+    total = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            fields = stat.read_text().rpartition(")")[2].split()
+            total += (int(fields[11]) + int(fields[12])) if int(fields[1]) == os.getpid() else 0
+    return total / os.sysconf("SC_CLK_TCK")
+
+
 def wandb_cost(rounds: int) -> str:
-    """500 steps of a 100-layer network with `logger=wandb` at the default interval, against no measuring and no logger."""
-    from isometry.config import compose
-    from isometry.train import train
-
+    """500 steps of a 100-layer network with `logger=wandb` at the default interval, against no measuring and no logger: `fit`
+    in turns of 10 steps, without the start and the end of W&B's process. Round 0 also loads what is loaded once a process."""
     network = ["model.depth=100", "model.width=100", "activation=relu", "initializer=he_normal", "optimizer.lr=1e-4"]
-
-    def fit(*overrides: str) -> float:
-        """Seconds of `fit` and `test`, the start of W&B's process and the drawing of pictures left out."""
-        with tempfile.TemporaryDirectory() as folder:
-            more = ["trainer=cpu", "trainer.max_steps=500", f"paths.runs={folder}/runs", "pictures=false"]
-            return float(train(compose("train", [*network, *more, *overrides]))["wall_seconds"])
-
-    seconds, ratio = ratios(
-        {"off": lambda: fit("logger=none", "callbacks.signals.every_n_steps=null"), "on": lambda: fit("logger=wandb")}, rounds
+    found = [one_round_of_wandb([*network, "trainer=cpu", "trainer.max_steps=500"]) for _ in range(1 + rounds)]
+    shares = [1 - off / on for off, on, _ in found]
+    off, on, own = (statistics.median(values) for values in zip(*found[1:], strict=True))
+    header = (
+        "| network | steps | nothing measured or logged | default interval, W&B | share of the time (< 5 %) | rounds from, to "
     )
-    share = 1 - 1 / ratio["on"]
-    header = "| network | steps | nothing measured or logged | default interval, W&B | share of the time (< 5 %) |"
-    row = f"| MLP 100 x 100 | 500 | {seconds:.2f} s | {seconds * ratio['on']:.2f} s | {share:.1%} |"
-    return "\n".join([header, "|---|---|---|---|---|", row])
+    header += "| with what is loaded once a process | CPU of W&B's own process |"
+    row = f"| MLP 100 x 100 | 500 | {off:.2f} s | {on:.2f} s | {statistics.median(shares[1:]):.1%} "
+    row += f"| {min(shares[1:]):.1%}, {max(shares[1:]):.1%} | {shares[0]:.1%} | {own:.2f} s |"
+    return "\n".join([header, "|---" * 8 + "|", row])
+
+
+def one_round_of_wandb(common: list[str]) -> tuple[float, float, float]:
+    """Seconds without and with measuring and W&B, and CPU seconds of W&B's process meanwhile."""
+    from unittest import mock
+
+    turns = Turns("off", "on")
+    # Python sets signal handlers in the main thread only
+    with tempfile.TemporaryDirectory() as folder, mock.patch("signal.signal"):
+        trainings = [
+            in_turns(turns, "off", [*common, "logger=none", "callbacks.signals.every_n_steps=null"], folder),
+            in_turns(turns, "on", [*common, "logger=wandb"], folder),
+        ]
+        before = cpu_of_children()
+        for thread, _ in trainings:
+            thread.start()
+        for thread, _ in trainings:
+            thread.join()
+        own = cpu_of_children() - before
+        for _, close in trainings:
+            close()
+    print(turns.seconds, flush=True)
+    return turns.seconds["off"], turns.seconds["on"], own
 
 
 # ---- the document ---------------------------------------------------------------------------------------------------
