@@ -674,6 +674,7 @@ def in_turns(turns: Turns, name: str, overrides: list[str], folder: str) -> tupl
     from isometry.loggers.build import close_loggers, start_loggers
     from isometry.runs.directory import RunDirectory
     from isometry.runs.signal_store import SignalStore
+    from isometry.signals.native import load_early
     from isometry.train import build_trainer
 
     class Turn(Callback):
@@ -691,6 +692,7 @@ def in_turns(turns: Turns, name: str, overrides: list[str], folder: str) -> tupl
     trainer = build_trainer(config, run, loggers, [signals, Throughput(), Turn()])
     data = build_data(config)
     classifier = build_classifier(config, build_network(config, data.input_shape, data.num_classes))
+    load_early(trainer.strategy.root_device)
     start_loggers(loggers)
 
     def fit() -> None:

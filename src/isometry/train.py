@@ -27,6 +27,7 @@ from isometry.runs.directory import RunDirectory, State
 from isometry.runs.identity import run_id
 from isometry.runs.lock import RunBusy, RunLock
 from isometry.runs.signal_store import SignalStore
+from isometry.signals.native import load_early
 from isometry.summary import account_of, describe, reason_of, summarise
 from isometry.trainer import build_trainer
 from isometry.validation import validate
@@ -94,6 +95,7 @@ def execute(config: DictConfig, run: RunDirectory, resuming: bool) -> dict[str, 
     throughput = Throughput()
     trainer = build_trainer(config, run, loggers, [signals, throughput])
     lock = begin(config, run, resuming) if alone else None
+    load_early(trainer.strategy.root_device)
     start_loggers(loggers)
     state: State = "failed"
     reason: str | None = None

@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -255,3 +256,14 @@ def test_two_types_compiled_at_once_do_not_mix_in_the_cache(tmp_path):
     subprocess.run([sys.executable, "-c", USE, "float32", "float64"], env=environment, check=True, timeout=120)
     (index,) = tmp_path.rglob("kernels.norms-*.nbi")
     assert len(list(index.parent.glob("kernels.norms-*.nbc"))) == 2
+
+
+@pytest.mark.parametrize(("device", "loaded"), [("cpu", [torch.float32]), ("cuda", [])])
+def test_loops_are_loaded_early_where_they_are_used(device, loaded, monkeypatch):
+    started = []
+    monkeypatch.setattr(native, "_ready", started.append)
+    native.load_early(torch.device(device))
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join(60)
+    assert started == loaded

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import math
 import os
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -48,6 +49,12 @@ def _ready(dtype: torch.dtype) -> NDArray[np.floating[Any]]:
                 stack.enter_context(FileLock(os.path.join(folder, "isometry.lock"), timeout=COMPILE_SECONDS))
         kernels.compile_all(like)
     return like
+
+
+def load_early(device: torch.device) -> None:
+    """Begin to load the compiled loops, in a thread: a third of a second, which passes while others wait (for W&B, say)."""
+    if seen_at_once(device):
+        threading.Thread(target=_ready, args=(torch.float32,)).start()
 
 
 class Memory(NamedTuple):
