@@ -451,7 +451,9 @@ def take(step: Step, numbers: range) -> None:
         step(t)
 
 
-STEPS = 50
+STEPS = 200
+"""Of a round: as many as there are from one flush to the next, by default."""
+PEER_STEPS = 50
 
 
 def signals(rounds: int) -> str:
@@ -523,8 +525,8 @@ def peers(network, x, labels, rounds: int) -> dict[str, float]:
         with tempfile.TemporaryDirectory() as folder:
             off = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
             off |= {"logger": CSVLogger(folder), "accelerator": DEVICE, "devices": 1}
-            trainer = Trainer(max_steps=STEPS, log_every_n_steps=1, **off)
-            loader = torch.utils.data.DataLoader(list(range(STEPS)))
+            trainer = Trainer(max_steps=PEER_STEPS, log_every_n_steps=1, **off)
+            loader = torch.utils.data.DataLoader(list(range(PEER_STEPS)))
             module = Module(measured).to(DEVICE)
             return clock(lambda: trainer.fit(module, loader))
 
@@ -535,7 +537,7 @@ def peers(network, x, labels, rounds: int) -> dict[str, float]:
             optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
 
             def steps() -> None:
-                for t in range(STEPS):
+                for t in range(PEER_STEPS):
                     optimizer.zero_grad()
                     F.cross_entropy(network(x), labels).backward()
                     optimizer.step()
@@ -548,7 +550,7 @@ def peers(network, x, labels, rounds: int) -> dict[str, float]:
 
     _, of_trainer = ratios({"without": lambda: in_trainer(False), "with": lambda: in_trainer(True)}, rounds)
     network.to(DEVICE)  # Lightning has left it on the CPU
-    _, of_loop = ratios({"plain": lambda: clock(lambda: take(plain, range(STEPS))), "watch": watched}, rounds)
+    _, of_loop = ratios({"plain": lambda: clock(lambda: take(plain, range(PEER_STEPS))), "watch": watched}, rounds)
     return {"Lightning grad_norm + log_dict": of_trainer["with"], "wandb.watch, log_freq=1": of_loop["watch"]}
 
 
@@ -770,7 +772,7 @@ SECTIONS: dict[str, tuple[Callable[[int], str], str, int]] = {
     "sweep": (sweep, "A sweep of 32 runs on two cores, by launcher", 1),
     "thousand": (thousand, "Running a finished sweep of 1,000 jobs again", 1),
     "wandb": (wandb_cost, "Measuring and logging of 500 steps with `logger=wandb`, default interval", 5),
-    "signals": (signals, "Measuring: step time over no measuring (targets at 30 x 100: 1.05, 1.35, 1.02)", 40),
+    "signals": (signals, "Measuring: step time over no measuring (targets at 30 x 100: 1.05, 1.35, 1.02)", 6),
 }
 
 
@@ -783,10 +785,10 @@ tried and is in: all callbacks as one to Lightning (its hooks cost per callback,
 a step, logits counted 32 batches at a time, Lightning's note of the running hook set past `nn.Module.__setattr__`,
 compiled loops that read each gradient once (0.03 ms for 30 layers), flushes every 200 steps.""",
     "signals": """Medians over the rounds, each variant against no measuring in the same round; for ours and the `.item()` loop
-a round is 50 steps, in which the variants take turns step by step. The peers' units: Lightning's against the same
-Trainer without `grad_norm`, `wandb.watch` against the plain loop. The machine is shared: its speed changes between
-rounds by up to a factor of two, and a faster step makes the same small overheads (calls from Python, reading memory) a
-larger share.""",
+a round is 200 steps, from one flush to the next, in which the variants take turns step by step. The peers' units:
+Lightning's against the same Trainer without `grad_norm`, `wandb.watch` against the plain loop. The machine is shared:
+its speed changes between rounds by up to a factor of two, and a faster step makes the same small overheads (calls from
+Python, reading memory) a larger share.""",
 }
 
 

@@ -162,7 +162,7 @@ class Recorder:
 
     def after_forward(self, loss: Tensor) -> None:
         """Before the backward pass: forward statistics of this micro-batch."""
-        self.losses.append(loss.detach())
+        self.losses.append(loss)
         if isinstance(self.probe, SignalProbe):
             self._require_all(self.probe)
             self.forward = self.forward or ForwardStatistics(self._forward_plan)
@@ -197,6 +197,8 @@ class Recorder:
             scale: the factor by which the differentiated loss was larger than the micro-batch's *summed* loss
                 (1/examples for a mean, times a loss scale, over the accumulation factor).
         """
+        if self.probe is None:
+            return
         if isinstance(self.probe, SignalProbe):
             self._add_deltas(self.probe, scale)
         self.probe = None
@@ -238,8 +240,8 @@ class Recorder:
 
     def _write_loss(self) -> None:
         """Not finite as soon as that of one micro-batch is not."""
-        one = len(self.losses) == 1
-        self._write("watched_loss", self.losses[0] if one else torch.stack(self.losses).sum(dtype=torch.float64))
+        losses = [loss.detach() for loss in self.losses]
+        self._write("watched_loss", losses[0] if len(losses) == 1 else torch.stack(losses).sum(dtype=torch.float64))
 
     def _find_layer(self) -> None:
         """Which layers lost their finite values going forward, in any micro-batch."""
