@@ -36,7 +36,8 @@ def report_study(study: Path, console: Console) -> None:
     table = run_table(study)
     varying = varying_choices(table)
     console.print(rich_table(table, varying, study.name))
-    console.print(f"Figure: {draw_study(study, table, varying)}", soft_wrap=True)
+    figure = draw_study(study, table, varying)
+    console.print(f"Figure: {figure or 'none, no run has recorded step 0'}", soft_wrap=True)
     print_wandb(runs_of(study), study, console)
 
 
@@ -88,8 +89,12 @@ def _movement(run: Path, state: str) -> tuple[float | None, float | None]:
     return end, None if largest.empty else float(largest.max())
 
 
-def draw_study(study: Path, table: pd.DataFrame, varying: list[str]) -> Path:
-    """`gradient_against_depth.png` of a study: `backprop_norm` at initialization, a line a run; returns its path."""
+def draw_study(study: Path, table: pd.DataFrame, varying: list[str]) -> Path | None:
+    """`gradient_against_depth.png` of a study: `backprop_norm` at initialization, a line a run.
+
+    Returns:
+        its path, None where no run got as far as step 0.
+    """
     from isometry.plots.depth import against_depth
     from isometry.plots.style import save
 
@@ -100,8 +105,11 @@ def draw_study(study: Path, table: pd.DataFrame, varying: list[str]) -> Path:
         label = ", ".join(str(row[column]) for column in rest) or "all"
         first = signals[(signals["step"] == 0) & (signals["kind"] == "hidden")]
         frames.append(first.assign(panel=str(row[panel]), label=label))
+    rows = pd.concat(frames)
+    if rows.empty:
+        return None
     ylabel = r"backprop_norm $\sqrt{\langle\|\delta_l\|^2\rangle}$"
-    figure = against_depth(pd.concat(frames), "backprop_norm", ylabel, "Does the gradient reach the first layer? (step 0)")
+    figure = against_depth(rows, "backprop_norm", ylabel, "Does the gradient reach the first layer? (step 0)")
     return save(figure, study / "gradient_against_depth")[0]
 
 

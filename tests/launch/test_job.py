@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -71,3 +72,19 @@ def test_a_lock_that_is_held_is_told_with_the_run(make_config):
     run.path.mkdir(parents=True)
     with RunLock(run.path), pytest.raises(RunBusy, match=f"{run.run_id} is being trained by process"):
         begin(config, run, resuming=False)
+
+
+def test_the_time_in_which_the_forkserver_imports_is_not_the_jobs(run):
+    """The first job of a sweep waits for it, by seconds; `timeout_minutes` would stop it before it began."""
+
+    class Process:
+        def __init__(self, **_: object):
+            pass
+
+        def start(self) -> None:
+            self.ready = time.time()
+
+    job = Job(0, "seed=0", {}, run, 1)
+    job.start(SimpleNamespace(Process=Process), "module:task", ["cpu:0"], {})
+    assert job.state == "running"
+    assert job.started >= job.process.ready

@@ -64,10 +64,11 @@ class Job:
     def start(self, context: Any, task: str, held: Sequence[str], variables: Mapping[str, str]) -> None:
         """Start the process on the given devices."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        self.held, self.started, self.state = list(held), time.time(), "running"
+        self.held, self.state = list(held), "running"
         arguments = (task, dict(self.config), str(self.log), dict(variables), len(held))
         self.process = context.Process(target=child, args=arguments, name=f"isometry-job-{self.number}")
-        self.process.start()
+        self.process.start()  # the first waits until the forkserver has imported: no time of the job's
+        self.started = time.time()
 
     def finish(self) -> None:
         """Read how it went, once the process has ended."""
