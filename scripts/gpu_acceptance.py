@@ -4,7 +4,7 @@
 
 Each check trains a small network through `isometry train` and compares its stored signals with the same run on the CPU, or
 counts what the device was asked to do. Exit code 1 unless all pass; a check that needs more GPUs than there are is skipped
-by name. Takes about five minutes on one GPU.
+by name. Takes about six minutes on one GPU.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -44,18 +46,36 @@ class Skip(Exception):
     """The machine lacks what a check needs."""
 
 
+def train(folder: Path, *overrides: str, code: int = 0, interrupt: bool = False) -> list[Path]:
+    """`isometry train`, to be ended by an exit code; the run directories below `folder`, by name.
+
+    With `interrupt` it gets a Ctrl-C as soon as it has stored signals.
+    """
+    command = [ISOMETRY, "train", *overrides, *COMMON, f"paths.runs={folder}"]
+    exact = {key: value for key, value in os.environ.items() if key != "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=exact)
+    while interrupt and process.poll() is None:
+        if list(folder.glob("*/*/signals.parquet/*.parquet")):
+            process.send_signal(signal.SIGINT)
+            break
+        time.sleep(0.01)
+    _, errors = process.communicate(timeout=600)
+    if process.returncode != code:
+        raise RuntimeError(f"exit code {process.returncode}, not {code}: {(errors.strip().splitlines() or [''])[-1]}")
+    return sorted(path.parent for path in folder.glob("*/*/status.json"))
+
+
+def signals_of(run: Path) -> pd.DataFrame:
+    """Of a finished run, by step and layer."""
+    state = json.loads((run / "status.json").read_text())["state"]
+    assert state == "finished", state
+    return pd.read_parquet(run / "signals.parquet").sort_values(["step", "layer"], ignore_index=True)
+
+
 def run(folder: Path, *overrides: str) -> pd.DataFrame:
     """Train and return the signals by step and layer."""
-    runs = folder / f"{len(list(folder.iterdir()))}"
-    command = [ISOMETRY, "train", *COMMON, f"trainer.max_steps={STEPS}", f"paths.runs={runs}", *overrides]
-    exact = {key: value for key, value in os.environ.items() if key != "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=exact)
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip().splitlines()[-1])
-    (status,) = runs.glob("*/*/status.json")
-    state = json.loads(status.read_text())["state"]
-    assert state == "finished", state
-    return pd.read_parquet(status.parent / "signals.parquet").sort_values(["step", "layer"], ignore_index=True)
+    (path,) = train(folder / f"{len(list(folder.iterdir()))}", f"trainer.max_steps={STEPS}", *overrides)
+    return signals_of(path)
 
 
 def gap(a: pd.DataFrame, b: pd.DataFrame, steps: int) -> float:
@@ -178,6 +198,51 @@ def data_parallel(folder: Path) -> str:
     return within(run(folder, "trainer=ddp", "trainer.devices=2", precise), run(folder, "trainer=gpu", precise), STEPS, 1e-9)
 
 
+DOUBLE = ["trainer=gpu", "trainer.precision=64-true"]
+
+
+def resumed(folder: Path) -> str:
+    """stopped by Ctrl-C in the middle of an epoch and resumed: the numbers of the undisturbed run"""
+    words = [*DOUBLE, "trainer.max_steps=1000", "data.augmentation=crop_flip", "optimizer=adam"]
+    words += ["callbacks.signals.every_n_steps=7", "callbacks.signals.flush_every=20"]
+    (whole,) = train(folder / "whole", *words)
+    train(folder / "cut", *words, code=130, interrupt=True)
+    (cut,) = train(folder / "cut", *words)
+    return within(signals_of(cut), signals_of(whole), 1001, 1e-9)
+
+
+def swept(folder: Path) -> str:
+    """a sweep of two jobs at once on one GPU: the numbers of each alone"""
+    words = [*DOUBLE, f"trainer.max_steps={STEPS}", "hydra.launcher.jobs_per_device=2"]
+    together = train(folder / "sweep", "-m", *words, "seed=0,1")
+    alone = [train(folder / f"alone {seed}", *words[:-1], f"seed={seed}")[0] for seed in (0, 1)]
+    assert [path.name for path in together] == [path.name for path in alone], "other runs"
+    pairs = zip(together, alone, strict=True)
+    return " and ".join(within(signals_of(a), signals_of(b), STEPS, 1e-9) for a, b in pairs)
+
+
+def diverged(folder: Path) -> str:
+    """an explosion has the step and the layer that it has on the CPU"""
+    words = ["trainer.precision=64-true", "activation=relu", "initializer=normal", "optimizer.lr=10", "trainer.max_steps=20"]
+    ends = [train(folder / name, f"trainer={name}", *words)[0] / "divergence.json" for name in ("gpu", "cpu")]
+    gpu, cpu = (json.loads(path.read_text()) for path in ends)
+    keys = ("kind", "step", "layer", "batch")
+    assert [gpu[key] for key in keys] == [cpu[key] for key in keys], f"{gpu} on the GPU, {cpu} on the CPU"
+    return f"{gpu['kind']}, step {gpu['step']}, layer {gpu['layer']}"
+
+
+def evaluated(folder: Path) -> str:
+    """`isometry eval` of a run's checkpoint: the accuracy that the run had"""
+    (path,) = train(folder / "run", "trainer=gpu", f"trainer.max_steps={STEPS}")
+    expected = json.loads((path / "summary.json").read_text())["test_accuracy"]
+    done = subprocess.run([ISOMETRY, "eval", str(path), "checkpoint=last"], capture_output=True, text=True, timeout=600)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+    found = json.loads(done.stdout)["test_accuracy"]
+    assert abs(found - expected) < 1e-3, f"{found}, not {expected}"  # a few of the 1,000s of sums may be rounded otherwise
+    return f"accuracy {found:.3f}"
+
+
 def no_synchronization(folder: Path) -> str:
     """no step waits for the device (CUDA's own sync debug mode); nor with a frozen layer, without biases, accumulating"""
     for options in ({}, {"bias": False}, {"normalization": "batch"}):
@@ -232,6 +297,10 @@ CHECKS: list[Callable[[Path], str]] = [
     vanishing,
     one_process,
     data_parallel,
+    resumed,
+    swept,
+    diverged,
+    evaluated,
     # in this process, and last: from then on it holds a GPU, which may be for one process at a time
     skipped,
     no_synchronization,

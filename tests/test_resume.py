@@ -133,6 +133,19 @@ def test_cut_anywhere_and_resumed_equals_undisturbed(pair, monkeypatch, hook, st
     assert {key: resumed[key] for key in same} == {key: expected[key] for key in same}
 
 
+def test_float64_weights_are_not_rounded_by_a_resume(make_config, tmp_path, monkeypatch):
+    """Lightning reads the checkpoint into a module of float32, and makes it one of float64 behind that."""
+    words = [*SMALL, "trainer.precision=64-true"]
+    whole, cut = (make_config(*words, f"paths.runs={tmp_path}/{name}") for name in ("whole", "cut"))
+    train(whole)
+    with monkeypatch.context() as patch:
+        with_callback(patch, StopAt("on_train_batch_end", 13))
+        with pytest.raises(SystemExit):
+            train(cut)
+    train(cut)
+    assert_same(state_of(whole), state_of(cut))
+
+
 WRITES = [("config.yaml", 1), ("status.json", 1), ("*.parquet", 2), ("metrics.csv", 2), ("last.ckpt", 2), ("summary.json", 1)]
 WRITES += [("initial_weights.pt", 1)]
 
@@ -278,12 +291,15 @@ def test_ctrl_c_and_kill_leave_a_checkpoint_that_resumes(pair, monkeypatch, numb
     assert "model.depth=3" in done.stderr
 
 
-def test_eval_repeats_the_runs_own_test_accuracy(make_config):
-    config = make_config("model.depth=3", "trainer.max_steps=-1", "trainer.max_epochs=1")
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed"])
+def test_eval_repeats_the_runs_own_test_accuracy(make_config, precision):
+    config = make_config("model.depth=3", "trainer.max_steps=-1", "trainer.max_epochs=1", f"trainer.precision={precision}")
     summary = train(config)
     path = Path(config.paths.runs) / summary["study"] / summary["run_id"]
     choices = OmegaConf.create({"run": str(path), "checkpoint": "last", "split": "test"})
-    assert evaluate(choices)["test_accuracy"] == summary["test_accuracy"]
+    found = evaluate(choices)
+    assert found["test_accuracy"] == summary["test_accuracy"]
+    assert found["test_loss"] == pd.read_csv(path / "metrics.csv")["test_loss"].dropna().item()
     choices.split = "val"
     assert evaluate(choices)["val_accuracy"] == summary["val_accuracy"]
     choices.checkpoint = str(path / "config.yaml")

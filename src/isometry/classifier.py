@@ -86,6 +86,10 @@ class Classifier(LightningModule):
         else:
             super().__setattr__(name, value)
 
+    def setup(self, stage: str) -> None:
+        # Lightning reads a checkpoint before it gives the module its type of numbers: float64 weights would be rounded
+        self.trainer.precision_plugin.convert_module(self)
+
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images)
 

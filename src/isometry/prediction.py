@@ -80,7 +80,7 @@ def predict_run(layers: Sequence[LayerSpec], data: ImageData, batch: int) -> dic
         `gradient_rate_predicted` and its band; by layer the mean and the standard deviation over networks of the natural
         logarithm of `backprop_norm` relative to the last hidden layer; `reason` where something is null.
     """
-    images = data.normalization(data.splits["train"][0][:EXAMPLES])
+    images = data.normalization(data.splits["train"][0][:EXAMPLES].cpu())  # the splits are where the training was
     prediction = predict_network(layers, images, batch)
     rate, spread = predicted_rate(prediction, layers)
     f = prediction.fluctuations

@@ -10,7 +10,11 @@ BATCHES = 32
 
 
 class Tally:
-    """Sums of loss, correct answers and examples; nothing waits for the device until `totals` is read."""
+    """Sums of loss, correct answers and examples; nothing waits for the device until `totals` is read.
+
+    Args:
+        sums: where to go on, on any device: a checkpoint is read before the network has been moved.
+    """
 
     def __init__(self, sums: Tensor | None = None):
         self.sums = sums
@@ -29,11 +33,12 @@ class Tally:
     def _count(self) -> None:
         if not self._logits:
             return
-        sizes = torch.tensor([len(labels) for labels in self._labels], dtype=torch.float64)
-        losses = torch.stack(self._losses).double() @ sizes.to(self._losses[0].device)
+        sizes = [float(len(labels)) for labels in self._labels]
+        sums = torch.stack(torch._foreach_mul(list(torch.stack(self._losses).double().unbind()), sizes))
         correct = (torch.cat(self._logits).argmax(1) == torch.cat(self._labels)).sum()
-        new = torch.stack([losses, correct.double(), sizes.sum().to(correct.device)])
-        self.sums = new if self.sums is None else self.sums + new
+        # filled there: the device waits for a copy from the host
+        new = torch.stack([sums.sum(), correct.double(), torch.full_like(sums[0], sum(sizes))])
+        self.sums = new if self.sums is None else self.sums.to(new.device) + new
         self._logits, self._labels, self._losses = [], [], []
 
     def totals(self) -> Tensor | None:
