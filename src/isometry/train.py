@@ -20,7 +20,7 @@ from isometry.loggers import build_loggers, close_loggers, start_loggers
 from isometry.machine import check_machine
 from isometry.pictures import draw_pictures, send_views
 from isometry.prediction import predict_run
-from isometry.processes import inside_launcher, is_first
+from isometry.processes import inside_launcher, is_first, launcher_is_gone
 from isometry.resume import checkpoint_step, frozen_config, keep_before
 from isometry.runs.decision import Decision, clear, decide, decide_by_status
 from isometry.runs.directory import RunDirectory, State
@@ -125,7 +125,7 @@ def execute(config: DictConfig, run: RunDirectory, resuming: bool) -> dict[str, 
             say_interrupted(run)
         raise SystemExit(INTERRUPTED) from stop
     except BaseException as error:
-        state, reason = "interrupted" if isinstance(error, DiskFull) else "failed", f"{type(error).__name__}: {error}"
+        state, reason = state_after(error), f"{type(error).__name__}: {error}"
         raise
     finally:
         if first:
@@ -136,6 +136,14 @@ def execute(config: DictConfig, run: RunDirectory, resuming: bool) -> dict[str, 
     if first:
         console.print(describe(summary) + (f"; {reason}" if reason else ""), soft_wrap=True)
     return summary
+
+
+def state_after(error: BaseException) -> State:
+    """The state of a run that an error has ended: one that was through no fault of its own goes on when it is started again.
+
+    Without its launcher one of several processes notices first, and the others lose it in the middle of a sum.
+    """
+    return "interrupted" if isinstance(error, DiskFull) or launcher_is_gone() else "failed"
 
 
 def say_interrupted(run: RunDirectory) -> None:

@@ -15,8 +15,11 @@ import pandas as pd
 import pytest
 import torch
 
+from isometry import processes
+from isometry.errors import DiskFull
 from isometry.runs.decision import decide
 from isometry.runs.directory import RunDirectory
+from isometry.train import state_after, train
 
 ISOMETRY = str(Path(sys.executable).parent / "isometry")
 COMMON = [
@@ -39,6 +42,13 @@ def run(folder: Path, *overrides: str) -> Path:
     return status.parent
 
 
+def alone(make_config, *overrides: str) -> Path:
+    """Train in this process, whose imports are done; returns the run directory."""
+    config = make_config(*COMMON, *overrides)
+    summary = train(config)
+    return Path(config.paths.runs) / summary["study"] / summary["run_id"]
+
+
 def signals(path: Path) -> pd.DataFrame:
     return pd.read_parquet(path / "signals.parquet").sort_values(["step", "layer"], ignore_index=True)
 
@@ -54,9 +64,9 @@ CASES = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("processes", "overrides", "more"), CASES, ids=str)
-def test_n_processes_measure_what_one_measures(tmp_path, processes, overrides, more):
+def test_n_processes_measure_what_one_measures(tmp_path, make_config, processes, overrides, more):
     """64-bit: every column agrees to 1e-9, and so do weights and metrics."""
-    one = run(tmp_path, "trainer=cpu", *overrides, *more)
+    one = alone(make_config, *overrides, *more)
     several = run(tmp_path, "trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={processes}", *overrides, *more)
     a, b = signals(one), signals(several)
     pd.testing.assert_frame_equal(a, b, rtol=1e-9, atol=1e-14)
@@ -100,6 +110,22 @@ def test_a_dying_rank_ends_the_run_as_failed(tmp_path):
     (status,) = (json.loads(path.read_text()) for path in tmp_path.glob("runs/*/*/status.json"))
     assert status["state"] == "failed"
     assert "rank 1 failed" in status["reason"]
+
+
+@pytest.mark.parametrize(
+    ("launched", "parent", "error", "state"),
+    [
+        (True, -1, RuntimeError("the connection was closed by a peer"), "interrupted"),
+        (True, None, RuntimeError("a peer has died"), "failed"),
+        (False, -1, RuntimeError("an orphan's own mistake"), "failed"),
+        (False, None, DiskFull("no room"), "interrupted"),
+    ],
+)
+def test_what_goes_wrong_when_the_launcher_is_gone_is_no_failure_of_the_run(monkeypatch, launched, parent, error, state):
+    """Killed, it takes the processes' store with it: who notices first ends, and the others lose it in a sum."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1") if launched else monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.setattr(processes, "PARENT", os.getppid() if parent is None else parent)
+    assert state_after(error) == state
 
 
 ENDLESS = ["trainer.devices=2", "trainer.max_steps=1000000", "trainer.max_epochs=100000", "model.depth=10", "logger=none"]
@@ -179,9 +205,9 @@ MUTATIONS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("function", MUTATIONS)
-def test_without_its_all_reduce_the_statistics_of_the_global_batch_are_wrong(tmp_path, function):
+def test_without_its_all_reduce_the_statistics_of_the_global_batch_are_wrong(tmp_path, make_config, function):
     """The comparison above has teeth: one reduction taken out, and its columns miss the other rank's examples."""
-    one = signals(run(tmp_path, "trainer=cpu"))
+    one = signals(alone(make_config, f"paths.runs={tmp_path}/one"))
     body = f"import isometry.signals.distributed as d; d.{function} = lambda tensor: tensor"
     done = run_with_worker(tmp_path, body)
     assert done.returncode == 0, done.stderr

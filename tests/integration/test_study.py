@@ -15,19 +15,22 @@ from isometry.runs.table import run_table
 ISOMETRY = str(Path(sys.executable).parent / "isometry")
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("study")
-    command = [ISOMETRY, "train", "-m", "study=vanishing_exploding", "seed=11"]
-    done = subprocess.run(command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout, run_table(folder / "runs" / "vanishing_exploding").set_index(["activation", "initializer"])
-
-
 @pytest.mark.slow
-def test_states_and_verdicts(study):
-    _, table = study
+def test_the_study(tmp_path):
+    """One test: the study takes a minute or more, and every process of a parallel test run would run it again."""
+    command = [ISOMETRY, "train", "-m", "study=vanishing_exploding", "seed=11"]
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    table = run_table(tmp_path / "runs" / "vanishing_exploding").set_index(["activation", "initializer"])
     assert len(table) == 12
+    states_and_verdicts(table)
+    rates_are_the_theorys(table["gradient_rate_init"])
+    the_cure_learns_and_the_naive_stays_at_chance(table["test_accuracy"])
+    the_users_four_phenomena_are_in_the_columns(table["path"])
+    what_the_study_prints(done.stdout, table["path"])
+
+
+def states_and_verdicts(table):
     diverged = table[table.state == "diverged"]
     assert diverged.index.tolist() == [("relu", "normal")]
     verdicts = table["verdict_init"]
@@ -39,10 +42,8 @@ def test_states_and_verdicts(study):
     assert verdicts["sigmoid", "normal"] == "healthy"  # by accident, near σ_w² = 103
 
 
-@pytest.mark.slow
-def test_rates_are_the_theorys(study):
+def rates_are_the_theorys(rate):
     """Closed forms; one network of width 100 scatters by a few percent a layer."""
-    rate = study[1]["gradient_rate_init"]
     assert rate["sigmoid", "glorot_normal"] == pytest.approx(0.236, rel=0.06)  # √0.0557
     assert rate["relu", "glorot_normal"] == pytest.approx(0.5**0.5, rel=0.06)
     assert rate["relu", "normal"] == pytest.approx(50**0.5, rel=0.06)
@@ -52,9 +53,7 @@ def test_rates_are_the_theorys(study):
     assert 1.8 < rate["tanh", "normal"] < 2.6
 
 
-@pytest.mark.slow
-def test_the_cure_learns_and_the_naive_stays_at_chance(study):
-    accuracy = study[1]["test_accuracy"]
+def the_cure_learns_and_the_naive_stays_at_chance(accuracy):
     for activation in ("tanh", "relu"):
         assert accuracy[activation, "critical"] > 0.9
     assert accuracy["sigmoid", "critical"] > 0.3
@@ -62,12 +61,9 @@ def test_the_cure_learns_and_the_naive_stays_at_chance(study):
         assert accuracy[cell] < 0.15
 
 
-@pytest.mark.slow
-def test_the_users_four_phenomena_are_in_the_columns(study):
-    table = study[1]
-
+def the_users_four_phenomena_are_in_the_columns(paths):
     def signals(*cell):
-        return read_signals(Path(table.loc[cell, "path"]) / "signals.parquet").set_index(["step", "layer"])
+        return read_signals(Path(paths[cell]) / "signals.parquet").set_index(["step", "layer"])
 
     vanishing = signals("sigmoid", "glorot_normal")
     last = vanishing.index.get_level_values("step").max()
@@ -77,12 +73,10 @@ def test_the_users_four_phenomena_are_in_the_columns(study):
     assert signals("tanh", "normal").loc[(0, 10), "saturation"] > 0.5  # a derivative near zero
 
 
-@pytest.mark.slow
-def test_what_the_study_prints(study):
-    text, table = study
+def what_the_study_prints(text, paths):
     for words in ("gradient_against_depth.png", "wandb sync", "wandb leet", "diverged at step", "offline-run-"):
         assert words in text
-    assert len(list(Path(table["path"].iloc[0]).glob("wandb/offline-run-*"))) == 1
+    assert len(list(Path(paths.iloc[0]).glob("wandb/offline-run-*"))) == 1
 
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")

@@ -168,9 +168,9 @@ def contents(folder: Path) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
 
 @pytest.mark.parametrize("victim", ["sweep", "job"])
 def test_kill_nine_at_any_moment_and_the_same_command_again(tmp_path, data_cache, undisturbed, victim):
-    """Five moments each: every run finished once, equal to the undisturbed ones to the last bit, some of them resumed."""
+    """Three moments each: every run finished once, equal to the undisturbed ones to the last bit, some of them resumed."""
     generator, resumed = random.Random(victim), 0
-    for _ in range(5):
+    for _ in range(3):
         process = start(tmp_path, data_cache, *WORDS)
         wait_for(functools.partial(begun, tmp_path, process))
         time.sleep(generator.uniform(0.0, 1.2))

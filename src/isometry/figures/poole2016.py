@@ -8,6 +8,7 @@ bands, dotted lines the maps (their eqs. 3 and 5) iterated. Not reproduced: curv
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -27,12 +28,18 @@ from isometry.networks.layer import Network
 from isometry.plots import style
 from isometry.plots.seeds import integer_axis, seed_lines
 from isometry.theory.correlation import correlation_map
-from isometry.theory.fixed_points import limit
+from isometry.theory.fixed_points import settled
 from isometry.theory.meanfield import variance_map
 
 PHI = activations.tanh()
 LAST = 10
 """Layers at the end over which a fixed point is averaged."""
+
+
+@functools.cache
+def q_star(sigma_w: float, sigma_b: float) -> float:
+    """The length that the network comes to."""
+    return settled(PHI, sigma_w, sigma_b)
 
 
 @dataclass
@@ -139,7 +146,7 @@ class CorrelationMap(Maps):
 
         name = f"{sigma_w:g}"
         # so long that layer 1 has q* already: what is seen is the correlation map alone
-        length = (limit(PHI, sigma_w, self.sigma_b).q_star - self.sigma_b**2) / sigma_w**2
+        length = (q_star(sigma_w, self.sigma_b) - self.sigma_b**2) / sigma_w**2
         base, *others = torch.linalg.qr(gaussian_rows(self.width, len(self.STARTS) + 1)).Q.T
         x = [base, *(c * base + math.sqrt(1 - c**2) * other for c, other in zip(self.STARTS, others, strict=True))]
         batch = as_batch(torch.stack(x) * math.sqrt(length * self.width))
@@ -147,7 +154,7 @@ class CorrelationMap(Maps):
         return pd.concat(rows, ignore_index=True)
 
     def step(self, value: float, sigma_w: float) -> float:
-        return correlation_map(PHI, min(value, 1.0), limit(PHI, sigma_w, self.sigma_b).q_star, sigma_w, self.sigma_b)
+        return correlation_map(PHI, min(value, 1.0), q_star(sigma_w, self.sigma_b), sigma_w, self.sigma_b)
 
     def draw(self, data: pd.DataFrame) -> Drawing:
         figure = self.panels(data, "c", "inputs' $c_0$")

@@ -43,10 +43,10 @@ def pair_expectation(
     spread = np.sqrt(max(0.0, 1 - c * c))
     # the inner integral, as a function of the outer point, turns at a kink on the scale of the spread
     turns = np.add.outer(np.asarray(kinks, dtype=np.float64), np.sqrt(q_a) * spread * _TURN).ravel()
-    z, weight = _split(_edges(np.concatenate([marks, turns]), 0.0, q_a)[None])
+    z, weight = _split(_edges(np.concatenate([marks, turns]), np.zeros(1), q_a))
     z, weight = z[0], weight[0]
     h_a = np.sqrt(q_a) * z
-    inner, inner_weight = _split(np.stack([_edges(marks, np.sqrt(q_b) * c * point, q_b * spread**2) for point in z]))
+    inner, inner_weight = _split(_edges(marks, np.sqrt(q_b) * c * z, q_b * spread**2))
     h_b = np.sqrt(q_b) * (c * z[:, None] + spread * inner)
     cache: dict[int, Array] = {}
     results = []
@@ -57,12 +57,13 @@ def pair_expectation(
     return results
 
 
-def _edges(marks: Array, mean: float, variance: float) -> Array:
-    """Panel edges on the axis of a standard normal variable: unit steps, and the marks of the argument mean + √variance x."""
-    steps = np.linspace(-_REACH, _REACH, 13)
+def _edges(marks: Array, means: Array, variance: float) -> Array:
+    """Panel edges on the axis of a standard normal variable x: unit steps, and the marks of the argument mean + √variance x,
+    for each mean, [R, P]."""
+    steps = np.broadcast_to(np.linspace(-_REACH, _REACH, 13), (len(means), 13))
     with np.errstate(divide="ignore", invalid="ignore"):
-        inside = np.nan_to_num((marks - mean) / np.sqrt(variance), nan=_REACH, posinf=_REACH, neginf=-_REACH)
-    return np.sort(np.concatenate([steps, np.clip(inside, -_REACH, _REACH)]))
+        inside = np.nan_to_num((marks - means[:, None]) / np.sqrt(variance), nan=_REACH, posinf=_REACH, neginf=-_REACH)
+    return np.sort(np.concatenate([steps, np.clip(inside, -_REACH, _REACH)], axis=1), axis=1)
 
 
 def _split(edges: Array) -> tuple[Array, Array]:
