@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from isometry.signals.norms import nonfinite_counts, norms, per_example_squares
+from isometry.signals.norms import distances, groups_of, nonfinite_counts, norms, per_example_squares
+from isometry.signals.workspace import WHOLE
 
 MAGNITUDES = [1e-44, 1e-40, 1e-30, 1e-22, 1e-10, 1.0, 1e10, 1e19, 1e25, 1e38]
 
@@ -36,3 +37,41 @@ def test_non_finite_entries_are_seen_and_counted(bad):
     assert not math.isfinite(norms(tensors)[1])
     assert nonfinite_counts(tensors).tolist() == [0, 2, 0]
     assert norms(tensors).isfinite().tolist() == [True, False, True]  # the third overflows in float32
+
+
+SHAPES = {
+    "few shapes": [(100, 7)] + [(10, 10)] * 9 + [(3, 10)] * 5,
+    "many shapes": [(k, 3) for k in range(1, 9)],
+    "numbers": [()] * 6,
+    "empty shards": [(0, 4)] * 3 + [(2, 4)] * 6,
+    "large": [(WHOLE + 1,)] * 4,
+}
+
+
+@pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("magnitude", [1e-40, 1.0, 1e38])
+def test_tensors_taken_together_have_the_numbers_of_each_alone(shapes, magnitude):
+    generator = torch.Generator().manual_seed(0)
+    tensors, others = ([torch.rand(s, generator=generator) * magnitude for s in shapes] for _ in range(2))
+    expected = torch.stack([t.double().norm() for t in tensors])
+    torch.testing.assert_close(norms(tensors), expected, rtol=1e-12, atol=0)
+    expected = torch.stack([(t - o).double().norm() for t, o in zip(tensors, others, strict=True)])
+    torch.testing.assert_close(distances(tensors, others), expected, rtol=1e-12, atol=0)
+    tensors[1].view(-1)[:2] = math.inf
+    assert nonfinite_counts(tensors).tolist() == [min(2, tensors[1].numel()) if k == 1 else 0 for k in range(len(shapes))]
+
+
+def test_what_is_taken_together():
+    groups = {name: groups_of([torch.empty(s) for s in shapes]) for name, shapes in SHAPES.items()}
+    assert {name: found and len(found) for name, found in groups.items()} == {
+        "few shapes": 3,
+        "many shapes": None,
+        "numbers": 1,
+        "empty shards": 2,
+        "large": None,  # where it is: a copy would cost memory
+    }
+    assert groups_of([torch.ones(2), torch.ones(2).double(), torch.ones(2)]) is None
+
+
+def test_a_list_of_nothing_has_no_norms():
+    assert norms([]).shape == distances([], []).shape == (0,)

@@ -4,20 +4,25 @@ import pytest
 import torch
 
 from isometry.signals.reductions import Reductions
-from isometry.signals.statistics import alive_units, merge_moments, moments, share_inside
+from isometry.signals.statistics import count_inside, largest_by_unit, merge_moments, moments, shifted_sums
+
+
+def moments_of(block):
+    counts = torch.full((len(block),), float(block[0].numel()), dtype=torch.float64)
+    return moments(shifted_sums(block, torch.empty_like(block)), counts)
 
 
 def test_moments_keep_their_digits_far_from_zero():
     torch.manual_seed(0)
     small = 1e-6 * torch.randn(2, 64, 100, dtype=torch.float64)
-    mean, variance = moments(0.5 + small, torch.empty_like(small))
+    mean, variance = moments_of(0.5 + small)
     torch.testing.assert_close(variance, small.var((1, 2), correction=0), rtol=1e-9, atol=0)
     torch.testing.assert_close(mean, 0.5 + small.mean((1, 2)), rtol=1e-15, atol=0)
 
 
 def test_moments_of_tiny_float32_values_do_not_underflow():
     x = torch.tensor([[[1e-30, -1e-30]]])
-    assert moments(x, torch.empty_like(x))[1].item() == pytest.approx(1e-60, rel=1e-6)
+    assert moments_of(x)[1].item() == pytest.approx(1e-60, rel=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -35,24 +40,28 @@ def test_moments_of_large_16_bit_tensors_are_those_of_their_values(dtype):
 def test_merged_moments_are_those_of_the_union():
     torch.manual_seed(0)
     parts = [torch.randn(1, count, 7, dtype=torch.float64) * scale + scale for count, scale in ((5, 1.0), (12, 3.0), (1, 0.1))]
-    means, variances = (torch.stack(c) for c in zip(*(moments(p, torch.empty_like(p)) for p in parts), strict=True))
+    means, variances = (torch.stack(c) for c in zip(*map(moments_of, parts), strict=True))
     merged = torch.stack(merge_moments(torch.tensor([5.0, 12.0, 1.0]), means, variances), dim=1)
     union = torch.cat(parts, dim=1)
     torch.testing.assert_close(merged[0], torch.stack([union.mean(), union.var(correction=0)]), rtol=1e-12, atol=0)
 
 
-def test_share_inside_counts_closed_intervals():
+def test_entries_in_closed_intervals_are_counted():
     x = torch.tensor([[[-3.0, -1.0, 0.0, 0.5, 2.0, math.nan]]])
-    assert share_inside(x, torch.empty_like(x), ((-math.inf, -1.0), (2.0, math.inf))).item() == pytest.approx(3 / 6)
-    assert share_inside(x, torch.empty_like(x), ((0.0, 0.5),)).item() == pytest.approx(2 / 6)
-    assert share_inside(x, torch.empty_like(x), ()).item() == 0
+    assert count_inside(x, torch.empty_like(x), ((-math.inf, -1.0), (2.0, math.inf))).tolist() == [3]
+    assert count_inside(x, torch.empty_like(x), ((0.0, 0.5),)).tolist() == [2]
+    assert count_inside(x, torch.empty_like(x), ()).tolist() == [0]
+
+
+def alive(block):
+    return largest_by_unit(block, torch.empty_like(block)).ne(0).tolist()
 
 
 def test_alive_units_of_vectors_and_of_feature_maps():
     a = torch.zeros(1, 3, 4)
     a[0, 1, 2] = -1e-30
     a[0, 0, 3] = math.nan
-    assert alive_units(a, torch.empty_like(a)).tolist() == [[0, 0, 1, 1]]
+    assert alive(a) == [[False, False, True, True]]
     maps = torch.zeros(1, 3, 2, 5, 5)
     maps[0, 2, 1, 4, 4] = 1
-    assert alive_units(maps, torch.empty_like(maps)).tolist() == [[0, 1]]
+    assert alive(maps) == [[False, True]]

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isometry.signals.norms import known_finite, norms, per_example_squares
-from isometry.signals.statistics import Intervals, alive_units, moments, share_inside
+from isometry.signals.norms import distances, known_finite, norms, per_example_norms, per_example_squares
+from isometry.signals.statistics import Intervals, count_inside, largest_by_unit, moments, shifted_sums
 from isometry.signals.workspace import Workspace
 
 
@@ -36,6 +36,7 @@ class Reductions:
     def __init__(self, device: torch.device):
         self.device, self.workspace = device, Workspace(device)
         self._widths: tuple[int, ...] = ()
+        self._sizes: dict[tuple[int, ...], Tensor] = {}
 
     @torch.no_grad()
     def copy(self, tensors: Sequence[Tensor], origin: Sequence[Tensor], into: Sequence[Tensor]) -> Tensor:
@@ -68,7 +69,7 @@ class Reductions:
     @torch.no_grad()
     def distances(self, tensors: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
         """‖x - y‖ of each pair, [n]; the differences in the tensors' own precision, where they are what happened."""
-        return self.norms(torch._foreach_sub(list(tensors), list(others)))
+        return distances(list(tensors), list(others), self.device)
 
     @torch.no_grad()
     def example_squares(self, tensors: Sequence[Tensor]) -> Tensor:
@@ -89,13 +90,21 @@ class Reductions:
     @torch.no_grad()
     def preactivations(self, tensors: Sequence[Tensor], intervals: Sequence[Intervals | None]) -> Tensor:
         """Mean and variance over batch and units, and the share of entries in the intervals (NaN for None): [3, n]."""
+        sums, inside = self._sums_inside(tensors, intervals)
+        counts = self._counts(tensors)
+        return torch.stack([*moments(torch.cat(sums, dim=1), counts), torch.cat(inside) / counts])
+
+    def _sums_inside(
+        self, tensors: Sequence[Tensor], intervals: Sequence[Intervals | None]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """By chunk: `shifted_sums`, and how many entries lie in the intervals."""
+        sums: list[Tensor] = []
         found: list[Tensor] = []
         for positions, block in self.workspace.chunks(tensors, intervals):
             spare, inside = self.workspace.spare(block), intervals[positions[0]]
-            mean, variance = moments(block, spare)
-            share = torch.full_like(mean, torch.nan) if inside is None else share_inside(block, spare, inside)
-            found.append(torch.stack([mean, variance, share]))
-        return torch.cat(found, dim=1)
+            sums.append(shifted_sums(block, spare))
+            found.append(torch.full_like(sums[-1][0], torch.nan) if inside is None else count_inside(block, spare, inside))
+        return sums, found
 
     @torch.no_grad()
     def activations(self, tensors: Sequence[Tensor], widths: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
@@ -106,22 +115,39 @@ class Reductions:
             tensors: [B, units, ...] each.
             widths: their units.
         """
-        found: list[Tensor] = []
-        alive: list[Tensor] = []
-        squares = [torch.full((1, len(tensors[0])), torch.nan, dtype=torch.float64, device=self.device)]
+        sums, alive, squares = self._sums_alive(tensors)
+        return torch.stack(moments(torch.cat(sums, dim=1), self._counts(tensors))), alive, squares
+
+    def _sums_alive(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], Tensor, Tensor]:
+        """By chunk `shifted_sums`; and what else `activations` returns."""
+        sums: list[Tensor] = []
+        largest: list[Tensor] = []
+        norms = [torch.full((1, len(tensors[0])), torch.nan, dtype=torch.float64, device=self.device)]
         for _, block in self.workspace.chunks(tensors):
             spare = self.workspace.spare(block)
-            found.append(torch.stack(moments(block, spare)))
-            alive.append(alive_units(block, spare).flatten())
-            squares.append(per_example_squares(block))
-        return torch.cat(found, dim=1), torch.cat(alive), torch.cat(squares)
+            sums.append(shifted_sums(block, spare))
+            largest.append(largest_by_unit(block, spare).flatten())
+            norms.append(per_example_norms(block))
+        return sums, torch.cat(largest).ne(0).double(), torch.cat(norms).square()
 
+    @torch.no_grad()
     def forward(
         self, h: Sequence[Tensor], intervals: Sequence[Intervals | None], a: Sequence[Tensor], widths: tuple[int, ...]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """`preactivations` of h above the moments of `activations` of a, [5, n], and what else `activations` returns."""
-        moments, alive, squares = self.activations(a, widths)
-        return torch.cat([self.preactivations(h, intervals), moments]), alive, squares
+        of_h, inside = self._sums_inside(h, intervals)
+        of_a, alive, squares = self._sums_alive(a)
+        n, counts = len(h), self._counts([*h, *a])
+        mean, variance = moments(torch.cat([*of_h, *of_a], dim=1), counts)
+        share = torch.cat(inside) / counts[:n]
+        return torch.stack([mean[:n], variance[:n], share, mean[n:], variance[n:]]), alive, squares
+
+    def _counts(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Entries of each, [n], on the device; copied once, because the host waits for such a copy."""
+        sizes = tuple(map(Tensor.numel, tensors))
+        if sizes not in self._sizes:
+            self._sizes[sizes] = torch.tensor(sizes, dtype=torch.float64, device=self.device)
+        return self._sizes[sizes]
 
     @torch.no_grad()
     def shares(self, alive: Tensor, widths: tuple[int, ...]) -> Tensor:

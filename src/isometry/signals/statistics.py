@@ -13,39 +13,48 @@ from torch import Tensor
 Intervals = tuple[tuple[float, float], ...]
 
 
-def moments(block: Tensor, spare: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and mean squared deviation over batch and units, [G, B, ...] -> two float64 [G].
+def shifted_sums(block: Tensor, spare: Tensor) -> Tensor:
+    """What `moments` are made of, [G, B, ...] -> float64 [3, G]: each layer's first entry, and over the differences from it
+    their sum and their norm.
 
-    Shifted by each layer's first entry before squaring: a mean far from 0 (sigmoid: 0.5 ± 1e-6) costs no digits. Sums are
-    taken in float64.
+    Shifted before squaring: a mean far from 0 (sigmoid: 0.5 ± 1e-6) costs no digits. Sums are taken in float64.
     """
     flat, shifted = block.flatten(1), spare.flatten(1)
-    count = flat.shape[1]
     torch.sub(flat, flat[:, :1], out=shifted)
-    mean = shifted.sum(1, dtype=torch.float64) / count
-    square = torch.linalg.vector_norm(shifted, dim=1, dtype=torch.float64).square() / count
-    return mean + flat[:, 0], (square - mean.square()).clamp_min(0)
+    norm = torch.linalg.vector_norm(shifted, dim=1, dtype=torch.float64)
+    return torch.stack([flat[:, 0].double(), shifted.sum(1, dtype=torch.float64), norm])
 
 
-def share_inside(block: Tensor, spare: Tensor, intervals: Intervals) -> Tensor:
-    """Share of entries in the closed intervals, [G, B, ...] -> float64 [G]. A NaN is in none."""
+def moments(sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and mean squared deviation over batch and units, two float64 [n].
+
+    Args:
+        sums: `shifted_sums` of n layers.
+        counts: [n] entries of each.
+    """
+    first, total, norm = sums.unbind(0)
+    mean = total / counts
+    return mean + first, (norm.square() / counts - mean.square()).clamp_min(0)
+
+
+def count_inside(block: Tensor, spare: Tensor, intervals: Intervals) -> Tensor:
+    """How many entries lie in the closed intervals, [G, B, ...] -> float64 [G]. A NaN is in none."""
     flat, found = block.flatten(1), spare.flatten(1)
-    inside = torch.zeros(len(flat), dtype=torch.float64, device=flat.device)
+    inside: Tensor | float = 0.0
     for low, high in intervals:
         if low == -math.inf:
-            inside += torch.le(flat, high, out=found).sum(1, dtype=torch.float64)
+            inside = torch.le(flat, high, out=found).sum(1, dtype=torch.float64) + inside
             continue
-        inside += torch.ge(flat, low, out=found).sum(1, dtype=torch.float64)
+        inside = torch.ge(flat, low, out=found).sum(1, dtype=torch.float64) + inside
         if high != math.inf:
             inside -= torch.gt(flat, high, out=found).sum(1, dtype=torch.float64)
-    return inside / flat.shape[1]
+    return inside if isinstance(inside, Tensor) else flat.new_zeros(len(flat), dtype=torch.float64)
 
 
-def alive_units(block: Tensor, spare: Tensor) -> Tensor:
-    """1 for each unit (a channel of a feature map, at all positions together) that is non-zero for some example,
-    [G, B, units, ...] -> float64 [G, units]. A NaN counts as alive."""
-    dims = (1, *range(3, block.dim()))
-    return 1.0 - (torch.abs(block, out=spare).amax(dims) == 0).double()
+def largest_by_unit(block: Tensor, spare: Tensor) -> Tensor:
+    """The largest |a| of each unit (a channel of a feature map, at all positions together) for any example,
+    [G, B, units, ...] -> float64 [G, units]: 0 where the unit is dead. A NaN stays one, and is none."""
+    return torch.abs(block, out=spare).amax((1, *range(3, block.dim()))).double()
 
 
 def merge_moments(counts: Tensor, means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
