@@ -46,12 +46,18 @@ class Skip(Exception):
     """The machine lacks what a check needs."""
 
 
+def command_of(folder: Path, *overrides: str) -> list[str]:
+    """The command line; a check's own overrides come last, and win."""
+    flags = [word for word in overrides if word.startswith("-")]
+    return [ISOMETRY, "train", *flags, *COMMON, f"paths.runs={folder}", *(word for word in overrides if word not in flags)]
+
+
 def train(folder: Path, *overrides: str, code: int = 0, interrupt: bool = False) -> list[Path]:
     """`isometry train`, to be ended by an exit code; the run directories below `folder`, by name.
 
     With `interrupt` it gets a Ctrl-C as soon as it has stored signals.
     """
-    command = [ISOMETRY, "train", *overrides, *COMMON, f"paths.runs={folder}"]
+    command = command_of(folder, *overrides)
     exact = {key: value for key, value in os.environ.items() if key != "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"}
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=exact)
     while interrupt and process.poll() is None:
@@ -203,12 +209,12 @@ DOUBLE = ["trainer=gpu", "trainer.precision=64-true"]
 
 def resumed(folder: Path) -> str:
     """stopped by Ctrl-C in the middle of an epoch and resumed: the numbers of the undisturbed run"""
-    words = [*DOUBLE, "trainer.max_steps=1000", "data.augmentation=crop_flip", "optimizer=adam"]
+    words = [*DOUBLE, f"trainer.max_steps={LONG}", "data.augmentation=crop_flip", "optimizer=adam"]
     words += ["callbacks.signals.every_n_steps=7", "callbacks.signals.flush_every=20"]
     (whole,) = train(folder / "whole", *words)
     train(folder / "cut", *words, code=130, interrupt=True)
     (cut,) = train(folder / "cut", *words)
-    return within(signals_of(cut), signals_of(whole), 1001, 1e-9)
+    return within(signals_of(cut), signals_of(whole), LONG + 1, 1e-9)
 
 
 def swept(folder: Path) -> str:
@@ -321,6 +327,8 @@ def judge(check: Callable[[Path], str]) -> tuple[str, str]:
 
 
 STEPS = 20
+LONG = 1000
+"""Optimizer steps of a training that is to be stopped before its end."""
 
 
 def main() -> int:

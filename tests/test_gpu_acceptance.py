@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -53,9 +54,12 @@ def test_each_check_trains_two_valid_configs_and_fails_when_they_differ(name, ac
     assert acceptance.judge(check)[0] == "FAIL"
 
 
+OTHERS = {"skipped", "vanishing", "no_synchronization", "resumed", "swept", "diverged", "evaluated"}
+
+
 def test_every_check_is_tried_here_or_needs_a_device(acceptance):
     names = {check.__name__ for check in acceptance.CHECKS}
-    assert names == {*TRAINING, "skipped", "vanishing", "no_synchronization"}
+    assert names == {*TRAINING, *OTHERS}
     assert all(re.match(r"\S.*\S$", check.__doc__) for check in acceptance.CHECKS)  # one line of the table
 
 
@@ -74,6 +78,54 @@ def test_vanished_gradients_must_be_small_and_not_zero(acceptance, monkeypatch):
     for first, wanted in ((1e-25, "PASS"), (0.0, "FAIL"), (1e-3, "FAIL")):
         monkeypatch.setattr(acceptance, "run", lambda *words, first=first: frame(acceptance, backprop_norm=first))
         assert acceptance.judge(acceptance.vanishing)[0] == wanted
+
+
+def test_what_a_check_asks_for_comes_after_what_all_share(acceptance, tmp_path):
+    """Of two overrides of one key the last one counts; flags come before them all."""
+    command = acceptance.command_of(tmp_path, "-m", "model.depth=40", "seed=0,1")
+    assert command[1:3] == ["train", "-m"]
+    assert command.index("model.depth=10") < command.index("model.depth=40")
+
+
+def on_the_cpu(acceptance, monkeypatch):
+    """What `train` would run on a GPU."""
+    original = acceptance.train
+
+    def train(folder, *words, **settings):
+        return original(folder, *("trainer=cpu" if word == "trainer=gpu" else word for word in words), **settings)
+
+    monkeypatch.setattr(acceptance, "train", train)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resumed", "diverged"])
+def test_a_check_of_the_command_line_passes_on_the_cpu(name, acceptance, monkeypatch):
+    on_the_cpu(acceptance, monkeypatch)
+    monkeypatch.setattr(acceptance, "LONG", 300)
+    assert acceptance.judge(getattr(acceptance, name))[0] == "PASS"
+
+
+@pytest.mark.parametrize("name", ["resumed", "swept"])
+def test_other_numbers_than_those_of_the_undisturbed_run_fail(name, acceptance, monkeypatch):
+    values = iter(range(1, 9))
+    found = {"resumed": [["a"], ["b"], ["b"]], "swept": [["a", "b"], ["a"], ["b"]]}[name]
+    runs = iter([[Path(path) for path in paths] for paths in found])
+    monkeypatch.setattr(acceptance, "train", lambda *words, **settings: next(runs))
+    monkeypatch.setattr(acceptance, "signals_of", lambda run: frame(acceptance, weight_grad_norm=next(values)))
+    assert acceptance.judge(getattr(acceptance, name))[0] == "FAIL"
+
+
+def test_another_address_of_an_explosion_fails(acceptance, monkeypatch):
+    def train(folder, *words):
+        folder.mkdir()
+        account = {"kind": "forward", "step": 2, "batch": 2, "layer": 2 + (folder.name == "cpu")}
+        (folder / "divergence.json").write_text(json.dumps(account))
+        return [folder]
+
+    monkeypatch.setattr(acceptance, "train", train)
+    result, words = acceptance.judge(acceptance.diverged)
+    assert result == "FAIL"
+    assert "on the GPU" in words
 
 
 def test_one_gpu_skips_the_check_for_two(acceptance, monkeypatch):
