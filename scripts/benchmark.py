@@ -785,7 +785,8 @@ tried and is in: all callbacks as one to Lightning (its hooks cost per callback,
 a step, logits counted 32 batches at a time, Lightning's note of the running hook set past `nn.Module.__setattr__`,
 compiled loops that read each gradient once (0.03 ms for 30 layers), flushes every 200 steps.""",
     "signals": """Medians over the rounds, each variant against no measuring in the same round; for ours and the `.item()` loop
-a round is 200 steps, from one flush to the next, in which the variants take turns step by step. The peers' units:
+a round is 200 steps, from one flush to the next, in which the variants take turns step by step (on an accelerator
+after the 200). The peers' units:
 Lightning's against the same Trainer without `grad_norm`, `wandb.watch` against the plain loop. The machine is shared:
 its speed changes between rounds by up to a factor of two, and a faster step makes the same small overheads (calls from
 Python, reading memory) a larger share.""",

@@ -4,7 +4,7 @@
 
 Each check trains a small network through `isometry train` and compares its stored signals with the same run on the CPU, or
 counts what the device was asked to do. Exit code 1 unless all pass; a check that needs more GPUs than there are is skipped
-by name. Takes about six minutes on one GPU.
+by name. Takes about ten minutes on one GPU.
 """
 
 from __future__ import annotations

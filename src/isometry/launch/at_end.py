@@ -32,7 +32,8 @@ def _report(study: Path) -> bool:
         if runs_of(study):
             report_study(study, wide_console())
     except Exception as error:
-        traceback.print_exc()
+        if not isinstance(error, OSError):  # a full disk, say, is no mistake of the program
+            traceback.print_exc()
         print(f"isometry: no report ({error}); the runs are in {study}", file=sys.stderr)
         return False
     return True
