@@ -91,6 +91,39 @@ def test_dispatched_operations_of_a_step(monkeypatch):
     assert extra[40, False] < 40
 
 
+def operations(depth, recorded):
+    """Operations, views left out, that the recorder's own calls ask for in one step of a network that has run before."""
+    network = MLP((1, 4, 4), 3, PHI, depth=depth, width=6)
+    x, labels = torch.randn(10, 1, 4, 4), torch.zeros(10, dtype=torch.long)
+    optimizer, recorder = torch.optim.SGD(network.parameters(), lr=0.1), Recorder(network.layer_map(), flush_every=8)
+    step(recorder, network, x, optimizer, recorded)
+    optimizer.zero_grad()
+    with Count() as ours:
+        probe = recorder.begin(recorded, 10)
+    loss = F.cross_entropy(network(x, probe), labels)
+    with ours:
+        recorder.after_forward(loss)
+    loss.backward()
+    with ours:
+        recorder.after_backward(0.1)
+        recorder.before_update(recorded)
+        recorder.after_clipping(recorded)
+    optimizer.step()
+    with ours:
+        recorder.after_update(recorded)
+    return len([name for name in ours.names if name not in VIEWS])
+
+
+VIEWS = {"detach", "view", "unsqueeze", "slice", "select", "alias", "unbind", "split", "t", "_unsafe_view", "empty", "permute"}
+
+
+@pytest.mark.parametrize(("recorded", "most"), [(True, 130), (False, 15)])
+def test_the_recorders_operations_do_not_grow_with_depth(recorded, most, monkeypatch):
+    """On an accelerator a step costs what the host needs to ask for it: 3 shapes, 120 operations (12 where only watched)."""
+    monkeypatch.setattr(norms, "SCREENED", frozenset())
+    assert operations(40, recorded) == operations(12, recorded) <= most
+
+
 class Copies(TorchDispatchMode):
     """Operations on tensors of the host and of the device at once (the host waits for such copies), or that look at a value."""
 
