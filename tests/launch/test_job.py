@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 import time
 from types import SimpleNamespace
 
 import pytest
 
 from isometry.launch.job import Job
+from isometry.launch.pool import Pool, _stoppable
 from isometry.runs.directory import RunDirectory
 from isometry.runs.lock import RunBusy, RunLock
 from isometry.train import begin, plan, take
@@ -88,3 +92,25 @@ def test_the_time_in_which_the_forkserver_imports_is_not_the_jobs(run):
     job.start(SimpleNamespace(Process=Process), "module:task", ["cpu:0"], {})
     assert job.state == "running"
     assert job.started >= job.process.ready
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_in_a_finalizer_stops_the_sweep_all_the_same(run, number, monkeypatch):
+    """Python drops what is raised there; the next look at the jobs raises it again, before another one starts."""
+
+    class Dying:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), number)
+            time.sleep(0.01)
+
+    job = Job(0, "seed=0", {"trainer": {"accelerator": "cpu"}}, run, 1)
+    before = signal.getsignal(number)
+    dropped = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: dropped.append(what.exc_type))
+    with _stoppable() as received:
+        Dying()
+        assert (received, dropped) == ([number], [KeyboardInterrupt])
+        with pytest.raises(KeyboardInterrupt):
+            Pool()._run([job], received)
+    assert job.state == "waiting"
+    assert signal.getsignal(number) is before

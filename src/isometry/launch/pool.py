@@ -22,7 +22,7 @@ from rich.console import Console
 from isometry.errors import bad_value
 from isometry.launch.board import Board, final
 from isometry.launch.devices import Tokens, available, environment
-from isometry.launch.job import GRACE_SECONDS, Job
+from isometry.launch.job import GRACE_SECONDS, STOPS, Job
 from isometry.launch.sweep import TASK, install_composer, note_failures, plan_jobs, returned, summary_line
 
 LOOK_SECONDS = 0.5
@@ -69,8 +69,8 @@ class Pool:
         jobs = plan_jobs(self.composer, job_overrides, initial_job_idx)
         console.print(summary_line(jobs), soft_wrap=True)
         try:
-            with _terminated_as_interrupted():
-                self._run(jobs)
+            with _stoppable() as received:
+                self._run(jobs, received)
         except KeyboardInterrupt:
             stop_all(jobs)
             final(jobs, console)
@@ -80,7 +80,12 @@ class Pool:
         note_failures(jobs)
         return [returned(job) for job in jobs]
 
-    def _run(self, jobs: Sequence[Job]) -> None:
+    def _run(self, jobs: Sequence[Job], received: Sequence[int] = ()) -> None:
+        """Run what waits; `received` holds the signals that came meanwhile.
+
+        Raises:
+            KeyboardInterrupt: when there is one.
+        """
         waiting = [job for job in jobs if job.state == "waiting"]
         if not waiting:
             return
@@ -88,6 +93,8 @@ class Pool:
         running: list[Job] = []
         with Board(jobs, len(tokens.free)) as board:
             while waiting or running:
+                if received:
+                    raise KeyboardInterrupt
                 while waiting and (held := tokens.take(waiting[0].devices)) is not None:
                     job = waiting.pop(0)
                     job.start(self.context, TASK, held, environment(held))
@@ -142,14 +149,21 @@ def wait_for_all(jobs: Sequence[Job], seconds: float) -> None:
 
 
 @contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM (a batch system, `kill`) ends the sweep as Ctrl-C does."""
+def _stoppable() -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM (a batch system, `kill`) end the sweep; yields the signals that came.
+
+    They are noted, too, because Python drops an exception that is raised in a finalizer: the jobs, which the terminal signals
+    as well, would end, and the sweep would go on with the next ones.
+    """
+    received: list[int] = []
 
     def interrupt(number: int, frame: Any) -> None:
+        received.append(number)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in STOPS}
     try:
-        yield
+        yield received
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
