@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import DictConfig
 
+from isometry import cli
 from isometry.config import compose
 
 torch.set_num_threads(1)
@@ -29,3 +38,62 @@ def make_config(tmp_path: Path, data_cache: Path) -> Callable[..., DictConfig]:
         return compose("train", [f"paths.runs={tmp_path}/runs", f"paths.data={data_cache}", *small, *overrides])
 
     return make
+
+
+Done = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture
+def typed() -> Callable[..., Done]:
+    """Runs `isometry ...` as a process of its own, in a folder and an environment, without importing everything again.
+
+    The process is a fork of this one: for what needs a fresh interpreter there is `subprocess`.
+    """
+
+    def run(*arguments: str, cwd: Path, timeout: float = 120, **environment: str) -> Done:
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of later Pythons: a fork beside threads
+                child = os.fork()
+            if not child:
+                _become(["isometry", *arguments], cwd, environment, out.fileno(), err.fileno())
+            code = _exit_code(child, timeout)
+            out.seek(0), err.seek(0)
+            return Done(arguments, code, out.read(), err.read())
+
+    return run
+
+
+def _become(words: list[str], cwd: Path, environment: Mapping[str, str], out: int, err: int) -> None:
+    """In the child: nothing of pytest's is left, and the command decides how the process ends."""
+    code = 1
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.dup2(out, 1), os.dup2(err, 2)
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        os.chdir(cwd)
+        os.environ.update(environment)
+        sys.path[:0] = [folder for folder in environment.get("PYTHONPATH", "").split(os.pathsep) if folder]
+        logging.getLogger().handlers.clear()
+        warnings.resetwarnings()
+        sys.argv = words
+        code = cli.run(words)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)
+
+
+def _exit_code(child: int, timeout: float) -> int:
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    raise TimeoutError(f"not over after {timeout} s")

@@ -32,15 +32,15 @@ def test_bare_command_lists_the_verbs(tmp_path):
         assert f"  {verb}" in done.stdout
 
 
-def test_plot_activation_draws_and_names_the_saturation(tmp_path):
-    done = isometry("plot", "activation=sigmoid", cwd=tmp_path)
+def test_plot_activation_draws_and_names_the_saturation(typed, tmp_path):
+    done = typed("plot", "activation=sigmoid", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "largest slope 0.25; saturated on [-inf, -4.357], [4.357, inf]" in done.stdout
     picture = tmp_path / done.stdout.splitlines()[-1]
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_multirun_ends_with_table_figure_and_runs(tmp_path):
+def test_a_multirun_ends_with_table_figure_and_runs(typed, tmp_path):
     grid = ["activation=tanh,relu", "initializer=normal_small,critical", "model.depth=6", "trainer.max_steps=5", "logger=csv"]
     done = isometry("train", "-m", *grid, "study_name=grid", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -50,5 +50,5 @@ def test_a_multirun_ends_with_table_figure_and_runs(tmp_path):
     assert len(summaries) == 4
     assert {summary["study"] for summary in summaries} == {"grid"}
     assert (tmp_path / "runs/grid/gradient_against_depth.png").exists()
-    again = isometry("report", "study_name=grid", cwd=tmp_path)
+    again = typed("report", "study_name=grid", cwd=tmp_path)
     assert "vanishing" in again.stdout

@@ -166,9 +166,8 @@ def test_a_checkpoint_that_is_not_one(isometry, tmp_path):
     assert not (tmp_path / "pwned").exists()
 
 
-def test_the_traceback_is_there_for_those_who_ask(tmp_path):
-    command = [str(Path(sys.executable).parent / "isometry"), "train", "model.depth=0"]
-    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "HYDRA_FULL_ERROR": "1"}, capture_output=True, text=True)
+def test_the_traceback_is_there_for_those_who_ask(typed, tmp_path):
+    done = typed("train", "model.depth=0", cwd=tmp_path, HYDRA_FULL_ERROR="1")
     assert "Traceback" in done.stderr
     assert done.returncode != 0
 

@@ -18,6 +18,7 @@ from lightning.pytorch import Callback
 from omegaconf import OmegaConf
 
 import isometry.train as train_module
+from isometry.config import compose
 from isometry.errors import UserError
 from isometry.evaluate import evaluate
 from isometry.runs import files
@@ -90,10 +91,18 @@ def assert_same(first, second):
 
 
 @pytest.fixture
-def pair(make_config, tmp_path):
-    """The config of the undisturbed run and of the run that will be cut short."""
-    whole = make_config(*SMALL, f"paths.runs={tmp_path}/whole")
-    return whole, make_config(*SMALL, f"paths.runs={tmp_path}/cut")
+def cut(make_config):
+    """The config of the run that will be cut short."""
+    return make_config(*SMALL)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, data_cache):
+    """Of the run that nothing happens to: what it left, and its summary."""
+    small = ["pictures=false", "logger=csv", "trainer=cpu", *SMALL]
+    config = compose("train", [f"paths.runs={tmp_path_factory.mktemp('whole')}", f"paths.data={data_cache}", *small])
+    summary = train(config)
+    return state_of(config), summary
 
 
 POINTS = [
@@ -112,9 +121,8 @@ POINTS = [
 
 
 @pytest.mark.parametrize(("hook", "step"), POINTS)
-def test_cut_anywhere_and_resumed_equals_undisturbed(pair, monkeypatch, hook, step):
-    whole, cut = pair
-    expected = train(whole)
+def test_cut_anywhere_and_resumed_equals_undisturbed(cut, undisturbed, monkeypatch, hook, step):
+    whole, expected = undisturbed
     with monkeypatch.context() as patch:
         with_callback(patch, StopAt(hook, step))
         with pytest.raises((KeyboardInterrupt, SystemExit)):
@@ -128,7 +136,7 @@ def test_cut_anywhere_and_resumed_equals_undisturbed(pair, monkeypatch, hook, st
         resumed = train(cut)
     if step < 30:
         assert 0 < step - noted.step <= 4 or noted.step == step
-    assert_same(state_of(whole), state_of(cut))
+    assert_same(whole, state_of(cut))
     same = [key for key in expected if key not in ("wall_seconds", "images_per_second")]
     assert {key: resumed[key] for key in same} == {key: expected[key] for key in same}
 
@@ -180,10 +188,8 @@ def killed_in_a_write(config, name, count, stage):
 
 @pytest.mark.parametrize("stage", ["half", "behind"])
 @pytest.mark.parametrize(("name", "count"), WRITES)
-def test_killed_in_each_kind_of_write(pair, name, count, stage):
+def test_killed_in_each_kind_of_write(cut, undisturbed, name, count, stage):
     """Whatever is there reads whole, and the same command ends at the same numbers."""
-    whole, cut = pair
-    train(whole)
     killed_in_a_write(cut, name, count, stage)
     for path in Path(cut.paths.runs).glob("*/*"):
         run = RunDirectory(path)
@@ -195,13 +201,12 @@ def test_killed_in_each_kind_of_write(pair, name, count, stage):
         if run.metrics.exists():
             pd.read_csv(run.metrics)
     train(cut)
-    assert_same(state_of(whole), state_of(cut))
+    assert_same(undisturbed[0], state_of(cut))
 
 
 @pytest.mark.parametrize("step", [13, 20, 25])
-def test_checkpoints_after_epochs_resume_too(pair, monkeypatch, step):
-    whole, cut = (OmegaConf.merge(c, {"callbacks": {"checkpoints": {"every_n_steps": None}}}) for c in pair)
-    train(whole)
+def test_checkpoints_after_epochs_resume_too(cut, undisturbed, monkeypatch, step):
+    cut = OmegaConf.merge(cut, {"callbacks": {"checkpoints": {"every_n_steps": None}}})
     noted = FirstStep()
     for callback in (StopAt("on_train_batch_start", step), noted):
         with monkeypatch.context() as patch:
@@ -211,12 +216,13 @@ def test_checkpoints_after_epochs_resume_too(pair, monkeypatch, step):
             except SystemExit:
                 assert callback is not noted
     assert noted.step == step // 10 * 10
-    assert_same(state_of(whole), state_of(cut))
+    assert_same(undisturbed[0], state_of(cut))
 
 
 @pytest.mark.parametrize("batches", [1, 2])
-def test_ctrl_c_is_heard_in_epochs_of_one_step_or_two(pair, monkeypatch, batches):
-    whole, cut = (OmegaConf.merge(c, {"trainer": {"limit_train_batches": batches, "max_epochs": 6}}) for c in pair)
+def test_ctrl_c_is_heard_in_epochs_of_one_step_or_two(make_config, tmp_path, monkeypatch, batches):
+    words = [*SMALL, f"trainer.limit_train_batches={batches}", "trainer.max_epochs=6"]
+    whole, cut = (make_config(*words, f"paths.runs={tmp_path}/{name}") for name in ("whole", "cut"))
     train(whole)
 
     class Press(Callback):
@@ -233,16 +239,14 @@ def test_ctrl_c_is_heard_in_epochs_of_one_step_or_two(pair, monkeypatch, batches
     assert_same(state_of(whole), state_of(cut))
 
 
-def test_resume_by_directory(pair, monkeypatch):
-    whole, cut = pair
-    train(whole)
+def test_resume_by_directory(cut, undisturbed, monkeypatch):
     with monkeypatch.context() as patch:
         with_callback(patch, StopAt("on_train_batch_end", 17))
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             train(cut)
     run = state_of(cut)[0]
-    train(OmegaConf.merge(whole, {"resume": str(run.path)}))
-    assert_same(state_of(whole), state_of(cut))
+    train(OmegaConf.merge(cut, {"resume": str(run.path), "paths": {"runs": f"{cut.paths.runs}/elsewhere"}}))
+    assert_same(undisturbed[0], state_of(cut))
     assert run.status()["attempt"] == 1
 
 
@@ -271,8 +275,7 @@ def wait_for_checkpoint(process, runs):
 
 
 @pytest.mark.parametrize(("number", "state", "code"), [(signal.SIGINT, "interrupted", 130), (signal.SIGKILL, "running", -9)])
-def test_ctrl_c_and_kill_leave_a_checkpoint_that_resumes(pair, monkeypatch, number, state, code):
-    _, cut = pair
+def test_ctrl_c_and_kill_leave_a_checkpoint_that_resumes(cut, typed, tmp_path, number, state, code):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(launch(cut), env=environment, stderr=subprocess.PIPE, text=True)
     wait_for_checkpoint(process, cut.paths.runs)
@@ -285,8 +288,7 @@ def test_ctrl_c_and_kill_leave_a_checkpoint_that_resumes(pair, monkeypatch, numb
     assert "Traceback" not in errors
     if number == signal.SIGINT:
         assert f"resume={run.path}" in errors
-    command = [ISOMETRY, "train", f"resume={run.path}"]
-    done = subprocess.run([*command, "model.depth=3"], env=environment, capture_output=True, text=True)
+    done = typed("train", f"resume={run.path}", "model.depth=3", cwd=tmp_path)
     assert done.returncode == 2
     assert "model.depth=3" in done.stderr
 

@@ -41,7 +41,7 @@ class Pointwise(nn.Module):
         return getattr(self.function, "__name__", type(self.function).__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # two are never equal: they hold functions
 class Activation:
     """One elementwise nonlinearity φ.
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ISOMETRY = str(Path(sys.executable).parent / "isometry")
 
 
 def blocks() -> dict[str, str]:
@@ -22,20 +18,16 @@ def blocks() -> dict[str, str]:
     return dict(found)
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "ISOMETRY_CONF": str(folder / "conf"), "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
-    command = [ISOMETRY, "train", *arguments, "logger=csv", "trainer.max_steps=3", f"paths.runs={folder}/runs"]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
-
-
 @pytest.mark.parametrize(("kind", "option"), [("activation", "snake"), ("initializer", "bimodal"), ("model", "hourglass")])
-def test_readme_extension(tmp_path, kind, option):
+def test_readme_extension(typed, tmp_path, kind, option):
     for name, content in blocks().items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
     assert (tmp_path / "conf" / kind / f"{option}.yaml").exists()
-    done = run(tmp_path, f"{kind}={option}", f"paths.data={tmp_path}/data")
+    words = ["logger=csv", "trainer.max_steps=3", f"paths.runs={tmp_path}/runs", f"paths.data={tmp_path}/data"]
+    fork = {"ISOMETRY_CONF": str(tmp_path / "conf"), "PYTHONPATH": str(tmp_path)}
+    done = typed("train", f"{kind}={option}", *words, cwd=tmp_path, **fork)
     assert done.returncode == 0, done.stderr
     (summary,) = (json.loads(path.read_text()) for path in tmp_path.glob("runs/*/*/summary.json"))
     assert option in summary["run_id"]

@@ -1,5 +1,6 @@
 """Fixed points, phases and depth scales against values that are known otherwise."""
 
+import itertools
 import math
 
 import pytest
@@ -78,9 +79,14 @@ def test_normalized_networks():
         assert limit_of(activations.relu(), "rms", sigma_w, 0.0, 128)[0] == pytest.approx(1.0, rel=1e-9)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("sigma_w", [0.0, 1e-8, 1e-3, 30.0, 1e6])
-@pytest.mark.parametrize("sigma_b", [0.0, 1e-8, 2.0])
+def corners():
+    for name, sigma_w, sigma_b in itertools.product(NAMES, [0.0, 1e-8, 1e-3, 30.0, 1e6], [0.0, 1e-8, 2.0]):
+        # a wave of hundreds of periods takes ten seconds: one corner in the fast tier
+        long = name == "sine" and sigma_w >= 30 and sigma_b != 1e-8
+        yield pytest.param(name, sigma_w, sigma_b, marks=(pytest.mark.slow,) if long else ())
+
+
+@pytest.mark.parametrize(("name", "sigma_w", "sigma_b"), corners())
 def test_the_corners_of_the_domain_are_finite(name, sigma_w, sigma_b):
     found = limit(getattr(activations, name)(), sigma_w, sigma_b)
     assert math.isfinite(found.chi_1)

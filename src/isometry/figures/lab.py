@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -45,12 +46,16 @@ class Lab:
     data: Path
     launch: Launch
     first_seed: int = 0
+    _composed: dict[Overrides, DictConfig] = field(default_factory=dict, init=False, repr=False)  # half a second each
 
     # ---- networks at initialization -------------------------------------------------------------------------------------
 
     def config(self, overrides: Overrides) -> DictConfig:
-        """The config of `isometry train` with these overrides."""
-        return compose("train", [*overrides, f"paths.data={self.data}", f"paths.runs={self.runs}"])
+        """The config of `isometry train` with these overrides; a copy of its own for each caller."""
+        words = (*overrides, f"paths.data={self.data}", f"paths.runs={self.runs}")
+        if words not in self._composed:
+            self._composed[words] = compose("train", words)
+        return copy.deepcopy(self._composed[words])
 
     def networks(
         self, overrides: Overrides, seeds: Sequence[int], input_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10

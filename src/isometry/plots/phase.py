@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from isometry.plots import style
 from isometry.theory.meanfield import Nonlinearity
-from isometry.theory.moments import HIGHEST, LOWEST, MomentTable
+from isometry.theory.moments import HIGHEST, LOWEST, moments_of
 
 ITERATIONS = 400
 """Layers after which a length has settled everywhere but within 1/400 of the critical line."""
@@ -17,11 +17,10 @@ ITERATIONS = 400
 
 def chi_grid(phi: Nonlinearity, sigma_w: NDArray[np.float64], sigma_b: NDArray[np.float64]) -> NDArray[np.float64]:
     """log₁₀ χ₁ [len(sigma_b), len(sigma_w)], lengths iterated from q = 1."""
-    table = MomentTable(phi)
     with np.errstate(divide="ignore"):
         weights, biases = 2 * np.log(sigma_w)[None, :], 2 * np.log(sigma_b)[:, None]
     grid = np.linspace(LOWEST, HIGHEST, 4001)
-    moments = table.at(grid)  # linear interpolation between so many points is finer than a pixel
+    moments = moments_of(phi).at(grid)  # linear interpolation between so many points is finer than a pixel
     log_q = np.zeros((len(sigma_b), len(sigma_w)))
     for _ in range(ITERATIONS):
         log_q = np.clip(np.logaddexp(weights + np.interp(log_q, grid, moments.log_p), biases), LOWEST, HIGHEST)

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from isometry.theory.batch_norm import batch_norm_limit
 from isometry.theory.correlation import correlation_fixed_point, slope_covariance
 from isometry.theory.meanfield import Nonlinearity, chi, variance_map
-from isometry.theory.moments import HIGHEST, LOWEST, MomentTable
+from isometry.theory.moments import HIGHEST, LOWEST, moments_of
 
+Array = NDArray[np.float64]
 Phase = Literal["ordered", "critical", "chaotic"]
 
 CRITICAL_WITHIN = 1e-3
@@ -58,21 +60,20 @@ def fixed_points(phi: Nonlinearity, sigma_w: float, sigma_b: float) -> list[Fixe
         raise ValueError(f"sigma_w={sigma_w}, sigma_b={sigma_b}: scales are not negative")
     if sigma_w == 0:
         return [FixedPoint(sigma_b**2, 0.0)]
-    table = MomentTable(phi)
+    bias = 2 * math.log(sigma_b) if sigma_b > 0 else -math.inf
 
-    def excess(log_q: float) -> float:
+    def excess(log_q: Array | float) -> Array:
         """log of next q over q."""
-        grown = 2 * math.log(sigma_w) + float(table.at(log_q).log_p)
-        bias = 2 * math.log(sigma_b) if sigma_b > 0 else -math.inf
-        return float(np.logaddexp(grown, bias)) - log_q
+        grown = 2 * math.log(sigma_w) + moments_of(phi).at(log_q).log_p
+        return np.logaddexp(grown, bias) - log_q
 
     grid = np.linspace(LOWEST, HIGHEST, 221)
-    values = np.array([excess(g) for g in grid])
+    values = excess(grid)
     found = [FixedPoint(0.0, math.exp(min(values[0], 700)))] if _starts_at_zero(phi, sigma_b) else []
     decided = np.flatnonzero(np.abs(values) > _NEUTRAL)  # where φ is its own tangent, a critical σ_w leaves every q alone
     for low, high in itertools.pairwise(decided):
         if values[low] * values[high] < 0:
-            q = math.exp(brentq(excess, grid[low], grid[high], xtol=1e-13))
+            q = math.exp(brentq(lambda log_q: float(excess(log_q)), grid[low], grid[high], xtol=1e-13))
             found.append(FixedPoint(q, length_slope(phi, q, sigma_w)))
     if len(decided) and values[decided[-1]] > 0:
         found.append(FixedPoint(math.inf, math.exp(-values[-1])))
@@ -85,7 +86,7 @@ def _starts_at_zero(phi: Nonlinearity, sigma_b: float) -> bool:
 
 def length_slope(phi: Nonlinearity, q: float, sigma_w: float) -> float:
     """dq'/dq = σ_w² (E φ² z² - E φ²)/(2q), by Stein's lemma."""
-    moments = MomentTable(phi).at(math.log(q))
+    moments = moments_of(phi).at(math.log(q))
     return sigma_w**2 * math.exp(float(moments.log_p)) * 0.5 * (float(moments.tilt) - 1) / q
 
 

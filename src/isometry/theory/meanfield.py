@@ -19,7 +19,9 @@ _ORIGIN = 1e-24  # a q so small that φ is its own tangent (one tangent a side a
 
 
 class Nonlinearity(Protocol):
-    """What the theory needs to know of an activation."""
+    """What the theory needs to know of an activation; hashable, since what was integrated is kept for each."""
+
+    def __hash__(self) -> int: ...
 
     @property
     def name(self) -> str: ...

@@ -5,6 +5,7 @@ Depth 1000 at rate 0.25 is 10^-602: everything here is a logarithm or a ratio.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,6 +107,12 @@ class MomentTable:
             chosen = first == start
             result[chosen] = _lagrange(position[chosen] - start) @ rows
         return result
+
+
+@functools.lru_cache(maxsize=32)
+def moments_of(phi: Nonlinearity) -> MomentTable:
+    """The table of a φ that every caller shares, so that a moment is integrated once."""
+    return MomentTable(phi)
 
 
 def _lagrange(x: Array) -> Array:

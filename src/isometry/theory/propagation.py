@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from isometry.theory.batch_norm import batch_norm_limit
 from isometry.theory.fluctuations import Fluctuations, fluctuations
 from isometry.theory.meanfield import Nonlinearity
-from isometry.theory.moments import MomentTable
+from isometry.theory.moments import MomentTable, moments_of
 
 Array = NDArray[np.float64]
 
@@ -110,13 +110,8 @@ def obstacle(layers: Sequence[LayerRecord]) -> str | None:
 
 
 def _tables(layers: Sequence[LayerRecord]) -> list[MomentTable | None]:
-    """One table of moments for each φ, shared by its layers."""
-    known: dict[int, MomentTable] = {}
-    found: list[MomentTable | None] = []
-    for layer in layers:
-        phi = layer.activation
-        found.append(None if phi is None else known.setdefault(id(phi), MomentTable(phi)))
-    return found
+    """The table of moments of each layer's φ."""
+    return [None if layer.activation is None else moments_of(layer.activation) for layer in layers]
 
 
 # ---- no normalization, layer norm, RMS norm: each example by itself ----------------------------------------------------
