@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -35,15 +36,18 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", folder], check=True)
 
 
-def train(folder: Path, data: Path, logger: str, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).parent / "isometry"), "train", *words, *WORDS, f"logger={logger}", "pictures=false"]
-    environment = {**os.environ, "ISOMETRY_DATA": str(data), "ISOMETRY_RUNS": str(folder), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=folder.parent, env=environment, capture_output=True, text=True, timeout=120)
+@pytest.fixture
+def train(typed, data_cache):
+    def call(folder: Path, logger: str, *words: str) -> subprocess.CompletedProcess[str]:
+        places = {"ISOMETRY_DATA": str(data_cache), "ISOMETRY_RUNS": str(folder)}
+        return typed("train", *words, *WORDS, f"logger={logger}", "pictures=false", cwd=folder.parent, **places)
+
+    return call
 
 
 @pytest.mark.parametrize("logger", ["csv", "wandb"])
-def test_a_full_disk(disk, tmp_path, data_cache, logger):
-    done = train(disk, data_cache, logger)
+def test_a_full_disk(train, disk, tmp_path, logger):
+    done = train(disk, logger)
     (run,) = disk.glob("s/*")
     assert done.returncode == 2, done.stderr
     assert "No space left on device; make room there, and the same command goes on" in done.stderr
@@ -54,11 +58,11 @@ def test_a_full_disk(disk, tmp_path, data_cache, logger):
     assert not [path for path in run.rglob(".*") if path.is_file()]  # no half-written file is left
 
     subprocess.run(["mount", "-o", f"remount,size={LARGE}", disk], check=True)
-    done = train(disk, data_cache, logger)
+    done = train(disk, logger)
     assert done.returncode == 0, done.stderr
     assert "goes on from its last checkpoint" in done.stderr
     whole = tmp_path / "whole"
-    train(whole, data_cache, "csv")
+    train(whole, "csv")
     (reference,) = whole.glob("s/*")
     pd.testing.assert_frame_equal(
         pd.read_parquet(run / "signals.parquet"), pd.read_parquet(reference / "signals.parquet"), check_exact=True
@@ -70,11 +74,13 @@ def test_a_full_disk(disk, tmp_path, data_cache, logger):
 
 def test_a_sweep_on_a_full_disk(disk, data_cache):
     """Its jobs fail one by one with the message; with room again the same command finishes them."""
-    words = ["-m", "seed=0,1,2"]
-    done = train(disk, data_cache, "csv", *words)
+    command = [str(Path(sys.executable).parent / "isometry"), "train", "-m", "seed=0,1,2", *WORDS]
+    places = {"ISOMETRY_DATA": str(data_cache), "ISOMETRY_RUNS": str(disk), "OMP_NUM_THREADS": "1"}
+    sweep = partial(subprocess.run, [*command, "logger=csv", "pictures=false"], cwd=disk.parent, env={**os.environ, **places})
+    done = sweep(capture_output=True, text=True, timeout=200)
     assert done.returncode == 1, done.stderr
     assert "No space left on device" in done.stderr
     subprocess.run(["mount", "-o", f"remount,size={LARGE}", disk], check=True)
-    done = train(disk, data_cache, "csv", *words)
+    done = sweep(capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert [json.loads(path.read_text())["state"] for path in disk.glob("s/*/status.json")] == ["finished"] * 3

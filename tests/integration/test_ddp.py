@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -55,19 +56,18 @@ def signals(path: Path) -> pd.DataFrame:
 
 CASES = [
     (1, [], []),
-    (2, [], []),
+    (2, ["trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=0.01"], ["activation=relu"]),
     (3, ["data.batch_size=63"], []),  # 21 each
-    (2, ["trainer.accumulate_grad_batches=2"], ["activation=relu"]),
-    (2, ["trainer.gradient_clip_val=0.01"], []),
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("processes", "overrides", "more"), CASES, ids=str)
 def test_n_processes_measure_what_one_measures(tmp_path, make_config, processes, overrides, more):
-    """64-bit: every column agrees to 1e-9, and so do weights and metrics."""
+    """64-bit: every column agrees to 1e-9, and so do weights and metrics; W&B has one run, nothing from rank one."""
     one = alone(make_config, *overrides, *more)
-    several = run(tmp_path, "trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={processes}", *overrides, *more)
+    ddp = ["trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={processes}", "logger.names=[csv,wandb]"]
+    several = run(tmp_path, *ddp, *overrides, *more)
     a, b = signals(one), signals(several)
     pd.testing.assert_frame_equal(a, b, rtol=1e-9, atol=1e-14)
     weights = [torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for path in (one, several)]
@@ -76,6 +76,8 @@ def test_n_processes_measure_what_one_measures(tmp_path, make_config, processes,
     drop = ["images_per_second", "epoch"]
     metrics = [pd.read_csv(path / "metrics.csv").drop(columns=drop, errors="ignore") for path in (one, several)]
     pd.testing.assert_frame_equal(*metrics, rtol=1e-9)
+    assert len(list(several.glob("wandb/offline-run-*"))) == 1
+    assert np.isfinite(json.loads((several / "summary.json").read_text())["test_accuracy"])
 
 
 def run_with_worker(folder: Path, body: str, *overrides: str) -> subprocess.CompletedProcess[str]:
@@ -151,8 +153,7 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(tmp_path):
 @pytest.mark.parametrize(
     ("number", "more"),
     [
-        (signal.SIGINT, []),
-        (signal.SIGTERM, ["trainer.limit_train_batches=1"]),
+        (signal.SIGINT, ["trainer.limit_train_batches=1"]),
         (signal.SIGUSR2, ["trainer.limit_train_batches=4", "trainer.accumulate_grad_batches=2"]),
     ],
 )
@@ -181,8 +182,10 @@ def endless(folder: Path, *more: str) -> subprocess.Popen[str]:
     command = [ISOMETRY, "train", *COMMON, "trainer=ddp", "trainer.accelerator=cpu", f"paths.runs={folder}/runs"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ISOMETRY_DATA": str(folder / "data")}
     process = subprocess.Popen([*command, *ENDLESS, *more], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not list(folder.glob("runs/*/*/checkpoints/last.ckpt")):
+    deadline = time.monotonic() + 200
+    while not list(folder.glob("runs/*/*/checkpoints/last.ckpt")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
         time.sleep(0.05)
     return process
 
@@ -204,23 +207,15 @@ MUTATIONS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("function", MUTATIONS)
-def test_without_its_all_reduce_the_statistics_of_the_global_batch_are_wrong(tmp_path, make_config, function):
-    """The comparison above has teeth: one reduction taken out, and its columns miss the other rank's examples."""
+def test_without_its_all_reduce_the_statistics_of_the_global_batch_are_wrong(tmp_path, make_config):
+    """The comparison above has teeth: reductions taken out, and their columns miss the other rank's examples."""
     one = signals(alone(make_config, f"paths.runs={tmp_path}/one"))
-    body = f"import isometry.signals.distributed as d; d.{function} = lambda tensor: tensor"
-    done = run_with_worker(tmp_path, body)
+    out = "; ".join(f"d.{function} = lambda tensor: tensor" for function in MUTATIONS)
+    done = run_with_worker(tmp_path, f"import isometry.signals.distributed as d; {out}")
     assert done.returncode == 0, done.stderr
     (path,) = (path.parent for path in tmp_path.glob("runs/*/*/status.json") if (path.parent / "signals.parquet").exists())
     mutated = signals(path)
-    for column in MUTATIONS[function]:
+    for column in itertools.chain(*MUTATIONS.values()):
         a, b = (frame[frame.step < 4][column].to_numpy() for frame in (one, mutated))
         assert np.nanmax(np.abs(a / b - 1)) > 1e-3, column
     np.testing.assert_allclose(mutated.weight_grad_norm, one.weight_grad_norm, rtol=1e-9)
-
-
-@pytest.mark.slow
-def test_one_wandb_run_and_nothing_from_rank_one(tmp_path):
-    path = run(tmp_path, "trainer=ddp", "trainer.accelerator=cpu", "logger.names=[csv,wandb]")
-    assert len(list(path.glob("wandb/offline-run-*"))) == 1
-    assert np.isfinite(json.loads((path / "summary.json").read_text())["test_accuracy"])

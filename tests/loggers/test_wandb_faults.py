@@ -18,7 +18,8 @@ import pytest
 KEY = "0123456789" * 4
 pytestmark = pytest.mark.slow
 Done = subprocess.CompletedProcess[str]
-LIMIT = 90  # seconds, of which a process start and its imports are 10
+LIMIT, HOLD = 150, 600
+"""Seconds: within the first a training is over, on any machine; a server that hangs says nothing for the second."""
 
 
 _RUN = {
@@ -51,7 +52,7 @@ class Server:
             def answer(self) -> None:
                 outer.requests += 1
                 if outer.failing == "hang":
-                    outer.over.wait(120)
+                    outer.over.wait(HOLD)
                 if outer.failing is not None:
                     self.close_connection = True
                     return
@@ -79,18 +80,15 @@ class Server:
         self._server.server_close()
 
 
-def train(folder: Path, data: Path, url: str, *overrides: str, key: str = KEY) -> tuple[Done, float]:
+def train(folder: Path, data: Path, url: str, *overrides: str, key: str = KEY) -> Done:
     # whoever runs the tests offline has WANDB_MODE set, which would win over logger.offline=false
     outside = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     environment = {**outside, "WANDB_BASE_URL": url, "WANDB_API_KEY": key, "OMP_NUM_THREADS": "1"}
     small = ["model.depth=3", "trainer.max_steps=6", "callbacks.signals.every_n_steps=2", "callbacks.signals.flush_every=2"]
     online = ["logger=wandb", "logger.offline=false", "logger.patience=4", "trainer=cpu", "pictures=false"]
     command = [str(Path(sys.executable).parent / "isometry"), "train", f"paths.runs={folder}", f"paths.data={data}"]
-    started = time.perf_counter()
-    done = subprocess.run(
-        [*command, *small, *online, *overrides], env=environment, capture_output=True, text=True, timeout=LIMIT
-    )
-    return done, time.perf_counter() - started
+    words = [*command, *small, *online, *overrides]
+    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=LIMIT)
 
 
 def check_whole(folder: Path, done: Done) -> Path:
@@ -113,11 +111,10 @@ def test_a_server_that_does_not_answer(tmp_path, data_cache, failing):
     server = Server(None if failing == "refuse" else failing)
     if failing == "refuse":
         server.close()
-    done, seconds = train(tmp_path, data_cache, server.url)
+    done = train(tmp_path, data_cache, server.url)
     run = check_whole(tmp_path, done)
     assert sync_hint(done) == 1, done.stderr
     assert list(run.glob("wandb/offline-run-*/*.wandb"))
-    assert seconds < LIMIT / 2
     server.close()
 
 
@@ -131,7 +128,7 @@ def test_a_server_that_is_lost_in_mid_run(tmp_path, data_cache):
         server.failing = "hang"
 
     threading.Thread(target=lose, daemon=True).start()
-    done, _ = train(tmp_path, data_cache, server.url, "trainer.max_steps=6")
+    done = train(tmp_path, data_cache, server.url, "trainer.max_steps=6")
     run = check_whole(tmp_path, done)
     assert server.requests > 0
     assert sync_hint(done) == 1, done.stderr
@@ -142,7 +139,7 @@ def test_a_server_that_is_lost_in_mid_run(tmp_path, data_cache):
 @pytest.mark.parametrize("key", ["short", "z" * 40])
 def test_a_bad_key(tmp_path, data_cache, key):
     server = Server("drop")
-    done, _ = train(tmp_path, data_cache, server.url, key=key)
+    done = train(tmp_path, data_cache, server.url, key=key)
     check_whole(tmp_path, done)
     assert sync_hint(done) == 1, done.stderr
     server.close()

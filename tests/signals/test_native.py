@@ -1,10 +1,13 @@
 """The compiled loops against torch in float64, and what is left to torch."""
 
+import functools
 import math
 import os
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -256,6 +259,23 @@ def test_two_types_compiled_at_once_do_not_mix_in_the_cache(tmp_path):
     subprocess.run([sys.executable, "-c", USE, "float32", "float64"], env=environment, check=True, timeout=120)
     (index,) = tmp_path.rglob("kernels.norms-*.nbi")
     assert len(list(index.parent.glob("kernels.norms-*.nbc"))) == 2
+
+
+def test_threads_that_ask_at_once_get_the_same_array(monkeypatch):
+    """With two, a tensor seen through one and its copy seen through the other would not be of one type."""
+    threads, calls = 4, []
+    barrier = threading.Barrier(threads)
+
+    def compile_slowly(like):
+        calls.append(like)
+        time.sleep(0.05)
+
+    monkeypatch.setattr(native.kernels, "compile_all", compile_slowly)
+    for name in ("_ready", "_load"):
+        monkeypatch.setattr(native, name, functools.cache(getattr(native, name).__wrapped__))
+    with ThreadPoolExecutor(threads) as pool:
+        found = list(pool.map(lambda _: (barrier.wait(), native._ready(torch.float32))[1], range(threads)))
+    assert len({id(array) for array in found}) == len(calls) == 1
 
 
 @pytest.mark.parametrize(("device", "loaded"), [("cpu", [torch.float32]), ("cuda", [])])

@@ -1,5 +1,6 @@
 """The per-layer prediction against networks that are drawn and differentiated here, in float64 and without our layers."""
 
+import functools
 import math
 
 import numpy as np
@@ -43,6 +44,13 @@ def network(name, sigma_w, sigma_b=0.0, depth=8, width=200, normalization="none"
     ]
 
 
+@functools.cache
+def unit_normals(seeds, outputs, inputs, layer):
+    """The same for every network of a shape: drawing them is most of a test's time."""
+    generator = torch.Generator().manual_seed(layer)
+    return torch.randn(seeds, outputs, inputs, generator=generator, dtype=torch.float64)
+
+
 def draw(layer, seeds, generator):
     shape = (seeds, layer.outputs, layer.inputs)
     if layer.distribution == "uniform":
@@ -54,7 +62,7 @@ def draw(layer, seeds, generator):
         q = q * torch.sign(torch.diagonal(r, dim1=1, dim2=2)).unsqueeze(1)
         unit = (q if layer.outputs >= layer.inputs else q.transpose(1, 2)) * math.sqrt(large)
     else:
-        unit = torch.randn(shape, generator=generator, dtype=torch.float64)
+        unit = unit_normals(*shape, layer.index)
     return unit * layer.sigma_w / math.sqrt(layer.inputs)
 
 

@@ -34,11 +34,19 @@ def reductions(device: torch.device) -> Reductions:
     return NativeReductions(device) if seen_at_once(device) else Reductions(device)
 
 
+_LOADING = threading.Lock()
+
+
 @functools.cache
 def _ready(dtype: torch.dtype) -> NDArray[np.floating[Any]]:
-    """An empty array of a type for which all kernels are compiled.
+    """An empty array of a type for which all kernels are compiled: one for each type, whichever thread asks first."""
+    with _LOADING:
+        return _load(dtype)
 
-    One process at a time: of two that compile for different types at once (a sweep over the precision, on a new machine),
+
+@functools.cache
+def _load(dtype: torch.dtype) -> NDArray[np.floating[Any]]:
+    """One process at a time: of two that compile for different types at once (a sweep over the precision, on a new machine),
     numba's index would keep one's entry with the other's code, and every later process would fail.
     """
     like, folder = np.empty(0, _NUMPY[dtype]), kernels.cache_folder()
