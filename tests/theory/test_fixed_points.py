@@ -86,7 +86,7 @@ def corners():
         yield pytest.param(name, sigma_w, sigma_b, marks=(pytest.mark.slow,) if long else ())
 
 
-@pytest.mark.parametrize(("name", "sigma_w", "sigma_b"), corners())
+@pytest.mark.parametrize(("name", "sigma_w", "sigma_b"), list(corners()))
 def test_the_corners_of_the_domain_are_finite(name, sigma_w, sigma_b):
     found = limit(getattr(activations, name)(), sigma_w, sigma_b)
     assert math.isfinite(found.chi_1)
