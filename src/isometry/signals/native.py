@@ -46,7 +46,9 @@ def _ready(dtype: torch.dtype) -> NDArray[np.floating[Any]]:
 
 @functools.cache
 def _load(dtype: torch.dtype) -> NDArray[np.floating[Any]]:
-    """One process at a time: of two that compile for different types at once (a sweep over the precision, on a new machine),
+    """Compile them, or load them, for a type.
+
+    One process at a time: of two that compile for different types at once (a sweep over the precision, on a new machine),
     numba's index would keep one's entry with the other's code, and every later process would fail.
     """
     like, folder = np.empty(0, _NUMPY[dtype]), kernels.cache_folder()
