@@ -56,6 +56,7 @@ def signals(path: Path) -> pd.DataFrame:
 
 CASES = [
     (1, [], []),
+    (2, [], []),
     (2, ["trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=0.01"], ["activation=relu"]),
     (3, ["data.batch_size=63"], []),  # 21 each
 ]
@@ -153,7 +154,8 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(tmp_path):
 @pytest.mark.parametrize(
     ("number", "more"),
     [
-        (signal.SIGINT, ["trainer.limit_train_batches=1"]),
+        (signal.SIGINT, []),
+        (signal.SIGTERM, ["trainer.limit_train_batches=1"]),
         (signal.SIGUSR2, ["trainer.limit_train_batches=4", "trainer.accumulate_grad_batches=2"]),
     ],
 )
