@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from isometry.signals import kernels, native
+from isometry.signals import dlpack, kernels, native
 from isometry.signals.native import NativeReductions, memory, reductions
 from isometry.signals.reductions import Fixed, Reductions
 
@@ -103,9 +103,10 @@ def test_squares_are_taken_in_float64(magnitude):
 def test_screening_rounds_norms_but_keeps_the_range(magnitude, entries):
     """Up to 4096 squares are added in float32: the relative error of a sum is below 4096 · 2⁻²⁴ = 2.4e-4, of its root half."""
     x = torch.full((entries,), magnitude) * (1 + torch.rand(entries, generator=torch.Generator().manual_seed(0)))
-    out = np.empty(1)
-    assert NativeReductions(CPU).screen([x], [], out)
-    assert out[0] == pytest.approx(x.double().norm().item(), rel=1.2e-4, abs=0)
+    out = torch.zeros(1, 1, dtype=torch.float64)
+    (place,) = NativeReductions(CPU).places(out)
+    assert NativeReductions(CPU).screen([x], [], place)
+    assert out.item() == pytest.approx(x.double().norm().item(), rel=1.2e-4, abs=0)
 
 
 @pytest.mark.parametrize("kind", [NativeReductions, Reductions])
@@ -119,10 +120,10 @@ def test_screening_sees_every_non_finite_number(kind, bad, where):
         others[0] += bad
     elif where == "others of another type":
         others = [torch.tensor(bad, dtype=torch.float64)]
-    (place,) = at.places(torch.zeros(1, len(tensors), dtype=torch.float64))
-    assert at.screen(tensors, others, place) == (where == "none")
-    expected = [x.double().norm().item() for x in tensors]
-    torch.testing.assert_close(list(map(float, place)), expected, rtol=1e-5, atol=0, equal_nan=True)
+    found = torch.zeros(1, len(tensors), dtype=torch.float64)
+    assert at.screen(tensors, others, at.places(found)[0]) == (where == "none")
+    expected = torch.stack([x.double().norm() for x in tensors])
+    torch.testing.assert_close(found[0], expected, rtol=1e-5, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("kind", [NativeReductions, Reductions])
@@ -181,13 +182,45 @@ class Subclass(torch.Tensor):
         [torch.randn(4, 3), torch.randn(4, 3, dtype=torch.float64)],
         [torch.randn(4, 3).half()],
         [torch.randn(4, 3).as_subclass(Subclass)],
+        [torch.randn(1, 3).expand(4, 3)],
     ],
-    ids=["strided", "two types", "half", "subclass"],
+    ids=["strided", "two types", "half", "subclass", "expanded"],
 )
 def test_what_does_not_simply_lie_in_memory_is_left_to_torch(tensors):
     assert memory(tensors) is None
     expected = torch.stack([x.as_subclass(torch.Tensor).double().norm() for x in tensors])
     torch.testing.assert_close(NativeReductions(CPU).norms(tensors).as_subclass(torch.Tensor), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (0, 4), (2, 1, 3), (1, 1)])
+def test_an_address_is_that_of_torch(shape):
+    """Also of a part of a storage; a dimension of one entry may have any stride."""
+    whole = torch.randn(2, *shape, dtype=torch.float64)
+    at = memory([whole[1], whole[1].squeeze(), nn.Parameter(whole)])
+    assert at.addresses.tolist() == [whole[1].data_ptr(), whole[1].data_ptr(), whole.data_ptr()]
+    assert at.sizes.tolist() == [math.prod(shape), math.prod(shape), 2 * math.prod(shape)]
+    if shape == (2, 1, 3):
+        assert memory([torch.randn(3, 1, 2).permute(0, 1, 2).as_strided((3, 1, 2), (2, 77, 1))]) is not None
+
+
+def test_a_sparse_tensor_has_no_address_and_leaves_no_exception_behind():
+    sparse = torch.eye(3).to_sparse()
+    assert memory([sparse]) is None
+    (place,) = NativeReductions(CPU).places(torch.zeros(1, 1, dtype=torch.float64))
+    assert NativeReductions(CPU)._rough_norms([sparse], place.address, 1) == -1.0
+
+
+def test_a_torch_without_the_table_of_functions_reduces_by_itself(monkeypatch):
+    monkeypatch.delattr(torch.Tensor, "__dlpack_c_exchange_api__")
+    assert dlpack.find_describe() == 0
+    monkeypatch.setattr(native, "DESCRIBE", 0)
+    assert type(reductions(CPU)) is Reductions
+    assert memory(batches()) is None
+
+
+def test_a_later_version_of_the_table_is_not_read(monkeypatch):
+    monkeypatch.setattr(dlpack.Table, "major", 2)
+    assert dlpack.find_describe() == 0
 
 
 def test_fixed_tensors_are_looked_for_once(monkeypatch):
@@ -225,6 +258,7 @@ def test_everything_is_compiled_once_for_each_type():
     """Later calls find the code there: none waits for the compiler, and none compiles beside another process."""
     ready = [native._ready(dtype) for dtype in (torch.float32, torch.float64)]
     assert [like.dtype for like in ready] == [np.float32, np.float64]
+    native._ready_to_find()
     entries = [getattr(kernels, name) for name in ENTRIES]
     before = [len(entry.signatures) for entry in entries]
     for dtype in (torch.float32, torch.float64):
@@ -232,15 +266,18 @@ def test_everything_is_compiled_once_for_each_type():
         tensors = [torch.randn(4, 3, dtype=dtype) for _ in range(2)]
         found.copy(tensors, tensors, [torch.empty_like(x) for x in tensors])
         found.watch(tensors)
-        found.screen(tensors, tensors, np.empty(2))
+        found.screen(tensors, tensors, found.places(torch.zeros(1, 2, dtype=torch.float64))[0])
         found.distances(tensors, tensors)
         found.outer_products(tensors, found.example_squares(tensors))
         found.preactivations(tensors, [((-1.0, 1.0), (2.0, 3.0)), None])
         found.activations(tensors, (3, 3))
-    assert [len(entry.signatures) for entry in entries] == before == [2] * len(entries)
+    assert [len(entry.signatures) for entry in entries] == before == [1, 1, *[2] * 7]
 
 
-ENTRIES = ("norms", "rough_norms", "distances", "copy", "example_squares", "outer_products", "preactivations", "activations")
+ENTRIES = (
+    *("find", "rough_norms"),  # of any type
+    *("norms", "distances", "copy", "example_squares", "outer_products", "preactivations", "activations"),
+)
 
 USE = """
 import sys, torch

@@ -7,7 +7,7 @@ import functools
 import math
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,21 +17,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from isometry.signals import kernels
+from isometry.signals.dlpack import DESCRIBE
 from isometry.signals.norms import known_finite, seen_at_once
 from isometry.signals.reductions import Fixed, Reductions
 from isometry.signals.statistics import Intervals
 
-_NUMPY: dict[torch.dtype | None, type[np.floating[Any]]] = {torch.float32: np.float32, torch.float64: np.float64}
+_NUMPY: dict[torch.dtype, type[np.floating[Any]]] = {torch.float32: np.float32, torch.float64: np.float64}
+_BITS = {32: torch.float32, 64: torch.float64}
 COMPILE_SECONDS = 60.0
 """Compiling takes a few seconds; who waits longer for another process compiles too."""
 
 _PLAIN = frozenset({Tensor, nn.Parameter})
-_dtype = Tensor.dtype.__get__  # type: ignore[attr-defined]
 
 
 def reductions(device: torch.device) -> Reductions:
     """The fastest for a device."""
-    return NativeReductions(device) if seen_at_once(device) else Reductions(device)
+    return NativeReductions(device) if DESCRIBE and seen_at_once(device) else Reductions(device)
 
 
 _LOADING = threading.Lock()
@@ -46,25 +47,40 @@ def _ready(dtype: torch.dtype) -> NDArray[np.floating[Any]]:
 
 @functools.cache
 def _load(dtype: torch.dtype) -> NDArray[np.floating[Any]]:
-    """Compile them, or load them, for a type.
+    """Compile them, or load them, for a type."""
+    like = np.empty(0, _NUMPY[dtype])
+    _one_process_at_a_time(functools.partial(kernels.compile_all, like))
+    return like
 
-    One process at a time: of two that compile for different types at once (a sweep over the precision, on a new machine),
-    numba's index would keep one's entry with the other's code, and every later process would fail.
-    """
-    like, folder = np.empty(0, _NUMPY[dtype]), kernels.cache_folder()
+
+@functools.cache
+def _ready_to_find() -> None:
+    """Compile, or load, those that find tensors in memory."""
+    with _LOADING:
+        _one_process_at_a_time(kernels.compile_finding)
+
+
+def _one_process_at_a_time(compile_some: Callable[[], None]) -> None:
+    """Of two that compile for different types at once (a sweep over the precision, on a new machine), numba's index would keep
+    one's entry with the other's code, and every later process would fail."""
+    folder = kernels.cache_folder()
     with contextlib.ExitStack() as stack:
         if folder is not None:
             with contextlib.suppress(OSError):  # also Timeout: rather twice than never
                 os.makedirs(folder, exist_ok=True)
                 stack.enter_context(FileLock(os.path.join(folder, "isometry.lock"), timeout=COMPILE_SECONDS))
-        kernels.compile_all(like)
-    return like
+        compile_some()
 
 
 def load_early(device: torch.device) -> None:
     """Begin to load the compiled loops, in a thread: a third of a second, which passes while others wait (for W&B, say)."""
-    if seen_at_once(device):
-        threading.Thread(target=_ready, args=(torch.float32,)).start()
+    if DESCRIBE and seen_at_once(device):
+        threading.Thread(target=_load_what_most_use).start()
+
+
+def _load_what_most_use() -> None:
+    _ready_to_find()
+    _ready(torch.float32)
 
 
 class Memory(NamedTuple):
@@ -84,19 +100,29 @@ def memory(tensors: Sequence[Tensor], signed: bool = True) -> Memory | None:
 
     Where signs do not matter (`signed=False`) that includes views whose memory holds the negative.
     """
-    # all by `map` over methods written in C: this runs for every list of tensors in every step
-    dtypes = set(map(_dtype, tensors))
-    dtype = dtypes.pop() if len(dtypes) == 1 else None
-    if dtype not in _NUMPY or not set(map(type, tensors)) <= _PLAIN or not all(map(Tensor.is_contiguous, tensors)):
+    # by `map` over methods written in C: this runs for every list of tensors in every recorded step
+    if not set(map(type, tensors)) <= _PLAIN or (signed and any(map(Tensor.is_neg, tensors))):
         return None
-    if signed and any(map(Tensor.is_neg, tensors)):
-        return None
-    addresses, sizes = (np.fromiter(map(find, tensors), np.int64, len(tensors)) for find in (Tensor.data_ptr, Tensor.numel))
-    return Memory(addresses, sizes, _ready(dtype))
+    _ready_to_find()
+    addresses, sizes = np.empty((2, len(tensors)), np.int64)
+    dtype = _BITS.get(kernels.find(DESCRIBE, np.array(list(map(id, tensors)), np.int64), addresses, sizes))
+    return None if dtype is None else Memory(addresses, sizes, _ready(dtype))
+
+
+class Place(NamedTuple):
+    """Where numbers go: a row (or rows) of the buffer, and its address."""
+
+    row: NDArray[np.float64]
+    address: int
 
 
 class NativeReductions(Reductions):
     """Reductions on the CPU; what does not simply lie in memory (bfloat16, other layouts, subclasses) is left to torch."""
+
+    def __init__(self, device: torch.device):
+        super().__init__(device)
+        self._objects = np.empty(0, np.int64)  # addresses of the tensors of a step
+        self._objects_at = 0
 
     def _memory(self, tensors: Sequence[Tensor], signed: bool = True) -> Memory | None:
         if not isinstance(tensors, Fixed):
@@ -125,11 +151,18 @@ class NativeReductions(Reductions):
         total = kernels.norms(*at, out)
         return torch.from_numpy(out), math.isfinite(total)
 
-    def screen(self, tensors: Sequence[Tensor], others: Sequence[Tensor], into: NDArray[np.float64]) -> bool:
-        at = memory([*tensors, *others], signed=False)
-        if at is None:
-            return super().screen(tensors, others, into)
-        return math.isfinite(kernels.rough_norms(*at, into))
+    def screen(self, tensors: Sequence[Tensor], others: Sequence[Tensor], into: Place) -> bool:
+        every = [*tensors, *others]
+        total = self._rough_norms(every, into.address, len(tensors)) if set(map(type, every)) <= _PLAIN else -1.0
+        return super().screen(tensors, others, into) if total < 0.0 else math.isfinite(total)
+
+    def _rough_norms(self, tensors: list[Tensor], out: int, room: int) -> float:
+        if len(tensors) != len(self._objects):
+            _ready_to_find()
+            self._objects = np.empty(len(tensors), np.int64)
+            self._objects_at = self._objects.ctypes.data
+        self._objects[:] = list(map(id, tensors))
+        return kernels.rough_norms(DESCRIBE, self._objects_at, len(tensors), out, room)
 
     def distances(self, tensors: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
         at, other = self._memory(tensors), self._memory(others)
@@ -185,18 +218,18 @@ class NativeReductions(Reductions):
 
     # in numpy, which copies a row of numbers without torch's dispatcher
 
-    def places(self, rows: Tensor) -> list[NDArray[np.float64]]:
-        return list(rows.numpy())
+    def places(self, rows: Tensor) -> list[Place]:
+        return [Place(row, row.ctypes.data) for row in rows.numpy()]
 
-    def place(self, values: Tensor, into: NDArray[np.float64]) -> None:
+    def place(self, values: Tensor, into: Place) -> None:
         # a loss may be bfloat16, which numpy does not know
-        into[...] = values.item() if values.dim() == 0 else values.double().numpy()
+        into.row[...] = values.item() if values.dim() == 0 else values.double().numpy()
 
-    def place_rows(self, blocks: Sequence[Tensor], into: NDArray[np.float64]) -> None:
+    def place_rows(self, blocks: Sequence[Tensor], into: Place) -> None:
         start = 0
         for block in blocks:
             stop = start + (len(block) if block.dim() == 2 else 1)
-            into[start:stop] = block.numpy()
+            into.row[start:stop] = block.numpy()
             start = stop
 
     def replace(self, rows: Tensor, at: Sequence[int], by: Tensor) -> None:

@@ -226,7 +226,8 @@ class Recorder:
     def _watch(self, gradients: list[Tensor], positions: list[int], scale: float | Tensor) -> None:
         """The norms of the gradients, and, unless all is known to be well, which layer lost its finite values."""
         if self.weights.one_each(positions) and _is_one(scale):
-            finite = self.reductions.screen(gradients, self.losses, self._watch_places["watched_gradient"][len(self.rows)])
+            into = self._watch_places["watched_gradient"][len(self.rows)]
+            finite = self.reductions.screen(gradients, self.losses, into)
         else:
             norms, finite = self.reductions.watch(gradients)
             self._write("watched_gradient", _over(self.weights.norm_by_layer(norms, positions, without=0.0), scale))
