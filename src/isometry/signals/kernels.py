@@ -65,11 +65,16 @@ def locate(describe: int, tensor: int, spare: NDArray[np.void]) -> tuple[int, in
 
 
 @asking_torch
-def find(describe: int, tensors: Addresses, addresses: Addresses, sizes: Sizes) -> int:
-    """`locate` all; the bits of the numbers of each, 0 where that is not the same for all."""
-    spare, bits = np.empty(1, DL_TENSOR), 0
-    for k in range(len(tensors)):
-        addresses[k], sizes[k], own = locate(describe, tensors[k], spare)
+def find(describe: int, table: Addresses) -> int:
+    """`locate` all tensors; returns the bits of the numbers of each, 0 where that is not the same for all.
+
+    Args:
+        describe: see `locate`.
+        table: the objects' addresses in its first half, which the tensors' addresses replace; their sizes go to the second.
+    """
+    spare, bits, count = np.empty(1, DL_TENSOR), 0, len(table) // 2
+    for k in range(count):
+        table[k], table[count + k], own = locate(describe, table[k], spare)
         if own == 0 or (k > 0 and own != bits):
             return 0
         bits = own
@@ -146,7 +151,7 @@ def rough_norms(describe: int, tensors: int, count: int, out: int, room: int) ->
 
     Args:
         describe: see `locate`.
-        tensors: where `count` of int64 lie, as `find` takes them.
+        tensors: where the addresses of `count` objects lie.
         count: tensors.
         out: where `room` of float64 lie, for the norms of the first tensors.
         room: at most `count`.
@@ -346,8 +351,7 @@ def activations(
 
 def compile_finding() -> None:
     """Compile those that take tensors of any type, or load them where that has been done before; with no tensors."""
-    none = np.empty(0, np.int64)
-    find(0, none, none, none)
+    find(0, np.empty(0, np.int64))
     rough_norms(0, 0, 0, 0, 0)
 
 

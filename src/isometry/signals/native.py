@@ -104,9 +104,9 @@ def memory(tensors: Sequence[Tensor], signed: bool = True) -> Memory | None:
     if not set(map(type, tensors)) <= _PLAIN or (signed and any(map(Tensor.is_neg, tensors))):
         return None
     _ready_to_find()
-    addresses, sizes = np.empty((2, len(tensors)), np.int64)
-    dtype = _BITS.get(kernels.find(DESCRIBE, np.array(list(map(id, tensors)), np.int64), addresses, sizes))
-    return None if dtype is None else Memory(addresses, sizes, _ready(dtype))
+    table, count = np.array([*map(id, tensors)] * 2, np.int64), len(tensors)
+    dtype = _BITS.get(kernels.find(DESCRIBE, table))
+    return None if dtype is None else Memory(table[:count], table[count:], _ready(dtype))
 
 
 class Place(NamedTuple):
