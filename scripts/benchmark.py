@@ -15,6 +15,7 @@ import datetime
 import functools
 import os
 import platform
+import random
 import re
 import statistics
 import subprocess
@@ -430,15 +431,16 @@ def signal_variants(network, x, labels) -> dict[str, Callable[[], Step]]:
 def by_step(variants: dict[str, Callable[[], Step]], rounds: int) -> dict[str, list[float]]:
     """Seconds of `STEPS` steps of each variant in each round.
 
-    The variants take turns step by step, each time another one first: what else the machine does hits all of them. On an
-    accelerator, where a step is not over when its call returns, they take turns after `STEPS` steps.
+    The variants take turns step by step: what else the machine does hits all of them. Each time in another order, because a
+    step finds in the cache what the one before has left there. On an accelerator, where a step is not over when its call
+    returns, they take turns after `STEPS` steps.
     """
-    names, found = list(variants), {name: [] for name in variants}
+    names, found, order = list(variants), {name: [] for name in variants}, random.Random(0)
     steps_of_a_turn = 1 if DEVICE == "cpu" else STEPS
     for _ in range(rounds):
         trainings, seconds = {name: make() for name, make in variants.items()}, dict.fromkeys(names, 0.0)
-        for turn, start in enumerate(range(0, STEPS, steps_of_a_turn)):
-            for name in names[turn % len(names) :] + names[: turn % len(names)]:
+        for start in range(0, STEPS, steps_of_a_turn):
+            for name in order.sample(names, len(names)):
                 seconds[name] += clock(functools.partial(take, trainings[name], range(start, start + steps_of_a_turn)))
         for name in names:
             found[name].append(seconds[name])
