@@ -99,7 +99,7 @@ def test_squares_are_taken_in_float64(magnitude):
 
 
 @pytest.mark.parametrize("magnitude", [0.0, 1e-44, 1e-30, 1e-13, 1.0, 1e17, 1e25, 1e38])
-@pytest.mark.parametrize("entries", [1, 1000, 10_000])
+@pytest.mark.parametrize("entries", [1, 1000, 10_000, 4 * 2 * kernels.BLOCK + 7])
 def test_screening_rounds_norms_but_keeps_the_range(magnitude, entries):
     """Up to 4096 squares are added in float32: the relative error of a sum is below 4096 · 2⁻²⁴ = 2.4e-4, of its root half."""
     x = torch.full((entries,), magnitude) * (1 + torch.rand(entries, generator=torch.Generator().manual_seed(0)))
@@ -124,6 +124,22 @@ def test_screening_sees_every_non_finite_number(kind, bad, where):
     assert at.screen(tensors, others, at.places(found)[0]) == (where == "none")
     expected = torch.stack([x.double().norm() for x in tensors])
     torch.testing.assert_close(found[0], expected, rtol=1e-5, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("entries", [1, 2, 3, 4, 5, 7, 4 * kernels.BLOCK + 9])
+def test_screening_reads_every_entry_once(entries):
+    """Around the ends of the quarters and of their blocks: an entry alone among zeros is the norm, and one that is not finite
+    shows."""
+    quarter = entries // 4
+    ends = {k * quarter + i for k in range(5) for i in (-1, 0, 1, kernels.BLOCK - 1, kernels.BLOCK)}
+    at, found = NativeReductions(CPU), torch.zeros(1, 1, dtype=torch.float64)
+    for i in sorted(k for k in {*ends, entries - 1} if 0 <= k < entries):
+        x = torch.zeros(entries)
+        x[i] = 2.0
+        assert at.screen([x], [], at.places(found)[0])
+        assert found.item() == 2.0
+        x[i] = math.inf
+        assert not at.screen([x], [], at.places(found)[0])
 
 
 @pytest.mark.parametrize("kind", [NativeReductions, Reductions])
@@ -200,7 +216,7 @@ def test_an_address_is_that_of_torch(shape):
     assert at.addresses.tolist() == [whole[1].data_ptr(), whole[1].data_ptr(), whole.data_ptr()]
     assert at.sizes.tolist() == [math.prod(shape), math.prod(shape), 2 * math.prod(shape)]
     if shape == (2, 1, 3):
-        assert memory([torch.randn(3, 1, 2).permute(0, 1, 2).as_strided((3, 1, 2), (2, 77, 1))]) is not None
+        assert memory([torch.randn(3, 1, 2).as_strided((3, 1, 2), (2, 77, 1))]) is not None
 
 
 def test_a_sparse_tensor_has_no_address_and_leaves_no_exception_behind():

@@ -350,13 +350,13 @@ def activations(
 
 
 def compile_finding() -> None:
-    """Compile those that take tensors of any type, or load them where that has been done before; with no tensors."""
+    """Compile those that take tensors of any type, or load them where that has been done before; all with no tensors."""
     find(0, np.empty(0, np.int64))
     rough_norms(0, 0, 0, 0, 0)
 
 
 def compile_all(like: Floats) -> None:
-    """Compile the others for one type of numbers."""
+    """Compile, or load, those that take tensors of one type; all with no tensors."""
     none, table = np.empty(0, np.int64), np.empty((0, 1))
     norms(none, none, like, table[:, 0])
     distances(none, none, none, like, table[:, 0])
