@@ -222,8 +222,10 @@ def test_an_address_is_that_of_torch(shape):
 def test_a_sparse_tensor_has_no_address_and_leaves_no_exception_behind():
     sparse = torch.eye(3).to_sparse()
     assert memory([sparse]) is None
-    (place,) = NativeReductions(CPU).places(torch.zeros(1, 1, dtype=torch.float64))
-    assert NativeReductions(CPU)._rough_norms([sparse], place.address, 1) == -1.0
+    (place,) = NativeReductions(CPU).places(torch.zeros(1, 2, dtype=torch.float64))
+    tensors, others = [torch.ones(4), sparse], [torch.ones(1)]
+    assert kernels.rough_norms(dlpack.ASK, id(tensors), id(others), place.address) == -1.0
+    assert kernels.rough_norms(dlpack.ASK, id(others), id(tensors), place.address) == -1.0
 
 
 def test_a_torch_without_the_table_of_functions_reduces_by_itself(monkeypatch):

@@ -152,7 +152,7 @@ class Signals(Callback):
         if self._recorded is None:
             step = self.recorder.step
             self._recorded = step % self.every_n_steps == 0 or step == self._last_step  # type: ignore[operator]
-        self._examples, self._window = len(batch[1]), window(trainer, batch_idx)
+        self._examples, self._window = batch[1].shape[0], window(trainer, batch_idx)
         replay = functools.partial(replay_forward, pl_module.network, batch[0]) if self._replays else None
         pl_module.probe = self.recorder.begin(self._recorded, self._examples, replay)
 

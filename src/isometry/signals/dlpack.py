@@ -1,4 +1,4 @@
-"""Where tensors lie in memory, asked from compiled code.
+"""Where the tensors of a Python list lie in memory, asked from compiled code.
 
 torch publishes a table of C functions for this (`__dlpack_c_exchange_api__` of the array API standard, DLPack 1.3): one call
 tells address, type and layout of a tensor. In Python each of those is a call by itself, and between two steps of a training,
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba.extending import intrinsic
+from torch import Tensor, nn
 
 NAMES = ("allocate", "export", "wrap", "describe", "stream")
 """The functions of the table; `describe` fills in a DLTensor."""
@@ -45,6 +46,15 @@ def find_describe() -> int:
 
 
 DESCRIBE = find_describe()
+
+TYPE_AT = object.__basicsize__ - ctypes.sizeof(ctypes.c_void_p)
+"""Where in a Python object the address of its type stands: the last field that all objects have."""
+
+TORCH = np.array([DESCRIBE, TYPE_AT, id(Tensor), id(nn.Parameter)], np.int64)
+"""What compiled code needs to ask torch: the function, and the types of tensors that are what they seem. Subclasses may be
+anything. Handed over by address (`ASK`), as one process's addresses may not be in machine code that is kept."""
+
+ASK = TORCH.ctypes.data
 
 DL_TENSOR = np.dtype(
     [
@@ -91,5 +101,28 @@ def _described(typing_context: Any, describe: Any, tensor: Any, into: Any) -> An
     return numba.types.boolean(describe, tensor, into), generate
 
 
+def _length(typing_context: Any, objects: Any) -> Any:
+    """Of a Python list, by its address."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        python = context.get_python_api(builder)
+        return python.list_size(builder.inttoptr(arguments[0], python.pyobj))
+
+    return numba.types.int64(objects), generate
+
+
+def _entry(typing_context: Any, objects: Any, index: Any) -> Any:
+    """The address of an object in a Python list."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        python = context.get_python_api(builder)
+        found = python.list_getitem(builder.inttoptr(arguments[0], python.pyobj), arguments[1])  # borrowed
+        return builder.ptrtoint(found, ir.IntType(64))
+
+    return numba.types.int64(objects, index), generate
+
+
 pointer: Any = intrinsic(_pointer)
 described: Any = intrinsic(_described)
+length: Any = intrinsic(_length)
+entry: Any = intrinsic(_entry)

@@ -19,7 +19,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from isometry.signals.dlpack import CPU, DL_TENSOR, FLOAT, described, pointer
+from isometry.signals.dlpack import CPU, DL_TENSOR, FLOAT, described, entry, length, pointer
 
 Addresses = NDArray[np.int64]
 Sizes = NDArray[np.int64]
@@ -43,15 +43,18 @@ asking_torch = functools.partial(compiled, nogil=False)
 
 
 @compiled
-def locate(describe: int, tensor: int, spare: NDArray[np.void]) -> tuple[int, int, int]:
-    """Address, size and bits a number of a tensor; 0 bits unless it is contiguous float32 or float64 in the CPU's memory.
+def locate(ask: int, tensor: int, spare: NDArray[np.void]) -> tuple[int, int, int]:
+    """Address, size and bits a number of a tensor; 0 bits unless it is contiguous float32 or float64 in the CPU's memory, and
+    nothing but memory.
 
     Args:
-        describe: torch's function, see `dlpack`.
+        ask: where `dlpack.TORCH` lies.
         tensor: the Python object's address, its `id`.
         spare: one DLTensor.
     """
-    if describe == 0 or not described(describe, tensor, spare.ctypes.data):
+    describe, type_at, plain, parameter = numba.carray(pointer(ask), (4,), np.int64)
+    kind = numba.carray(pointer(tensor + type_at), (1,), np.int64)[0]
+    if describe == 0 or (kind != plain and kind != parameter) or not described(describe, tensor, spare.ctypes.data):
         return 0, 0, 0  # a sparse tensor, for one, lies nowhere
     found = spare[0]
     size, contiguous = 1, True
@@ -65,16 +68,17 @@ def locate(describe: int, tensor: int, spare: NDArray[np.void]) -> tuple[int, in
 
 
 @asking_torch
-def find(describe: int, table: Addresses) -> int:
+def find(ask: int, tensors: int, table: Addresses) -> int:
     """`locate` all tensors; returns the bits of the numbers of each, 0 where that is not the same for all.
 
     Args:
-        describe: see `locate`.
-        table: the objects' addresses in its first half, which the tensors' addresses replace; their sizes go to the second.
+        ask: see `locate`.
+        tensors: the address of a Python list.
+        table: [2, tensors], for their addresses and their sizes.
     """
-    spare, bits, count = np.empty(1, DL_TENSOR), 0, len(table) // 2
-    for k in range(count):
-        table[k], table[count + k], own = locate(describe, table[k], spare)
+    spare, bits = np.empty(1, DL_TENSOR), 0
+    for k in range(table.shape[1]):
+        table[0, k], table[1, k], own = locate(ask, entry(tensors, k), spare)
         if own == 0 or (k > 0 and own != bits):
             return 0
         bits = own
@@ -142,32 +146,37 @@ def rough_sum_of_squares(x: Floats) -> float:
     return total if TRUSTED[0] < total < TRUSTED[1] else sum_of_squares(x)
 
 
-@asking_torch
-def rough_norms(describe: int, tensors: int, count: int, out: int, room: int) -> float:
-    """√Σ x² of tensors of either type, to the precision of their own numbers; returns their sum, -1 if one cannot be located.
+@compiled
+def rough_norm(ask: int, tensor: int, spare: NDArray[np.void]) -> float:
+    """√Σ x² of a tensor of either type, to the precision of its own numbers; -1 if it cannot be located."""
+    address, size, bits = locate(ask, tensor, spare)
+    if bits == 32:
+        return math.sqrt(rough_sum_of_squares(numba.carray(pointer(address), (size,), np.float32)))
+    if bits == 64:
+        return math.sqrt(rough_sum_of_squares(numba.carray(pointer(address), (size,), np.float64)))
+    return -1.0
 
-    Its arrays come as addresses too, which numba takes from Python sooner than arrays: 12 µs in place of 20 between two steps
-    of a training, when the cache does not hold the code for it.
+
+@asking_torch
+def rough_norms(ask: int, tensors: int, others: int, out: int) -> float:
+    """`rough_norm` of all tensors of two Python lists; returns their sum, -1 if one cannot be located.
+
+    All comes as addresses, and the lists as they are: between two steps of a training, when the cache holds none of that code,
+    the conversions in Python took as long as reading the tensors.
 
     Args:
-        describe: see `locate`.
-        tensors: where the addresses of `count` objects lie.
-        count: tensors.
-        out: where `room` of float64 lie, for the norms of the first tensors.
-        room: at most `count`.
+        ask: see `locate`.
+        tensors: the address of a list.
+        others: of another.
+        out: where float64 numbers lie, for the norms of the first list's tensors.
     """
-    total, spare = 0.0, np.empty(1, DL_TENSOR)
-    objects = numba.carray(pointer(tensors), (count,), np.int64)
-    norm: Numbers = numba.carray(pointer(out), (room,), np.float64)
-    for k in range(count):
-        address, size, bits = locate(describe, objects[k], spare)
-        if bits == 32:
-            found = math.sqrt(rough_sum_of_squares(numba.carray(pointer(address), (size,), np.float32)))
-        elif bits == 64:
-            found = math.sqrt(rough_sum_of_squares(numba.carray(pointer(address), (size,), np.float64)))
-        else:
+    total, spare, count = 0.0, np.empty(1, DL_TENSOR), length(tensors)
+    norm: Numbers = numba.carray(pointer(out), (count,), np.float64)
+    for k in range(count + length(others)):
+        found = rough_norm(ask, entry(tensors, k) if k < count else entry(others, k - count), spare)
+        if found < 0.0:
             return -1.0
-        if k < room:
+        if k < count:
             norm[k] = found
         total += found
     return total
@@ -351,8 +360,9 @@ def activations(
 
 def compile_finding() -> None:
     """Compile those that take tensors of any type, or load them where that has been done before; all with no tensors."""
-    find(0, np.empty(0, np.int64))
-    rough_norms(0, 0, 0, 0, 0)
+    nothing: list[object] = []
+    find(0, id(nothing), np.empty((2, 0), np.int64))
+    rough_norms(0, id(nothing), id(nothing), 0)
 
 
 def compile_all(like: Floats) -> None:

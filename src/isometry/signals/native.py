@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from isometry.signals import kernels
-from isometry.signals.dlpack import DESCRIBE
+from isometry.signals.dlpack import ASK, DESCRIBE
 from isometry.signals.norms import known_finite, seen_at_once
 from isometry.signals.reductions import Fixed, Reductions
 from isometry.signals.statistics import Intervals
@@ -26,8 +26,6 @@ _NUMPY: dict[torch.dtype, type[np.floating[Any]]] = {torch.float32: np.float32, 
 _BITS = {32: torch.float32, 64: torch.float64}
 COMPILE_SECONDS = 60.0
 """Compiling takes a few seconds; who waits longer for another process compiles too."""
-
-_PLAIN = frozenset({Tensor, nn.Parameter})
 
 
 def reductions(device: torch.device) -> Reductions:
@@ -100,13 +98,14 @@ def memory(tensors: Sequence[Tensor], signed: bool = True) -> Memory | None:
 
     Where signs do not matter (`signed=False`) that includes views whose memory holds the negative.
     """
-    # by `map` over methods written in C: this runs for every list of tensors in every recorded step
-    if not set(map(type, tensors)) <= _PLAIN or (signed and any(map(Tensor.is_neg, tensors))):
+    if not DESCRIBE:
         return None
     _ready_to_find()
-    table, count = np.array([*map(id, tensors)] * 2, np.int64), len(tensors)
-    dtype = _BITS.get(kernels.find(DESCRIBE, table))
-    return None if dtype is None else Memory(table[:count], table[count:], _ready(dtype))
+    every, table = list(tensors), np.empty((2, len(tensors)), np.int64)
+    dtype = _BITS.get(kernels.find(ASK, id(every), table))
+    if dtype is None or (signed and any(map(Tensor.is_neg, every))):  # not in DLPack's description
+        return None
+    return Memory(table[0], table[1], _ready(dtype))
 
 
 class Place(NamedTuple):
@@ -118,11 +117,6 @@ class Place(NamedTuple):
 
 class NativeReductions(Reductions):
     """Reductions on the CPU; what does not simply lie in memory (bfloat16, other layouts, subclasses) is left to torch."""
-
-    def __init__(self, device: torch.device):
-        super().__init__(device)
-        self._objects = np.empty(0, np.int64)  # addresses of the tensors of a step
-        self._objects_at = 0
 
     def _memory(self, tensors: Sequence[Tensor], signed: bool = True) -> Memory | None:
         if not isinstance(tensors, Fixed):
@@ -151,18 +145,10 @@ class NativeReductions(Reductions):
         total = kernels.norms(*at, out)
         return torch.from_numpy(out), math.isfinite(total)
 
-    def screen(self, tensors: Sequence[Tensor], others: Sequence[Tensor], into: Place) -> bool:
-        every = [*tensors, *others]
-        total = self._rough_norms(every, into.address, len(tensors)) if set(map(type, every)) <= _PLAIN else -1.0
+    def screen(self, tensors: list[Tensor], others: list[Tensor], into: Place) -> bool:
+        _ready_to_find()
+        total = kernels.rough_norms(ASK, id(tensors), id(others), into.address)
         return super().screen(tensors, others, into) if total < 0.0 else math.isfinite(total)
-
-    def _rough_norms(self, tensors: list[Tensor], out: int, room: int) -> float:
-        if len(tensors) != len(self._objects):
-            _ready_to_find()
-            self._objects = np.empty(len(tensors), np.int64)
-            self._objects_at = self._objects.ctypes.data
-        self._objects[:] = list(map(id, tensors))
-        return kernels.rough_norms(DESCRIBE, self._objects_at, len(tensors), out, room)
 
     def distances(self, tensors: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
         at, other = self._memory(tensors), self._memory(others)

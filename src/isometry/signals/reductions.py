@@ -54,7 +54,7 @@ class Reductions:
         found = self.norms(tensors)
         return found, known_finite(found)
 
-    def screen(self, tensors: Sequence[Tensor], others: Sequence[Tensor], into: Any) -> bool:
+    def screen(self, tensors: list[Tensor], others: list[Tensor], into: Any) -> bool:
         """Whether all is finite; False where that is not known without waiting for the device.
 
         Args:
