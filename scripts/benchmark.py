@@ -391,10 +391,11 @@ def signal_variants(network, x, labels) -> dict[str, Callable[[], Step]]:
 
         def step(t: int) -> None:
             optimizer.zero_grad()
-            loss = F.cross_entropy(network(x, recorder.begin(t % interval == 0, len(x), replay)), labels)
+            examples = x.shape[0]
+            loss = F.cross_entropy(network(x, recorder.begin(t % interval == 0, examples, replay)), labels)
             recorder.after_forward(loss)
             loss.backward()
-            recorder.after_backward(1 / len(x))
+            recorder.after_backward(1 / examples)
             recorder.before_update(t % interval == 0)
             optimizer.step()
             recorder.after_update(t % interval == 0)
@@ -423,7 +424,7 @@ def signal_variants(network, x, labels) -> dict[str, Callable[[], Step]]:
         "no measuring": plain,
         "ours, gradients only, every step": gradients_only,
         "ours, all columns, every step": lambda: ours(1),
-        "ours, default interval (50)": lambda: ours(50),
+        "ours, default interval (50)": lambda: ours(INTERVAL),
         ".item() loop": lambda: plain(item_loop),
     }
 
@@ -432,16 +433,18 @@ def by_step(variants: dict[str, Callable[[], Step]], rounds: int) -> dict[str, l
     """Seconds of `STEPS` steps of each variant in each round.
 
     The variants take turns step by step: what else the machine does hits all of them. Each time in another order, because a
-    step finds in the cache what the one before has left there. On an accelerator, where a step is not over when its call
-    returns, they take turns after `STEPS` steps.
+    step finds in the cache what the one before has left there; and for the same reason a step that is timed follows one that is
+    not, of a second training of the same kind (half an interval ahead: it records at other steps), as it would in a training.
+    On an accelerator, where a step is not over when its call returns, they take turns after `STEPS` steps.
     """
     names, found, order = list(variants), {name: [] for name in variants}, random.Random(0)
-    steps_of_a_turn = 1 if DEVICE == "cpu" else STEPS
     for _ in range(rounds):
-        trainings, seconds = {name: make() for name, make in variants.items()}, dict.fromkeys(names, 0.0)
-        for start in range(0, STEPS, steps_of_a_turn):
+        trainings, seconds = {name: (make(), make()) for name, make in variants.items()}, dict.fromkeys(names, 0.0)
+        for numbers in [range(t, t + 1) for t in range(STEPS)] if DEVICE == "cpu" else [range(STEPS)]:
             for name in order.sample(names, len(names)):
-                seconds[name] += clock(functools.partial(take, trainings[name], range(start, start + steps_of_a_turn)))
+                timed, other = trainings[name]
+                other((numbers.start + INTERVAL // 2) % STEPS)
+                seconds[name] += clock(functools.partial(take, timed, numbers))
         for name in names:
             found[name].append(seconds[name])
     return found
@@ -453,6 +456,8 @@ def take(step: Step, numbers: range) -> None:
         step(t)
 
 
+INTERVAL = 50
+"""The default interval of recording."""
 STEPS = 200
 """Of a round: as many as there are from one flush to the next, by default."""
 PEER_STEPS = 50
