@@ -53,7 +53,7 @@ def observe(network: Network, batches: Iterable[tuple[Tensor, Tensor]], loss: st
         loss: a key of `LOSSES`.
     """
     network.double().train().zero_grad()
-    recorder = Recorder(network.layer_map(), flush_every=1)
+    recorder = Recorder(network.layer_map(), flush_every=1, keeps_tensors=True)
     for images, labels in batches:
         probe = recorder.begin(True, len(images))
         value = LOSSES[loss](network(images.double(), probe), labels)

@@ -263,7 +263,8 @@ def test_machine_code_is_kept_where_a_folder_can_be_written(monkeypatch):
     monkeypatch.undo()
     assert kernels.norms._cache.cache_path
     out = np.empty(1)
-    assert kernels.norms(*memory([torch.ones(4)]), out) == out[0] == 2
+    tensors = [torch.ones(4)]
+    assert kernels.norms(dlpack.ASK, id(tensors), out) == out[0] == 2
 
 
 def test_a_view_whose_memory_holds_the_negative_is_left_to_torch():
@@ -289,12 +290,16 @@ def test_everything_is_compiled_once_for_each_type():
         found.outer_products(tensors, found.example_squares(tensors))
         found.preactivations(tensors, [((-1.0, 1.0), (2.0, 3.0)), None])
         found.activations(tensors, (3, 3))
-    assert [len(entry.signatures) for entry in entries] == before == [1, 1, *[2] * 7]
+        room = found.layer_by_layer(4, [None, None], (3, 3)).open()
+        room.see_input(0, tensors[0])
+        assert room.see(0, *tensors)
+        room.hooks[0](tensors[0])
+    assert [len(entry.signatures) for entry in entries] == before == [*[1] * 6, *[2] * 6]
 
 
 ENTRIES = (
-    *("find", "rough_norms"),  # of any type
-    *("norms", "distances", "copy", "example_squares", "outer_products", "preactivations", "activations"),
+    *("find", "norms", "rough_norms", "see", "see_input", "see_delta"),  # of any type
+    *("distances", "copy", "example_squares", "outer_products", "preactivations", "activations"),
 )
 
 USE = """
@@ -302,7 +307,7 @@ import sys, torch
 from isometry.signals.native import reductions
 for name in sys.argv[1:]:
     x = torch.full((4, 3), 2.0, dtype=getattr(torch, name))
-    assert reductions(x.device).norms([x, x]).tolist() == [48**0.5] * 2
+    assert reductions(x.device).distances([x, x], [x - 2, x]).tolist() == [48**0.5, 0.0]
 """
 
 
@@ -312,8 +317,8 @@ def test_two_types_compiled_at_once_do_not_mix_in_the_cache(tmp_path):
     both = [subprocess.Popen([sys.executable, "-c", USE, name], env=environment) for name in ("float32", "float64")]
     assert [process.wait(120) for process in both] == [0, 0]
     subprocess.run([sys.executable, "-c", USE, "float32", "float64"], env=environment, check=True, timeout=120)
-    (index,) = tmp_path.rglob("kernels.norms-*.nbi")
-    assert len(list(index.parent.glob("kernels.norms-*.nbc"))) == 2
+    (index,) = tmp_path.rglob("kernels.distances-*.nbi")
+    assert len(list(index.parent.glob("kernels.distances-*.nbc"))) == 2
 
 
 def test_threads_that_ask_at_once_get_the_same_array(monkeypatch):

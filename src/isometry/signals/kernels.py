@@ -19,7 +19,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from isometry.signals.dlpack import CPU, DL_TENSOR, FLOAT, described, entry, length, pointer
+from isometry.signals.dlpack import ASK, CPU, DL_TENSOR, FLOAT, described, entry, length, pointer
 
 Addresses = NDArray[np.int64]
 Sizes = NDArray[np.int64]
@@ -101,11 +101,24 @@ def sum_of_squares(x: Floats) -> float:
 
 
 @compiled
-def norms(addresses: Addresses, sizes: Sizes, like: Floats, out: Numbers) -> float:
-    """√Σ x² of each tensor; returns their sum."""
-    total = 0.0
-    for k in range(len(addresses)):
-        out[k] = math.sqrt(sum_of_squares(array(addresses[k], sizes[k], like)))
+def norm(ask: int, tensor: int, spare: NDArray[np.void]) -> float:
+    """√Σ x² of a tensor of either type; -1 if it cannot be located."""
+    address, size, bits = locate(ask, tensor, spare)
+    if bits == 32:
+        return math.sqrt(sum_of_squares(numba.carray(pointer(address), (size,), np.float32)))
+    if bits == 64:
+        return math.sqrt(sum_of_squares(numba.carray(pointer(address), (size,), np.float64)))
+    return -1.0
+
+
+@asking_torch
+def norms(ask: int, tensors: int, out: Numbers) -> float:
+    """`norm` of all tensors of a Python list, by its address; returns their sum, -1 if one cannot be located."""
+    total, spare = 0.0, np.empty(1, DL_TENSOR)
+    for k in range(len(out)):
+        out[k] = norm(ask, entry(tensors, k), spare)
+        if out[k] < 0.0:
+            return -1.0
         total += out[k]
     return total
 
@@ -171,13 +184,13 @@ def rough_norms(ask: int, tensors: int, others: int, out: int) -> float:
         out: where float64 numbers lie, for the norms of the first list's tensors.
     """
     total, spare, count = 0.0, np.empty(1, DL_TENSOR), length(tensors)
-    norm: Numbers = numba.carray(pointer(out), (count,), np.float64)
+    norms: Numbers = numba.carray(pointer(out), (count,), np.float64)
     for k in range(count + length(others)):
         found = rough_norm(ask, entry(tensors, k) if k < count else entry(others, k - count), spare)
         if found < 0.0:
             return -1.0
         if k < count:
-            norm[k] = found
+            norms[k] = found
         total += found
     return total
 
@@ -215,13 +228,18 @@ def copy(addresses: Addresses, origin: Addresses, into: Addresses, sizes: Sizes,
 
 
 @compiled
+def squares_of_examples(x: Floats, out: Numbers) -> None:
+    """Σ x² of each example of a batch."""
+    each = len(x) // len(out)
+    for b in range(len(out)):
+        out[b] = sum_of_squares(x[b * each : (b + 1) * each])
+
+
+@compiled
 def example_squares(addresses: Addresses, sizes: Sizes, like: Floats, out: Numbers) -> None:
     """Σ x² of each example of each batch; `sizes` are those of the batches, out [tensors, examples]."""
-    examples = out.shape[1]
     for k in range(len(addresses)):
-        x, each = array(addresses[k], sizes[k], like), sizes[k] // examples
-        for b in range(examples):
-            out[k, b] = sum_of_squares(x[b * each : (b + 1) * each])
+        squares_of_examples(array(addresses[k], sizes[k], like), out[k])
 
 
 @compiled
@@ -296,15 +314,20 @@ def share_between(x: Floats, low: float, high: float) -> float:
 
 
 @compiled
+def preactivation(x: Floats, low: Numbers, high: Numbers) -> tuple[float, float, float]:
+    """Mean, variance, and the share of entries in closed intervals low..high; NaN for intervals that start at NaN."""
+    total, square, share = sums_and_share(x, low[0], high[0])
+    mean, variance = variance_of_sums(x, total, square)
+    for interval in range(1, len(low)):
+        share += share_between(x, low[interval], high[interval])
+    return mean, variance, math.nan if math.isnan(low[0]) else share
+
+
+@compiled
 def preactivations(addresses: Addresses, sizes: Sizes, low: Numbers, high: Numbers, like: Floats, out: Numbers) -> None:
-    """Mean, variance, and the share of entries in closed intervals low..high [tensors, ≥ 1]; out [3, tensors]."""
+    """`preactivation` of each; the intervals [tensors, ≥ 1], out [3, tensors]."""
     for k in range(len(addresses)):
-        x = array(addresses[k], sizes[k], like)
-        total, square, share = sums_and_share(x, low[k, 0], high[k, 0])
-        out[0, k], out[1, k] = variance_of_sums(x, total, square)
-        for interval in range(1, low.shape[1]):
-            share += share_between(x, low[k, interval], high[k, interval])
-        out[2, k] = share
+        out[0, k], out[1, k], out[2, k] = preactivation(array(addresses[k], sizes[k], like), low[k], high[k])
 
 
 @compiled
@@ -325,10 +348,10 @@ GLANCE = 16
 
 
 @compiled
-def find_alive(x: Floats, examples: int, like: Floats, alive: Numbers) -> None:
+def find_alive(x: Floats, examples: int, alive: Numbers) -> None:
     """Sets `alive` [units] to 1 for each unit that is not 0 somewhere in a batch, else to 0; where some are dead it takes all
     examples to know."""
-    each, sizes = len(x) // examples, np.zeros(len(alive), like.dtype)
+    each, sizes = len(x) // examples, np.zeros(len(alive), x.dtype)
     for start in range(0, examples, GLANCE):
         for b in range(start, min(start + GLANCE, examples)):
             add_sizes(x[b * each : (b + 1) * each], sizes)
@@ -342,33 +365,148 @@ def find_alive(x: Floats, examples: int, like: Floats, alive: Numbers) -> None:
 
 
 @compiled
+def activation(x: Floats, alive: Numbers, squares: Numbers) -> tuple[float, float]:
+    """Mean and variance; sets the living units, and Σ x² of each example."""
+    examples, total, square = len(squares), 0.0, 0.0
+    each = len(x) // examples
+    for b in range(examples):
+        of_example, squares[b] = sums(x[b * each : (b + 1) * each])
+        total, square = total + of_example, square + squares[b]
+    find_alive(x, examples, alive)
+    return variance_of_sums(x, total, square)
+
+
+@compiled
 def activations(
     addresses: Addresses, sizes: Sizes, like: Floats, starts: Sizes, out: Numbers, alive: Numbers, squares: Numbers
 ) -> None:
-    """Mean and variance, out [2, tensors]; the living units, those of tensor k from starts[k] to starts[k + 1]; and Σ x² of
+    """`activation` of each: out [2, tensors]; the living units, those of tensor k from starts[k] to starts[k + 1]; and Σ x² of
     each example, [tensors, examples]."""
-    examples = squares.shape[1]
     for k in range(len(addresses)):
-        x, each = array(addresses[k], sizes[k], like), sizes[k] // examples
-        total, square = 0.0, 0.0
-        for b in range(examples):
-            of_example, squares[k, b] = sums(x[b * each : (b + 1) * each])
-            total, square = total + of_example, square + squares[k, b]
-        out[0, k], out[1, k] = variance_of_sums(x, total, square)
-        find_alive(x, examples, like, alive[starts[k] : starts[k + 1]])
+        x, units = array(addresses[k], sizes[k], like), alive[starts[k] : starts[k + 1]]
+        out[0, k], out[1, k] = activation(x, units, squares[k])
+
+
+# ---- one layer at a time ---------------------------------------------------------------------------------------------
+
+ARRAYS = ("starts", "low", "high", "forward", "alive", "living", "squares", "inputs", "deltas", "products", "came")
+ROOM = np.dtype([(name, np.int64) for name in ("layers", "examples", "intervals", *ARRAYS)])
+"""Where the statistics of one micro-batch go: numbers, and the addresses of arrays, see `layer_by_layer`."""
+
+
+@compiled
+def shaped(spare: NDArray[np.void], examples: int, units: int) -> bool:
+    """Whether the tensor that was located last is [examples, units, ...]."""
+    found = spare[0]
+    if found.dimensions < 2:
+        return False
+    shape = numba.carray(pointer(found.shape), (2,), np.int64)
+    return shape[0] == examples and shape[1] == units  # type: ignore[no-any-return]
+
+
+@compiled
+def enter(room: Any, k: int, h: Floats, a: Floats) -> None:
+    """`preactivation` and `activation` of layer k, to their places."""
+    starts = numba.carray(pointer(room.starts), (room.layers + 1,), np.int64)
+    low = numba.carray(pointer(room.low), (room.layers, room.intervals), np.float64)
+    high = numba.carray(pointer(room.high), (room.layers, room.intervals), np.float64)
+    out = numba.carray(pointer(room.forward), (5, room.layers), np.float64)
+    alive = numba.carray(pointer(room.alive), (starts[room.layers],), np.float64)
+    squares = numba.carray(pointer(room.squares), (1 + room.layers, room.examples), np.float64)
+    out[0, k], out[1, k], out[2, k] = preactivation(h, low[k], high[k])
+    units = alive[starts[k] : starts[k + 1]]
+    out[3, k], out[4, k] = activation(a, units, squares[1 + k])
+    numba.carray(pointer(room.living), (room.layers,), np.float64)[k] = units.mean()
+
+
+@asking_torch
+def see(ask: int, at: int, k: int, h: int, a: int) -> bool:
+    """The forward statistics of layer k; whether its tensors could be located, and have the shape that was announced.
+
+    Args:
+        ask: see `locate`.
+        at: where a `ROOM` lies.
+        k: layer, from 0.
+        h, a: addresses of the objects: preactivation and activation, of one type.
+    """
+    room = numba.carray(pointer(at), (1,), ROOM)[0]
+    starts = numba.carray(pointer(room.starts), (room.layers + 1,), np.int64)
+    spare, units = np.empty(1, DL_TENSOR), starts[k + 1] - starts[k]
+    h_at, h_size, h_bits = locate(ask, h, spare)
+    if h_bits == 0 or not shaped(spare, room.examples, units):
+        return False
+    a_at, a_size, a_bits = locate(ask, a, spare)
+    if a_bits != h_bits or not shaped(spare, room.examples, units):
+        return False
+    if h_bits == 32:
+        enter(room, k, numba.carray(pointer(h_at), (h_size,), np.float32), numba.carray(pointer(a_at), (a_size,), np.float32))
+    else:
+        enter(room, k, numba.carray(pointer(h_at), (h_size,), np.float64), numba.carray(pointer(a_at), (a_size,), np.float64))
+    return True
+
+
+@asking_torch
+def see_input(ask: int, at: int, k: int, x: int) -> bool:
+    """‖x_i‖² of the input of layer k, where that is not the activation of the layer below; whether it could be located.
+    Arguments as in `see`."""
+    room, spare = numba.carray(pointer(at), (1,), ROOM)[0], np.empty(1, DL_TENSOR)
+    address, size, bits = locate(ask, x, spare)
+    if bits == 0 or spare[0].dimensions < 1 or numba.carray(pointer(spare[0].shape), (1,), np.int64)[0] != room.examples:
+        return False
+    out = numba.carray(pointer(room.inputs), (room.layers, room.examples), np.float64)[k]
+    if bits == 32:
+        squares_of_examples(numba.carray(pointer(address), (size,), np.float32), out)
+    else:
+        squares_of_examples(numba.carray(pointer(address), (size,), np.float64), out)
+    return True
+
+
+@compiled
+def outer_product(x: Floats, others: Numbers, squares: Numbers) -> tuple[float, float]:
+    """Σ_i ‖δ_i‖² and Σ_i ‖δ_i‖² `others`_i of a batch of δ; sets ‖δ_i‖²."""
+    total, product = 0.0, 0.0
+    squares_of_examples(x, squares)
+    for b in range(len(others)):
+        total += squares[b]
+        product += squares[b] * others[b]
+    return total, product
+
+
+@asking_torch
+def see_delta(ask: int, at: int, k: int, delta: int) -> bool:
+    """`outer_product` of δ of layer k with the squared inputs; whether it could be located. Arguments as in `see`."""
+    room, spare = numba.carray(pointer(at), (1,), ROOM)[0], np.empty(1, DL_TENSOR)
+    address, size, bits = locate(ask, delta, spare)
+    starts = numba.carray(pointer(room.starts), (room.layers + 1,), np.int64)
+    if bits == 0 or not shaped(spare, room.examples, starts[k + 1] - starts[k]):
+        return False
+    others = numba.carray(pointer(room.squares), (1 + room.layers, room.examples), np.float64)[k]
+    squares = numba.carray(pointer(room.deltas), (room.layers, room.examples), np.float64)[k]
+    out = numba.carray(pointer(room.products), (2, room.layers), np.float64)
+    if bits == 32:
+        out[0, k], out[1, k] = outer_product(numba.carray(pointer(address), (size,), np.float32), others, squares)
+    else:
+        out[0, k], out[1, k] = outer_product(numba.carray(pointer(address), (size,), np.float64), others, squares)
+    numba.carray(pointer(room.came), (room.layers,), np.float64)[k] = 1.0
+    return True
 
 
 def compile_finding() -> None:
     """Compile those that take tensors of any type, or load them where that has been done before; all with no tensors."""
     nothing: list[object] = []
     find(0, id(nothing), np.empty((2, 0), np.int64))
+    norms(0, id(nothing), np.empty(0))
     rough_norms(0, id(nothing), id(nothing), 0)
+    room, start = np.zeros(1, ROOM), np.zeros(2, np.int64)
+    room["starts"] = start.ctypes.data
+    see(ASK, room.ctypes.data, 0, id(None), id(None))  # None is no tensor: nothing is written
+    see_input(ASK, room.ctypes.data, 0, id(None))
+    see_delta(ASK, room.ctypes.data, 0, id(None))
 
 
 def compile_all(like: Floats) -> None:
     """Compile, or load, those that take tensors of one type; all with no tensors."""
     none, table = np.empty(0, np.int64), np.empty((0, 1))
-    norms(none, none, like, table[:, 0])
     distances(none, none, none, like, table[:, 0])
     copy(none, none, none, none, like, np.empty((2, 0)))
     example_squares(none, none, like, table)

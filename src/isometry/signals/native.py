@@ -18,6 +18,7 @@ from torch import Tensor
 
 from isometry.signals import kernels
 from isometry.signals.dlpack import ASK, DESCRIBE
+from isometry.signals.layer_by_layer import LayerByLayer
 from isometry.signals.norms import known_finite, seen_at_once
 from isometry.signals.reductions import Fixed, Reductions
 from isometry.signals.statistics import Intervals
@@ -137,12 +138,12 @@ class NativeReductions(Reductions):
         return self.watch(tensors)[0]
 
     def watch(self, tensors: Sequence[Tensor]) -> tuple[Tensor, bool]:
-        at = self._memory(tensors, signed=False)
-        if at is None:
+        _ready_to_find()
+        every, out = list(tensors), np.empty(len(tensors))
+        total = kernels.norms(ASK, id(every), out)
+        if total < 0.0:
             found = super().norms(tensors)
             return found, known_finite(found)
-        out = np.empty(len(tensors))
-        total = kernels.norms(*at, out)
         return torch.from_numpy(out), math.isfinite(total)
 
     def screen(self, tensors: list[Tensor], others: list[Tensor], into: Place) -> bool:
@@ -199,6 +200,12 @@ class NativeReductions(Reductions):
         _preactivations(at.part(0, len(h)), tuple(intervals), out[:3])
         return torch.from_numpy(out), *_activations(at.part(len(h), 2 * len(h)), widths, len(a[0]), out[3:])
 
+    def layer_by_layer(
+        self, examples: int, intervals: Sequence[Intervals | None], widths: tuple[int, ...]
+    ) -> LayerByLayer | None:
+        _ready_to_find()
+        return LayerByLayer(examples, _starts(widths), *_bounds(tuple(intervals)))
+
     def shares(self, alive: Tensor, widths: tuple[int, ...]) -> Tensor:
         return torch.from_numpy(np.add.reduceat(alive.numpy(), _starts(widths)[:-1]) / widths)
 
@@ -224,9 +231,8 @@ class NativeReductions(Reductions):
 
 
 def _preactivations(at: Memory, intervals: tuple[Intervals | None, ...], out: NDArray[np.float64]) -> None:
-    low, high, unknown = _bounds(intervals)
+    low, high = _bounds(intervals)
     kernels.preactivations(at.addresses, at.sizes, low, high, at.like, out)
-    out[2, unknown] = math.nan
 
 
 def _activations(at: Memory, widths: tuple[int, ...], examples: int, out: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
@@ -245,11 +251,11 @@ def _starts(widths: tuple[int, ...]) -> NDArray[np.int64]:
 
 
 @functools.lru_cache(maxsize=64)
-def _bounds(intervals: tuple[Intervals | None, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64], list[int]]:
-    """Lower and upper ends [tensors, most intervals of one, ≥ 1], unused ones holding nothing; and where there is None."""
+def _bounds(intervals: tuple[Intervals | None, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lower and upper ends [tensors, most intervals of one, ≥ 1]; unused ones hold nothing, and those of None start at NaN."""
     width = max([1, *(len(inside or ()) for inside in intervals)])
     low, high = np.full((len(intervals), width), math.inf), np.full((len(intervals), width), -math.inf)
     for k, inside in enumerate(intervals):
-        for i, ends in enumerate(inside or ()):
+        for i, ends in enumerate(((math.nan, math.nan),) if inside is None else inside):
             low[k, i], high[k, i] = ends
-    return low, high, [k for k, inside in enumerate(intervals) if inside is None]
+    return low, high

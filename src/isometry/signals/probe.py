@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from isometry.signals.layer_by_layer import LayerByLayer
 from isometry.signals.norms import per_example_squares
 from isometry.signals.reductions import Reductions
 from isometry.signals.workspace import WHOLE
@@ -54,18 +55,27 @@ class SignalProbe:
         examples: size of the micro-batch.
         device: where the network computes.
         compiled: True where the network runs under `torch.compile`.
+        at_once: measures a layer as it computes; None keeps the tensors of all layers.
 
     Attributes:
-        inputs, preactivations, arguments, activations: of layers 1..L, once the forward pass has run.
-        nothing: what stands in their place before.
+        inputs, activations: of layers 1..L, once the forward pass has run.
+        preactivations, arguments: likewise, of the layers that have not been measured at once.
+        nothing: what stands in their place else.
         seen: the layers (from 0) whose δ is kept, in the order of the forward pass.
         deltas: δ of each, in the scale of the loss that was differentiated; None until the backward pass has come by.
     """
 
     keeps_all = True
 
-    def __init__(self, layers: int, examples: int, device: torch.device, compiled: bool = False):
-        self.layers, self.examples, self.device, self.compiled = layers, examples, device, compiled
+    def __init__(
+        self,
+        layers: int,
+        examples: int,
+        device: torch.device,
+        compiled: bool = False,
+        at_once: LayerByLayer | None = None,
+    ):
+        self.layers, self.examples, self.device, self.compiled, self.at_once = layers, examples, device, compiled, at_once
         self.nothing = torch.empty(0)
         self.inputs: list[Tensor] = [self.nothing] * layers
         self.preactivations: list[Tensor] = [self.nothing] * layers
@@ -87,8 +97,13 @@ class SignalProbe:
         compiled, k = self.compiled, layer - 1
         self.inputs[k] = x.detach() if compiled else x
         self.preactivations[k] = h.detach() if compiled else h
+        if self.at_once is not None and (k == 0 or x is not self.activations[k - 1]):
+            self.at_once.see_input(k, x)
         if compiled or not h.requires_grad or h.numel() > WHOLE:
             return self._tapped(layer, h)
+        if self.at_once is not None:
+            call_with_gradient(h, self.at_once.hooks[k])
+            return h
         call_with_gradient(h, functools.partial(self.deltas.__setitem__, len(self.deltas)))
         self.seen.append(k)
         self.deltas.append(None)
@@ -100,8 +115,13 @@ class SignalProbe:
         return Tap.apply(h, self.slots[layer - 1])  # type: ignore[no-any-return]
 
     def activation(self, layer: int, z: Tensor, a: Tensor) -> None:
-        self.arguments[layer - 1] = z.detach() if self.compiled else z
-        self.activations[layer - 1] = a.detach() if self.compiled else a
+        k = layer - 1
+        self.arguments[k] = z.detach() if self.compiled else z
+        self.activations[k] = a.detach() if self.compiled else a
+        if self.at_once is not None and self.at_once.see(k, self.preactivations[k], a):
+            self.preactivations[k] = self.nothing
+            if not self.at_once.argument_wanted[k]:
+                self.arguments[k] = self.nothing
 
     def outer_products(self, reductions: Reductions, squared_inputs: Tensor) -> Tensor:
         """After the backward pass: Σ_i ‖δ_i‖² and Σ_i ‖δ_i‖²‖x_i‖² of every layer, [2, L], in the scale of the loss that was
@@ -111,6 +131,8 @@ class SignalProbe:
             reductions: those of the device.
             squared_inputs: ‖x_i‖², [L, B].
         """
+        if self.at_once is not None and self.at_once.complete:
+            return self.at_once.products
         layers, deltas = self.kept()
         if layers == list(range(self.layers)):
             return reductions.outer_products(deltas, squared_inputs)
@@ -118,14 +140,17 @@ class SignalProbe:
         return torch.stack([squares.sum(1), (squares * squared_inputs).sum(1)])
 
     def kept(self) -> tuple[list[int], list[Tensor]]:
-        """The layers (from 0) whose δ is kept and came by, in the order of the forward pass, and δ of each."""
-        found = [(layer, delta) for layer, delta in zip(self.seen, self.deltas, strict=True) if delta is not None]
+        """The layers (from 0) whose δ is kept and came by, and δ of each."""
+        pairs = zip(self.seen, self.deltas, strict=True) if self.at_once is None else self.at_once.take_left().items()
+        found = [(layer, delta) for layer, delta in pairs if delta is not None]
         return [layer for layer, _ in found], [delta.contiguous() for _, delta in found]
 
     def _squared_deltas(self, reductions: Reductions, layers: list[int], deltas: list[Tensor]) -> Tensor:
         """‖δ_i‖² [L, B]; a layer that is applied several times has the sum, NaN where no gradient came by."""
         squares = reductions.example_squares(deltas) if deltas else None
         found: list[Tensor | None] = [slot.grad for slot in self.slots] or [None] * self.layers
+        if self.at_once is not None:
+            found = [self.at_once.squared_delta(layer) if squares is None else squares for layer, squares in enumerate(found)]
         for row, layer in enumerate(layers):
             assert squares is not None
             earlier = found[layer]

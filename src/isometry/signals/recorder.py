@@ -51,6 +51,7 @@ class Recorder:
         first_step: the step at which recording starts (> 0 after a resume).
         skips_overflow: True under a gradient scaler, where a non-finite gradient is a skipped step and no divergence.
         compiled: True where the network runs under `torch.compile`.
+        keeps_tensors: True for a probe that holds all that went through it when the step is over.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Recorder:
         first_step: int = 0,
         skips_overflow: bool = False,
         compiled: bool = False,
+        keeps_tensors: bool = False,
     ):
         self.layers, self.flush_every, self.first_step = list(layers), flush_every, first_step
         self.skips_overflow, self.compiled = skips_overflow, compiled
@@ -79,7 +81,7 @@ class Recorder:
         self.exists = self._existing()
         self._seen = False  # a forward pass
         self._outer = np.flatnonzero(self.exists[COLUMN["sample_weight_grad_rms"]]).tolist()
-        self._forward_plan = ForwardPlan(self.layers, self.reductions, self._outer)
+        self._forward_plan = ForwardPlan(self.layers, self.reductions, self._outer, not compiled and not keeps_tensors)
         self._open_step()
 
     @property
@@ -153,7 +155,8 @@ class Recorder:
         if self.watching is not None:  # of the micro-batch before
             self._watch_forward(self.watching)
         if recorded:
-            self.probe = SignalProbe(len(self.layers), examples, self.device, self.compiled)
+            at_once = self._forward_plan.room(len(self.backprop), examples)
+            self.probe = SignalProbe(len(self.layers), examples, self.device, self.compiled, at_once)
         elif replay is not None and self._seen_at_once:
             self.replays.append(replay)
         else:
@@ -172,8 +175,8 @@ class Recorder:
                 self._exclude_sequences(self.probe)
 
     def _require_all(self, probe: SignalProbe) -> None:
-        for spec, h in zip(self.layers, probe.preactivations, strict=True):
-            if h is probe.nothing:
+        for spec, a in zip(self.layers, probe.activations, strict=True):
+            if a is probe.nothing:
                 raise UserError(
                     f"layer {spec.index} ({spec.name}) took no part in the forward pass of step {self.step}: every "
                     f"layer of the layer map has to, at each recorded step"
@@ -181,8 +184,8 @@ class Recorder:
 
     def _exclude_sequences(self, probe: SignalProbe) -> None:
         """A linear map of several positions [B, T, units] gives no outer product an example, and has no unit to a column."""
-        for index, (spec, h) in enumerate(zip(self.layers, probe.preactivations, strict=True)):
-            if spec.map == "linear" and h.dim() != 2:
+        for index, (spec, a) in enumerate(zip(self.layers, probe.activations, strict=True)):
+            if spec.map == "linear" and a.dim() != 2:
                 self.exists[[COLUMN["sample_weight_grad_rms"], COLUMN["dead"]], index] = False
 
     def _watch_forward(self, probe: WatchProbe) -> None:
@@ -331,7 +334,10 @@ class Recorder:
             blocks = [self.values.get(name, blank) for name, blank in self._blanks.items()]
             self.reductions.place_rows(blocks, into=self._record_places[len(self.rows)])
         self.rows.append(self.written if recorded else None)
-        self._open_step()
+        if recorded or self.watched_forward is not None or self.watching is not None:
+            self._open_step()
+        else:  # which has left nothing else: this runs in every step
+            self.losses, self._held, self.replays = [], [], []
 
     @property
     def full(self) -> bool:

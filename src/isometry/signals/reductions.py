@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isometry.signals.layer_by_layer import LayerByLayer
 from isometry.signals.norms import distances, known_finite, norms, per_example_norms, per_example_squares
 from isometry.signals.statistics import Intervals, count_inside, largest_by_unit, moments, shifted_sums
 from isometry.signals.workspace import Workspace
@@ -141,6 +142,17 @@ class Reductions:
         mean, variance = moments(torch.cat([*of_h, *of_a], dim=1), counts)
         share = torch.cat(inside) / counts[:n]
         return torch.stack([mean[:n], variance[:n], share, mean[n:], variance[n:]]), alive, squares
+
+    def layer_by_layer(
+        self, examples: int, intervals: Sequence[Intervals | None], widths: tuple[int, ...]
+    ) -> LayerByLayer | None:
+        """What measures a layer as it computes, faster than all of them afterwards; None where nothing is.
+
+        Args:
+            examples: of a micro-batch.
+            intervals, widths: as in `forward`.
+        """
+        return None
 
     def _counts(self, tensors: Sequence[Tensor]) -> Tensor:
         """Entries of each, [n], on the device; copied once, because the host waits for such a copy."""
