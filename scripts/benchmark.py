@@ -13,6 +13,7 @@ import collections
 import contextlib
 import datetime
 import functools
+import math
 import os
 import platform
 import random
@@ -461,6 +462,8 @@ INTERVAL = 50
 STEPS = 200
 """Of a round: as many as there are from one flush to the next, by default."""
 PEER_STEPS = 50
+TARGETED = "MLP 30 x 100"
+"""The network of the targets gets twice the rounds; the convnet, whose steps are long, a quarter."""
 
 
 def signals(rounds: int) -> str:
@@ -476,24 +479,33 @@ def signals(rounds: int) -> str:
     networks = {f"MLP {depth} x 100": MLP((1, 28, 28), 10, relu, depth=depth, width=100) for depth in (10, 30, 100)}
     networks["convnet 8 x 16"] = ConvNet((1, 28, 28), 10, relu, depth=8, channels=16)
     x, labels = torch.randn(128, 1, 28, 28).to(DEVICE), torch.randint(0, 10, (128,)).to(DEVICE)
-    lines = []
+    lines, share = [], {TARGETED: 2.0, "convnet 8 x 16": 0.25}
     for name, network in networks.items():
         he(network.layer_map(), torch.Generator().manual_seed(0))  # or signals of 100 layers are denormal numbers, and slow
         network.to(DEVICE)
-        found = by_step(signal_variants(network, x, labels), rounds if "MLP" in name else 1 + rounds // 4)
+        found = by_step(signal_variants(network, x, labels), math.ceil(share.get(name, 1.0) * rounds))
         seconds, ratio = over_first(found)
         ratio |= peers(network, x, labels, 1 + rounds // 10) if "MLP" in name else {}
         if not lines:
             lines = ["| network | ms a step | " + " | ".join(ratio) + " |", "|---" * (len(ratio) + 2) + "|"]
         lines.append(signals_row(name, seconds, ratio))
-        if name == "MLP 30 x 100":
+        if name == TARGETED:
             lines.append(signals_row(f"{name}, fastest quarter of the rounds", *over_first(found, share=0.25)))
+            lines.append(spread_row(f"{name}, rounds from, to", found))
         print(lines[-1], flush=True)
     return "\n".join(lines)
 
 
 def signals_row(name: str, seconds: float, ratio: dict[str, float]) -> str:
     return f"| {name} | {seconds / STEPS * 1e3:.2f} | " + " | ".join(f"{value:.2f}" for value in ratio.values()) + " |"
+
+
+def spread_row(name: str, found: dict[str, list[float]]) -> str:
+    """The least and the largest value over the rounds: ms a step, and each ratio."""
+    first, *others = found
+    each = [[found[other][i] / found[first][i] for i in range(len(found[first]))] for other in others]
+    cells = [f"{min(values):.2f}, {max(values):.2f}" for values in ([s / STEPS * 1e3 for s in found[first]], *each)]
+    return f"| {name} | " + " | ".join(cells) + " |"
 
 
 def peers(network, x, labels, rounds: int) -> dict[str, float]:
@@ -792,8 +804,8 @@ tried and is in: all callbacks as one to Lightning (its hooks cost per callback,
 a step, logits counted 32 batches at a time, Lightning's note of the running hook set past `nn.Module.__setattr__`,
 compiled loops that read each gradient once (0.03 ms for 30 layers), flushes every 200 steps.""",
     "signals": """Medians over the rounds, each variant against no measuring in the same round; for ours and the `.item()` loop
-a round is 200 steps, from one flush to the next, in which the variants take turns step by step (on an accelerator
-after the 200). The peers' units:
+a round is 200 steps, from one flush to the next, in which the variants take turns step by step, each timed step behind
+one of the same kind that is not timed (on an accelerator they take turns after the 200). The peers' units:
 Lightning's against the same Trainer without `grad_norm`, `wandb.watch` against the plain loop. The machine is shared:
 its speed changes between rounds by up to a factor of two, and a faster step makes the same small overheads (calls from
 Python, reading memory) a larger share.""",

@@ -219,11 +219,7 @@ class NativeReductions(Reductions):
         into.row[...] = values.item() if values.dim() == 0 else values.double().numpy()
 
     def place_rows(self, blocks: Sequence[Tensor], into: Place) -> None:
-        start = 0
-        for block in blocks:
-            stop = start + (len(block) if block.dim() == 2 else 1)
-            into.row[start:stop] = block.numpy()
-            start = stop
+        np.concatenate([block.numpy().ravel() for block in blocks], out=into.row.ravel())  # a view: the rows lie together
 
     def replace(self, rows: Tensor, at: Sequence[int], by: Tensor) -> None:
         if len(at):
