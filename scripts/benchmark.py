@@ -378,7 +378,8 @@ def signal_variants(network, x, labels) -> dict[str, Callable[[], Step]]:
     def plain(before_update: Step = lambda t: None) -> Step:
         def step(t: int) -> None:
             optimizer.zero_grad()
-            F.cross_entropy(network(x), labels).backward()
+            loss = F.cross_entropy(network(x), labels)  # held, with its graph, until the step is over: as in `ours`
+            loss.backward()
             before_update(t)
             optimizer.step()
 
