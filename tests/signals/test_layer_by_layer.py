@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from isometry import activations
 from isometry.columns import MEASURED
@@ -25,6 +26,16 @@ class Residual(MLP):
         x = self.layers[0](x.flatten(1), probe)
         for layer in self.layers[1:-1]:
             x = x + layer(x, probe)
+        return self.layers[-1](x, probe)
+
+
+class Checkpointed(Residual):
+    """Computes its layers again in the backward pass, in its own way, with the probe in their hands."""
+
+    def forward(self, x, probe=None):
+        x = self.layers[0](x.flatten(1), probe)
+        for layer in self.layers[1:-1]:
+            x = x + checkpoint(layer, x, probe, use_reentrant=False)
         return self.layers[-1](x, probe)
 
 
@@ -51,6 +62,7 @@ NETWORKS = {
     "layer norm": lambda: mlp("tanh", "layer"),
     "batch norm": lambda: mlp("tanh", "batch"),
     "residual": lambda: mlp(kind=Residual),
+    "checkpointing of its own": lambda: mlp(kind=Checkpointed),
     "convnet": lambda: ConvNet((1, 6, 6), 3, activations.relu(), depth=4, channels=4, stages=2),
     "one layer that is not measured at once": lambda: transposed(mlp("tanh")),
 }

@@ -49,12 +49,10 @@ class ForwardPlan:
             self._rooms.append(None)
         room = self._rooms[micro_batch]
         if room is None or room.examples != examples:
-            room = self._rooms[micro_batch] = self.reductions.layer_by_layer(examples, self.at_preactivation, self._units)
-        if room is None:
-            return None
-        for layer in (*self.behind, *self.by_slope):
-            room.argument_wanted[layer] = True
-        return room.open()
+            wanted = (*self.behind, *self.by_slope)
+            room = self.reductions.layer_by_layer(examples, self.at_preactivation, self._units, wanted)
+            self._rooms[micro_batch] = room
+        return None if room is None else room.open()
 
     def measure(self, probe: SignalProbe) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and variance of h, the share of saturated units, mean and variance of a: [5, L]; the living units [units of all
@@ -86,11 +84,9 @@ class ForwardPlan:
             probe: of this micro-batch.
             squares: ‖a_i‖² behind a row of NaN, [1 + L, B]; mostly, a layer's activation is the next one's input.
         """
-        below, room, result = [None, *probe.activations], probe.at_once, squares[:-1]
-        seen = room.inputs if room is not None else []
+        below, room = [None, *probe.activations], probe.at_once
+        result, seen = (squares[:-1], []) if room is None else (room.settle_inputs(squares), room.inputs)
         others = [layer for layer in self.outer if probe.inputs[layer] is not below[layer] and layer not in seen]
-        if room is not None:
-            room.place_inputs(result)
         if others:
             self.reductions.replace(result, others, self.reductions.example_squares([probe.inputs[k] for k in others]))
         return result if len(self.outer) == len(probe.inputs) else result.masked_fill_(self._others, torch.nan)

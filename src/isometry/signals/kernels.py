@@ -389,7 +389,7 @@ def activations(
 
 # ---- one layer at a time ---------------------------------------------------------------------------------------------
 
-ARRAYS = ("starts", "low", "high", "forward", "alive", "living", "squares", "inputs", "deltas", "products", "came")
+ARRAYS = ("starts", "low", "high", "forward", "alive", "living", "squares", "inputs", "others", "deltas", "products", "came")
 ROOM = np.dtype([(name, np.int64) for name in ("layers", "examples", "intervals", *ARRAYS)])
 """Where the statistics of one micro-batch go: numbers, and the addresses of arrays, see `layer_by_layer`."""
 
@@ -480,7 +480,7 @@ def see_delta(ask: int, at: int, k: int, delta: int) -> bool:
     starts = numba.carray(pointer(room.starts), (room.layers + 1,), np.int64)
     if bits == 0 or not shaped(spare, room.examples, starts[k + 1] - starts[k]):
         return False
-    others = numba.carray(pointer(room.squares), (1 + room.layers, room.examples), np.float64)[k]
+    others = numba.carray(pointer(room.others), (room.layers, room.examples), np.float64)[k]
     squares = numba.carray(pointer(room.deltas), (room.layers, room.examples), np.float64)[k]
     out = numba.carray(pointer(room.products), (2, room.layers), np.float64)
     if bits == 32:

@@ -25,15 +25,16 @@ class LayerByLayer:
         examples: B.
         starts: [L + 1] where the units of each layer start in those of all.
         low, high: [L, ≥ 1] intervals in which h counts as saturated.
+        arguments: the layers (from 0) whose argument of φ the probe is to keep all the same.
 
     Attributes:
-        argument_wanted: of each layer, whether the probe is to keep the argument of φ all the same.
         forward: [5, L], as `Reductions.forward` returns it.
         alive, living: [units of all layers], 1 for those that live, and their share in each layer, [L].
         squares: [1 + L, B], ‖a_i‖² behind a row of NaN.
         deltas: [L, B], ‖δ_i‖² of the layers that `came`.
         products: [2, L], Σ_i ‖δ_i‖² and Σ_i ‖δ_i‖²‖x_i‖² of those.
-        inputs: the layers (from 0) whose input was measured by itself: `place_inputs`.
+        inputs: the layers (from 0) whose input was measured by itself.
+        others: [L, B], ‖x_i‖², of which `products` are made: `settle_inputs`.
         hooks: for each layer, what to call with δ.
         left: δ of the layers that have to be measured otherwise.
     """
@@ -44,17 +45,18 @@ class LayerByLayer:
         starts: NDArray[np.int64],
         low: NDArray[np.float64],
         high: NDArray[np.float64],
+        arguments: frozenset[int] = frozenset(),
     ):
         layers = len(starts) - 1
-        self.examples, self.argument_wanted = examples, [False] * layers
+        self.examples, self.arguments = examples, arguments
         self._came = np.zeros(layers)
         self.forward, self.alive, self.living = _empty(5, layers), _empty(int(starts[-1])), _empty(layers)
         self.squares, self.deltas, self.products = _empty(1 + layers, examples), _empty(layers, examples), _empty(2, layers)
         self.inputs: list[int] = []
-        self._inputs = np.full((layers, examples), math.nan)
+        self._inputs, self.others = np.full((layers, examples), math.nan), _empty(layers, examples)
         self.left: dict[int, Tensor] = {}
         statistics = (tensor.numpy() for tensor in (self.forward, self.alive, self.living, self.squares))
-        gradients = (tensor.numpy() for tensor in (self.deltas, self.products))
+        gradients = (tensor.numpy() for tensor in (self.others, self.deltas, self.products))
         # kept, as the room holds their addresses
         self._arrays = [starts, low, high, *statistics, self._inputs, *gradients, self._came]
         sizes = (layers, examples, low.shape[1])
@@ -73,11 +75,17 @@ class LayerByLayer:
         if kernels.see_input(ASK, self._at, layer, id(x)):  # squares are those of the negative, too
             self.inputs.append(layer)
 
-    def place_inputs(self, squares: Tensor) -> None:
-        """Overwrite the rows of `inputs` in [L, B] by their ‖x_i‖²."""
-        rows = squares.numpy()  # without torch's dispatcher
+    def settle_inputs(self, squares: Tensor) -> Tensor:
+        """Fill in `others`, which stay what they are if a layer computes again in the backward pass (checkpointing).
+
+        Args:
+            squares: ‖a_i‖² behind a row of NaN, [1 + L, B]; mostly, a layer's activation is the next one's input.
+        """
+        rows = self.others.numpy()  # without torch's dispatcher
+        rows[:] = squares.numpy()[:-1]
         for layer in self.inputs:
             rows[layer] = self._inputs[layer]
+        return self.others
 
     def see(self, layer: int, h: Tensor, a: Tensor) -> bool:
         """Whether the layer (from 0) is measured; else its tensors do not simply lie in memory, or have another shape."""

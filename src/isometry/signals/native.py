@@ -201,10 +201,10 @@ class NativeReductions(Reductions):
         return torch.from_numpy(out), *_activations(at.part(len(h), 2 * len(h)), widths, len(a[0]), out[3:])
 
     def layer_by_layer(
-        self, examples: int, intervals: Sequence[Intervals | None], widths: tuple[int, ...]
+        self, examples: int, intervals: Sequence[Intervals | None], widths: tuple[int, ...], arguments: Sequence[int] = ()
     ) -> LayerByLayer | None:
         _ready_to_find()
-        return LayerByLayer(examples, _starts(widths), *_bounds(tuple(intervals)))
+        return LayerByLayer(examples, _starts(widths), *_bounds(tuple(intervals)), frozenset(arguments))
 
     def shares(self, alive: Tensor, widths: tuple[int, ...]) -> Tensor:
         return torch.from_numpy(np.add.reduceat(alive.numpy(), _starts(widths)[:-1]) / widths)

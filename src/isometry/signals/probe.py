@@ -120,7 +120,7 @@ class SignalProbe:
         self.activations[k] = a.detach() if self.compiled else a
         if self.at_once is not None and self.at_once.see(k, self.preactivations[k], a):
             self.preactivations[k] = self.nothing
-            if not self.at_once.argument_wanted[k]:
+            if k not in self.at_once.arguments:
                 self.arguments[k] = self.nothing
 
     def outer_products(self, reductions: Reductions, squared_inputs: Tensor) -> Tensor:

@@ -144,13 +144,14 @@ class Reductions:
         return torch.stack([mean[:n], variance[:n], share, mean[n:], variance[n:]]), alive, squares
 
     def layer_by_layer(
-        self, examples: int, intervals: Sequence[Intervals | None], widths: tuple[int, ...]
+        self, examples: int, intervals: Sequence[Intervals | None], widths: tuple[int, ...], arguments: Sequence[int] = ()
     ) -> LayerByLayer | None:
         """What measures a layer as it computes, faster than all of them afterwards; None where nothing is.
 
         Args:
             examples: of a micro-batch.
             intervals, widths: as in `forward`.
+            arguments: the layers (from 0) whose argument of φ the probe is to keep all the same.
         """
         return None
 
