@@ -109,11 +109,10 @@ def test_screening_rounds_norms_but_keeps_the_range(magnitude, entries):
     assert out.item() == pytest.approx(x.double().norm().item(), rel=1.2e-4, abs=0)
 
 
-@pytest.mark.parametrize("kind", [NativeReductions, Reductions])
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
 @pytest.mark.parametrize("where", ["none", "tensors", "others", "others of another type"])
-def test_screening_sees_every_non_finite_number(kind, bad, where):
-    at, tensors, others = kind(CPU), batches(), [torch.tensor(2.0)]
+def test_screening_sees_every_non_finite_number(bad, where):
+    at, tensors, others = NativeReductions(CPU), batches(), [torch.tensor(2.0)]
     if where == "tensors":
         tensors[1][3, 3] = bad
     elif where == "others":
@@ -124,6 +123,22 @@ def test_screening_sees_every_non_finite_number(kind, bad, where):
     assert at.screen(tensors, others, at.places(found)[0]) == (where == "none")
     expected = torch.stack([x.double().norm() for x in tensors])
     torch.testing.assert_close(found[0], expected, rtol=1e-5, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("there", [None, torch.ones(2, 3).to(torch.bfloat16), torch.ones(2, 3).to_sparse(), torch.ones(2, 3).T])
+def test_screening_vouches_for_nothing_it_cannot_read(there):
+    at, found = NativeReductions(CPU), torch.zeros(1, 2, dtype=torch.float64)
+    (place,) = at.places(found)
+    assert at.screen([torch.ones(2), torch.ones(3)], [], place)
+    assert not at.screen([torch.ones(2), there], [], place)
+    if there is not None:
+        assert not at.screen([torch.ones(2), torch.ones(3)], [there], place)
+
+
+def test_elsewhere_nothing_is_screened():
+    at, found = Reductions(CPU), torch.zeros(1, 4, dtype=torch.float64)
+    assert not at.screen(batches(), [], at.places(found)[0])
+    assert not found.any()
 
 
 @pytest.mark.parametrize("entries", [1, 2, 3, 4, 5, 7, 4 * kernels.BLOCK + 9])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations
 
 from isometry import activations
 from isometry.columns import MEASURED
@@ -394,3 +395,54 @@ def test_the_alarms_norm_of_gradients_below_float32s_squares():
         recorder.after_update(recorded)
         entries = sum(spec.weighted.weight.numel() for spec in network.layer_map())
         assert recorder.flush().gradient_norms[0] == pytest.approx(1e-30 * math.sqrt(entries), rel=1e-5)
+
+
+def shared(network):
+    network.layers[2].weighted.weight = network.layers[1].weighted.weight
+
+
+def parametrized(network):
+    parametrizations.weight_norm(network.layers[1].weighted)
+
+
+def frozen(network):
+    network.layers[1].weighted.weight.requires_grad_(False)
+
+
+@pytest.mark.parametrize("change", [None, shared, parametrized, frozen])
+@pytest.mark.parametrize("scale", [1.0, 1024.0, torch.tensor(1024.0)], ids=str)
+def test_the_alarms_norm_is_that_of_all_weights_without_the_loss_scale(change, scale):
+    network, x, labels = build(dtype=torch.float32)
+    if change is not None:
+        change(network)
+    recorder = Recorder(network.layer_map())
+    for _ in range(2):
+        network.zero_grad()
+        loss = F.cross_entropy(network(x, recorder.begin(False, len(x), replay(network, x))), labels)
+        recorder.after_forward(loss)
+        (loss * scale).backward()
+        recorder.after_backward(scale / len(x))
+        recorder.before_update(False, scale)
+        recorder.after_update(False)
+    weights = {id(weight): weight for spec in network.layer_map() for weight in spec.weights}
+    gradients = [weight.grad.double() for weight in weights.values() if weight.grad is not None]
+    expected = math.sqrt(sum(gradient.square().sum().item() for gradient in gradients)) / float(scale)
+    flush = recorder.flush()
+    assert flush.divergence is None
+    np.testing.assert_allclose(flush.gradient_norms, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_loss_that_is_not_finite_by_itself_is_a_divergence(dtype, recorded):
+    """The gradients are finite, and so are the logits: it is the readout's, the last of four layers."""
+    network, x, labels = build(dtype=dtype)
+    recorder = Recorder(network.layer_map())
+    loss = F.cross_entropy(network(x, recorder.begin(recorded, len(x), replay(network, x))), labels) + math.inf
+    recorder.after_forward(loss)
+    loss.backward()
+    recorder.after_backward(1 / len(x))
+    recorder.before_update(recorded)
+    recorder.after_update(recorded)
+    divergence = recorder.flush().divergence
+    assert (divergence.kind, divergence.layer, divergence.gradient_layer) == ("forward", 4, None)

@@ -100,29 +100,6 @@ def sum_of_squares(x: Floats) -> float:
     return total
 
 
-@compiled
-def norm(ask: int, tensor: int, spare: NDArray[np.void]) -> float:
-    """√Σ x² of a tensor of either type; -1 if it cannot be located."""
-    address, size, bits = locate(ask, tensor, spare)
-    if bits == 32:
-        return math.sqrt(sum_of_squares(numba.carray(pointer(address), (size,), np.float32)))
-    if bits == 64:
-        return math.sqrt(sum_of_squares(numba.carray(pointer(address), (size,), np.float64)))
-    return -1.0
-
-
-@asking_torch
-def norms(ask: int, tensors: int, out: Numbers) -> float:
-    """`norm` of all tensors of a Python list, by its address; returns their sum, -1 if one cannot be located."""
-    total, spare = 0.0, np.empty(1, DL_TENSOR)
-    for k in range(len(out)):
-        out[k] = norm(ask, entry(tensors, k), spare)
-        if out[k] < 0.0:
-            return -1.0
-        total += out[k]
-    return total
-
-
 BLOCK = 4096
 """Entries whose squares are added up in the numbers' own precision."""
 
@@ -160,19 +137,33 @@ def rough_sum_of_squares(x: Floats) -> float:
 
 
 @compiled
-def rough_norm(ask: int, tensor: int, spare: NDArray[np.void]) -> float:
-    """√Σ x² of a tensor of either type, to the precision of its own numbers; -1 if it cannot be located."""
+def norm(ask: int, tensor: int, spare: NDArray[np.void], rough: bool) -> float:
+    """√Σ x² of a tensor of either type, maybe to the precision of its own numbers only; -1 if it cannot be located."""
     address, size, bits = locate(ask, tensor, spare)
     if bits == 32:
-        return math.sqrt(rough_sum_of_squares(numba.carray(pointer(address), (size,), np.float32)))
+        single = numba.carray(pointer(address), (size,), np.float32)
+        return math.sqrt(rough_sum_of_squares(single) if rough else sum_of_squares(single))
     if bits == 64:
-        return math.sqrt(rough_sum_of_squares(numba.carray(pointer(address), (size,), np.float64)))
+        double = numba.carray(pointer(address), (size,), np.float64)
+        return math.sqrt(rough_sum_of_squares(double) if rough else sum_of_squares(double))
     return -1.0
 
 
 @asking_torch
+def norms(ask: int, tensors: int, out: Numbers) -> float:
+    """`norm` of all tensors of a Python list, by its address; returns their sum, -1 if one cannot be located."""
+    total, spare = 0.0, np.empty(1, DL_TENSOR)
+    for k in range(len(out)):
+        out[k] = norm(ask, entry(tensors, k), spare, False)
+        if out[k] < 0.0:
+            return -1.0
+        total += out[k]
+    return total
+
+
+@asking_torch
 def rough_norms(ask: int, tensors: int, others: int, out: int) -> float:
-    """`rough_norm` of all tensors of two Python lists; returns their sum, -1 if one cannot be located.
+    """Rough norms of all tensors of two Python lists; returns their sum, -1 if one cannot be located.
 
     All comes as addresses, and the lists as they are: between two steps of a training, when the cache holds none of that code,
     the conversions in Python took as long as reading the tensors.
@@ -186,7 +177,7 @@ def rough_norms(ask: int, tensors: int, others: int, out: int) -> float:
     total, spare, count = 0.0, np.empty(1, DL_TENSOR), length(tensors)
     norms: Numbers = numba.carray(pointer(out), (count,), np.float64)
     for k in range(count + length(others)):
-        found = rough_norm(ask, entry(tensors, k) if k < count else entry(others, k - count), spare)
+        found = norm(ask, entry(tensors, k) if k < count else entry(others, k - count), spare, True)
         if found < 0.0:
             return -1.0
         if k < count:
@@ -240,19 +231,6 @@ def example_squares(addresses: Addresses, sizes: Sizes, like: Floats, out: Numbe
     """Σ x² of each example of each batch; `sizes` are those of the batches, out [tensors, examples]."""
     for k in range(len(addresses)):
         squares_of_examples(array(addresses[k], sizes[k], like), out[k])
-
-
-@compiled
-def outer_products(addresses: Addresses, sizes: Sizes, like: Floats, others: Numbers, out: Numbers) -> None:
-    """Σ_i ‖δ_i‖² and Σ_i ‖δ_i‖² `others`_i of each batch of δ; others [tensors, examples], out [2, tensors]."""
-    examples = others.shape[1]
-    for k in range(len(addresses)):
-        x, each = array(addresses[k], sizes[k], like), sizes[k] // examples
-        out[0, k], out[1, k] = 0.0, 0.0
-        for b in range(examples):
-            square = sum_of_squares(x[b * each : (b + 1) * each])
-            out[0, k] += square
-            out[1, k] += square * others[k, b]
 
 
 @compiled
@@ -470,6 +448,14 @@ def outer_product(x: Floats, others: Numbers, squares: Numbers) -> tuple[float, 
         total += squares[b]
         product += squares[b] * others[b]
     return total, product
+
+
+@compiled
+def outer_products(addresses: Addresses, sizes: Sizes, like: Floats, others: Numbers, out: Numbers) -> None:
+    """`outer_product` of each batch of δ; others [tensors, examples], out [2, tensors]."""
+    squares = np.empty(others.shape[1])
+    for k in range(len(addresses)):
+        out[0, k], out[1, k] = outer_product(array(addresses[k], sizes[k], like), others[k], squares)
 
 
 @asking_torch

@@ -119,6 +119,10 @@ class Place(NamedTuple):
 class NativeReductions(Reductions):
     """Reductions on the CPU; what does not simply lie in memory (bfloat16, other layouts, subclasses) is left to torch."""
 
+    def __init__(self, device: torch.device):
+        super().__init__(device)
+        _ready_to_find()
+
     def _memory(self, tensors: Sequence[Tensor], signed: bool = True) -> Memory | None:
         if not isinstance(tensors, Fixed):
             return memory(tensors, signed)
@@ -138,7 +142,6 @@ class NativeReductions(Reductions):
         return self.watch(tensors)[0]
 
     def watch(self, tensors: Sequence[Tensor]) -> tuple[Tensor, bool]:
-        _ready_to_find()
         every, out = list(tensors), np.empty(len(tensors))
         total = kernels.norms(ASK, id(every), out)
         if total < 0.0:
@@ -146,10 +149,9 @@ class NativeReductions(Reductions):
             return found, known_finite(found)
         return torch.from_numpy(out), math.isfinite(total)
 
-    def screen(self, tensors: list[Tensor], others: list[Tensor], into: Place) -> bool:
-        _ready_to_find()
-        total = kernels.rough_norms(ASK, id(tensors), id(others), into.address)
-        return super().screen(tensors, others, into) if total < 0.0 else math.isfinite(total)
+    def screen(self, tensors: list[Tensor | None], others: list[Tensor], into: Place) -> bool:
+        # -1 for what cannot be located, None among it
+        return 0.0 <= kernels.rough_norms(ASK, id(tensors), id(others), into.address) < math.inf  # type: ignore[no-any-return]
 
     def distances(self, tensors: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
         at, other = self._memory(tensors), self._memory(others)
@@ -203,7 +205,6 @@ class NativeReductions(Reductions):
     def layer_by_layer(
         self, examples: int, intervals: Sequence[Intervals | None], widths: tuple[int, ...], arguments: Sequence[int] = ()
     ) -> LayerByLayer | None:
-        _ready_to_find()
         return LayerByLayer(examples, _starts(widths), *_bounds(tuple(intervals)), frozenset(arguments))
 
     def shares(self, alive: Tensor, widths: tuple[int, ...]) -> Tensor:

