@@ -78,7 +78,7 @@ class Recorder:
         self._blanks = {names[0]: blank[: len(names)] for names in BLOCKS}
         self._record_places = self.reductions.places(self.buffer[:, :MEASURES])
         self._watch_places = {name: self.reductions.places(self.buffer[:, ROW[name]]) for name in WATCH}
-        self._screens = self.weights.one_each(range(len(self.layers)))
+        self._screens = self._seen_at_once and self.weights.one_each(range(len(self.layers)))
         self.exists = self._existing()
         self._seen = False  # a forward pass
         self._outer = np.flatnonzero(self.exists[COLUMN["sample_weight_grad_rms"]]).tolist()
