@@ -10,12 +10,12 @@ from torch.nn import functional as F
 def up_to_the_gradients():
     """Runs a step of one batch through the network and the recorder, until the gradients are complete and not yet clipped."""
 
-    def run(recorder, network, x, labels, recorded=True, replay=None):
+    def run(recorder, network, x, labels, recorded=True, replay=None, scale=1.0, criterion=F.cross_entropy):
         network.zero_grad()
-        loss = F.cross_entropy(network(x, recorder.begin(recorded, len(x), replay)), labels)
+        loss = criterion(network(x, recorder.begin(recorded, len(x), replay)), labels)
         recorder.after_forward(loss)
-        loss.backward()
-        recorder.after_backward(1 / len(x))
-        recorder.before_update(recorded)
+        (loss * scale).backward()
+        recorder.after_backward(scale / len(x))
+        recorder.before_update(recorded, scale)
 
     return run

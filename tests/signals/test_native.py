@@ -135,6 +135,18 @@ def test_screening_vouches_for_nothing_it_cannot_read(there):
         assert not at.screen([torch.ones(2), torch.ones(3)], [there], place)
 
 
+@pytest.mark.parametrize("kind", [NativeReductions, Reductions])
+@pytest.mark.parametrize("bad", [1.0, math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_watching_sees_every_non_finite_number(kind, bad, dtype):
+    tensors = batches(dtype)
+    tensors[1][3, 3] = bad
+    found, finite = kind(CPU).watch(tensors)
+    assert finite == math.isfinite(bad)
+    expected = torch.stack([x.double().norm() for x in tensors])
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0, equal_nan=True)
+
+
 def test_elsewhere_nothing_is_screened():
     at, found = Reductions(CPU), torch.zeros(1, 4, dtype=torch.float64)
     assert not at.screen(batches(), [], at.places(found)[0])

@@ -411,18 +411,13 @@ def frozen(network):
 
 @pytest.mark.parametrize("change", [None, shared, parametrized, frozen])
 @pytest.mark.parametrize("scale", [1.0, 1024.0, torch.tensor(1024.0)], ids=str)
-def test_the_alarms_norm_is_that_of_all_weights_without_the_loss_scale(change, scale):
+def test_the_alarms_norm_is_that_of_all_weights_without_the_loss_scale(change, scale, up_to_the_gradients):
     network, x, labels = build(dtype=torch.float32)
     if change is not None:
         change(network)
     recorder = Recorder(network.layer_map())
     for _ in range(2):
-        network.zero_grad()
-        loss = F.cross_entropy(network(x, recorder.begin(False, len(x), replay(network, x))), labels)
-        recorder.after_forward(loss)
-        (loss * scale).backward()
-        recorder.after_backward(scale / len(x))
-        recorder.before_update(False, scale)
+        up_to_the_gradients(recorder, network, x, labels, False, replay(network, x), scale)
         recorder.after_update(False)
     weights = {id(weight): weight for spec in network.layer_map() for weight in spec.weights}
     gradients = [weight.grad.double() for weight in weights.values() if weight.grad is not None]
@@ -432,17 +427,18 @@ def test_the_alarms_norm_is_that_of_all_weights_without_the_loss_scale(change, s
     np.testing.assert_allclose(flush.gradient_norms, expected, rtol=1e-5)
 
 
+def infinite(logits, labels):
+    """With finite gradients."""
+    return F.cross_entropy(logits, labels) + math.inf
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("recorded", [True, False])
-def test_a_loss_that_is_not_finite_by_itself_is_a_divergence(dtype, recorded):
-    """The gradients are finite, and so are the logits: it is the readout's, the last of four layers."""
+def test_a_loss_that_is_not_finite_by_itself_is_a_divergence(dtype, recorded, up_to_the_gradients):
+    """The logits are finite too: it is the readout's, the last of four layers."""
     network, x, labels = build(dtype=dtype)
     recorder = Recorder(network.layer_map())
-    loss = F.cross_entropy(network(x, recorder.begin(recorded, len(x), replay(network, x))), labels) + math.inf
-    recorder.after_forward(loss)
-    loss.backward()
-    recorder.after_backward(1 / len(x))
-    recorder.before_update(recorded)
+    up_to_the_gradients(recorder, network, x, labels, recorded, replay(network, x), criterion=infinite)
     recorder.after_update(recorded)
     divergence = recorder.flush().divergence
     assert (divergence.kind, divergence.layer, divergence.gradient_layer) == ("forward", 4, None)
