@@ -116,18 +116,18 @@ def synthetic_data(batch_size: int = 128, count: int = 60_000):
 
 def make_classifier(config):
     """A fresh classifier of a config on MNIST's shape."""
-    from isometry.build import build_classifier, build_network
+    from isometry.training.build import build_classifier, build_network
 
     return build_classifier(config, build_network(config, (1, 28, 28), 10))
 
 
 def train_ours(config, data) -> float:
     """Seconds of `fit` with everything `isometry train` does, W&B left out."""
-    from isometry.callbacks import Signals, Throughput
-    from isometry.loggers import build_loggers
     from isometry.runs.directory import RunDirectory
     from isometry.runs.signal_store import SignalStore
-    from isometry.train import build_trainer
+    from isometry.training.callbacks import Signals, Throughput
+    from isometry.training.loggers import build_loggers
+    from isometry.training.run import build_trainer
 
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory(Path(folder) / "study" / "run")
@@ -173,7 +173,7 @@ def train_by_hand(config, data) -> float:
 
 def epoch(rounds: int) -> str:
     """One epoch of 60,000 images: ours against a bare Trainer and a hand-written loop."""
-    from isometry.config import compose
+    from isometry.config.compose import compose
     from isometry.console import quiet
 
     quiet()
@@ -210,7 +210,7 @@ def where_time_goes(rounds: int) -> str:
     import cProfile
     import pstats
 
-    from isometry.config import compose
+    from isometry.config.compose import compose
     from isometry.console import quiet
 
     quiet()
@@ -297,7 +297,7 @@ def loader(rounds: int) -> str:
 FIRST_STEP = """
 import sys, time
 from lightning.pytorch import Callback
-import isometry.train as t
+import isometry.training.run as t
 build = t.build_trainer
 class Stop(Callback):
     def on_train_batch_end(self, *args): sys.stdout.flush(); import os; os._exit(0)
@@ -646,7 +646,7 @@ def thousand(rounds: int) -> str:
 
 IDS = """
 import sys
-from isometry.config import compose, resolved
+from isometry.config.compose import compose, resolved
 from isometry.runs.identity import run_id
 config = resolved(compose("train", sys.argv[1:]))
 for seed in range(1000):
@@ -688,16 +688,16 @@ def in_turns(turns: Turns, name: str, overrides: list[str], folder: str) -> tupl
     import torch
     from lightning.pytorch import Callback
 
-    from isometry.build import build_classifier, build_data, build_network
-    from isometry.callbacks import Signals, Throughput
-    from isometry.config import compose, resolved
+    from isometry.config.compose import compose, resolved
     from isometry.console import quiet
-    from isometry.loggers import build_loggers
-    from isometry.loggers.build import close_loggers, start_loggers
     from isometry.runs.directory import RunDirectory
     from isometry.runs.signal_store import SignalStore
     from isometry.signals.native import load_early
-    from isometry.train import build_trainer
+    from isometry.training.build import build_classifier, build_data, build_network
+    from isometry.training.callbacks import Signals, Throughput
+    from isometry.training.loggers import build_loggers
+    from isometry.training.loggers.build import close_loggers, start_loggers
+    from isometry.training.run import build_trainer
 
     class Turn(Callback):
         def on_train_batch_end(self, trainer, *_) -> None:
@@ -840,7 +840,7 @@ BY_PROCESSOR = frozenset({"signals", "wandb"})
 
 def write(name: str, title: str, table: str, rounds: int) -> None:
     """Replace a section of the document, or add it."""
-    from isometry.provenance import git_commit
+    from isometry.runs.provenance import git_commit
 
     today, device = datetime.date.today().isoformat(), "" if DEVICE == "cpu" else f" --device {DEVICE}"
     where = f" on {cpu() if DEVICE == 'cpu' else gpu()}" if name in BY_PROCESSOR else ""

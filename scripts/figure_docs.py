@@ -14,7 +14,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from isometry.config import compose, resolved
+from isometry.config.compose import compose, resolved
 from isometry.figures.figure import known_figures, number, tolerance_words
 
 DOCS = Path(__file__).parents[1] / "docs"

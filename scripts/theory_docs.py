@@ -12,12 +12,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from isometry.build import build_activation
-from isometry.config import compose, conf_dir
-from isometry.diagnose import diagnose
+from isometry.config.compose import compose, conf_dir
 from isometry.plots.phase import draw_phase_diagram
 from isometry.plots.style import save
-from isometry.theory_card import SCHEMES, row
+from isometry.training.build import build_activation
+from isometry.verbs.diagnose import diagnose
+from isometry.verbs.theory import SCHEMES, row
 
 DOCS = Path(__file__).parents[1] / "docs"
 

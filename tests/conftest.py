@@ -18,7 +18,7 @@ import torch
 from omegaconf import DictConfig
 
 from isometry import cli
-from isometry.config import compose
+from isometry.config.compose import compose
 
 torch.set_num_threads(1)
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from isometry.build import build_network
 from isometry.columns import MEASURED
-from isometry.config import compose
+from isometry.config.compose import compose
 from isometry.signals.recorder import Recorder
+from isometry.training.build import build_network
 
 FOLDER = Path(__file__).parent / "golden"
 CASES = {
@@ -79,7 +79,7 @@ def test_golden(case):
 
 
 def test_every_model_has_a_golden():
-    from isometry.config import conf_dir
+    from isometry.config.compose import conf_dir
 
     assert {path.stem for path in (conf_dir() / "model").glob("*.yaml")} <= set(CASES)
 

@@ -10,18 +10,21 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from isometry.config import conf_dir, extra_conf_dir
+from isometry.config.compose import conf_dir, extra_conf_dir
+from isometry.config.messages import explain, is_users
 from isometry.errors import UserError
-from isometry.messages import explain, is_users
 
 VERBS = {
     "train": ("isometry.launch.ddp:train", "train one network, or a grid of them with -m"),
-    "diagnose": ("isometry.diagnose:diagnose", "will the gradient reach the first layer? measured and predicted, no training"),
-    "eval": ("isometry.evaluate:evaluate", "test a run's checkpoint on its own data: isometry eval RUN_DIR"),
-    "plot": ("isometry.plot:plot", "draw an activation with its derivative and where it saturates"),
-    "theory": ("isometry.theory_card:theory", "critical scales, phases and depth scales of an activation"),
+    "diagnose": (
+        "isometry.verbs.diagnose:diagnose",
+        "will the gradient reach the first layer? measured and predicted, no training",
+    ),
+    "eval": ("isometry.verbs.evaluate:evaluate", "test a run's checkpoint on its own data: isometry eval RUN_DIR"),
+    "plot": ("isometry.verbs.plot:plot", "draw an activation with its derivative and where it saturates"),
+    "theory": ("isometry.verbs.theory:theory", "critical scales, phases and depth scales of an activation"),
     "figure": ("isometry.figures.figure:figure", "reproduce a paper's figure and check its claims: isometry figure ID"),
-    "report": ("isometry.report:report", "table, figure and W&B folders of a study"),
+    "report": ("isometry.verbs.report:report", "table, figure and W&B folders of a study"),
 }
 """Verb to its task, and one line of help."""
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """Something the user can mend. The message names the key, the value and what is allowed; exit code 2."""
@@ -14,3 +17,9 @@ def bad_value(key: str, value: object, allowed: str) -> UserError:
 
 class DiskFull(UserError):
     """No room for a file; what was there before is untouched."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean ...?` for a word close to a known one, else the empty string."""
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {match[0]}?" if match else ""

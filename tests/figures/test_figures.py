@@ -13,14 +13,15 @@ import pytest
 from omegaconf import OmegaConf
 
 from isometry import cli
-from isometry.config import compose, instantiate, resolved
+from isometry.config.compose import compose, resolved
+from isometry.config.targets import instantiate
 from isometry.errors import UserError
 from isometry.figures import figure as figure_module
-from isometry.figures import he2015, saxe2014
-from isometry.figures.balduzzi2017 import lag_one
 from isometry.figures.claims import Claim
 from isometry.figures.figure import known_figures, make, preset_of
-from isometry.train import train
+from isometry.figures.papers import he2015, saxe2014
+from isometry.figures.papers.balduzzi2017 import lag_one
+from isometry.training.run import train
 
 FAST = {
     "balduzzi2017-fig1": ["depths=[1,24]"],

@@ -16,11 +16,11 @@ import pandas as pd
 import pytest
 import torch
 
-from isometry import processes
 from isometry.errors import DiskFull
 from isometry.runs.decision import decide
 from isometry.runs.directory import RunDirectory
-from isometry.train import state_after, train
+from isometry.training import processes
+from isometry.training.run import state_after, train
 
 ISOMETRY = str(Path(sys.executable).parent / "isometry")
 COMMON = [

@@ -14,7 +14,7 @@ from isometry.launch.job import Job
 from isometry.launch.pool import Pool, _stoppable
 from isometry.runs.directory import RunDirectory
 from isometry.runs.lock import RunBusy, RunLock
-from isometry.train import begin, plan, take
+from isometry.training.run import begin, plan, take
 
 
 def ended(run: RunDirectory, code: int) -> Job:

@@ -15,10 +15,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from isometry.config import compose
+from isometry.config.compose import compose
 from isometry.runs.directory import RunDirectory
 from isometry.runs.table import runs_of
-from isometry.train import train
+from isometry.training.run import train
 
 pytestmark = pytest.mark.slow
 ISOMETRY = str(Path(sys.executable).parent / "isometry")

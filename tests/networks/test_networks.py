@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from isometry import activations
+from isometry.networks.blocks import Layer
 from isometry.networks.convnet import ConvNet, stage_plan
-from isometry.networks.layer import Layer
 from isometry.networks.mlp import MLP
 
 

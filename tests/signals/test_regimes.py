@@ -18,7 +18,7 @@ from torch.nn.utils import parametrizations
 from isometry import activations
 from isometry.columns import MEASURED
 from isometry.initializers import FanScaled
-from isometry.networks.layer import Layer, Network
+from isometry.networks.blocks import Layer, Network
 from isometry.networks.mlp import MLP
 from isometry.signals.norms import norms
 from isometry.signals.parameters import LayerParameters

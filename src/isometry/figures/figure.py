@@ -17,12 +17,13 @@ from matplotlib.figure import Figure as Drawing
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from isometry.config import compose, conf_dir, extra_conf_dir, instantiate, nearest, resolved
+from isometry.config.compose import compose, conf_dir, extra_conf_dir, resolved
+from isometry.config.targets import instantiate
 from isometry.console import console, quiet, wide_console
-from isometry.errors import UserError, bad_value
+from isometry.errors import UserError, bad_value, nearest
 from isometry.figures.claims import Claim, Estimate, judge_all
 from isometry.figures.lab import Lab
-from isometry.figures.launching import launch
+from isometry.figures.trainings import launch
 from isometry.plots.style import save
 from isometry.runs.files import write_json, write_text, write_whole
 

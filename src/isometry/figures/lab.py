@@ -16,15 +16,16 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from isometry.build import build_activation, build_data, build_network
-from isometry.config import compose, instantiate, resolved
+from isometry.config.compose import compose, resolved
+from isometry.config.targets import instantiate
 from isometry.data.module import ImageData
 from isometry.errors import UserError
-from isometry.initial import Observation, observe
-from isometry.networks.layer import Network
+from isometry.initialization.observe import Observation, observe
+from isometry.networks.blocks import Network
 from isometry.runs.directory import RunDirectory
 from isometry.runs.identity import run_id
 from isometry.runs.signal_store import read_signals
+from isometry.training.build import build_activation, build_data, build_network
 
 Overrides = Sequence[str]
 Launch = Callable[[Sequence[Overrides]], None]

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 import wandb
 
-from isometry.loggers.wandb import MAX_ID, make_wandb
 from isometry.runs.directory import RunDirectory
+from isometry.training.loggers.wandb import MAX_ID, make_wandb
 
 COLUMNS = ("id", "statement", "expected", "measured", "result")
 ROWS = 10_000

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Generator
 
-from isometry.networks.layer import LayerSpec
+from isometry.layers.spec import LayerSpec
 from isometry.theory.meanfield import NoCriticalPoint, critical
 
 

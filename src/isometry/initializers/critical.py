@@ -7,7 +7,7 @@ from torch import Generator
 from isometry.initializers.base import PerLayer, critical_scale
 from isometry.initializers.orthogonal import Orthogonal
 from isometry.initializers.scaled import Distribution, fill
-from isometry.networks.layer import LayerSpec
+from isometry.layers.spec import LayerSpec
 
 
 class Critical(PerLayer):

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Generator, nn
 
 from isometry.initializers.base import InitializerError, PerLayer
-from isometry.networks.layer import LayerSpec
+from isometry.layers.spec import LayerSpec
 
 
 class Orthogonal(PerLayer):

@@ -10,7 +10,7 @@ from torch import Generator, nn
 
 from isometry.initializers.base import InitializerError, PerLayer
 from isometry.initializers.scaled import fill
-from isometry.networks.layer import LayerSpec
+from isometry.layers.spec import LayerSpec
 
 
 class Identity(PerLayer):

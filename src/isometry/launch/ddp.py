@@ -15,10 +15,10 @@ from omegaconf import DictConfig
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from isometry.errors import UserError
-from isometry.processes import inside_launcher
-from isometry.resume import frozen_config
 from isometry.runs.directory import RunDirectory
-from isometry.train import INTERRUPTED, STOPPED, begin, execute, go_on, plan, prepare, say_interrupted
+from isometry.training.processes import inside_launcher
+from isometry.training.resume import frozen_config
+from isometry.training.run import INTERRUPTED, STOPPED, begin, execute, go_on, plan, prepare, say_interrupted
 
 
 def train(config: DictConfig) -> dict[str, Any]:

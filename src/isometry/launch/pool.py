@@ -20,9 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from isometry.errors import bad_value
-from isometry.launch.board import Board, final
 from isometry.launch.devices import Tokens, available, environment
 from isometry.launch.job import GRACE_SECONDS, STOPS, Job
+from isometry.launch.progress_table import ProgressTable, final
 from isometry.launch.sweep import TASK, install_composer, note_failures, plan_jobs, returned, summary_line
 
 LOOK_SECONDS = 0.5
@@ -91,7 +91,7 @@ class Pool:
             return
         tokens = Tokens(available(self.devices, str(waiting[0].config["trainer"]["accelerator"])), self.jobs_per_device)
         running: list[Job] = []
-        with Board(jobs, len(tokens.free)) as board:
+        with ProgressTable(jobs, len(tokens.free)) as progress:
             while waiting or running:
                 if received:
                     raise KeyboardInterrupt
@@ -99,13 +99,13 @@ class Pool:
                     job = waiting.pop(0)
                     job.start(self.context, TASK, held, environment(held))
                     running.append(job)
-                board.refresh()
+                progress.refresh()
                 wait([job.process.sentinel for job in running if job.process is not None], LOOK_SECONDS)
                 for job in [job for job in running if self._over(job)]:
                     job.finish()
                     tokens.give_back(job.held)
                     running.remove(job)
-            board.refresh()
+            progress.refresh()
 
     def _over(self, job: Job) -> bool:
         """Whether the job's process has ended; one that takes too long is made to."""

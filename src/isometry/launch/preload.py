@@ -7,8 +7,8 @@ import lightning.pytorch
 import torch
 
 import isometry.launch.ddp
-import isometry.loggers.wandb
 import isometry.plots.run
+import isometry.training.loggers.wandb
 from isometry.signals.native import reductions
 
 __all__ = ["hydra", "isometry", "lightning", "torch"]

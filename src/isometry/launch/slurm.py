@@ -23,8 +23,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from isometry.errors import UserError
-from isometry.launch.board import final
 from isometry.launch.job import Job
+from isometry.launch.progress_table import final
 from isometry.launch.sweep import TASK, install_composer, note_failures, plan_jobs, returned, summary_line
 from isometry.runs.directory import RunDirectory
 from isometry.runs.lock import RunBusy, RunLock
@@ -122,7 +122,7 @@ class SlurmTask:
     run: str
 
     def __call__(self) -> None:
-        # submitit's own handlers would leave in the middle of a step; ours (callbacks/resume.py) wait for its end
+        # submitit's own handlers would leave in the middle of a step; ours (training.callbacks.Interruption) wait for it
         for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGCONT):
             signal.signal(number, signal.SIG_DFL if number == signal.SIGCONT else _interrupt)
         try:
@@ -165,7 +165,7 @@ def _train(task: SlurmTask) -> None:
 
 def _train_together(config: DictConfig, path: Path) -> None:
     """One rank of a run that Slurm has started in several processes: the first one decides and begins it."""
-    from isometry.train import begin, execute, plan
+    from isometry.training.run import begin, execute, plan
 
     note = path.parent / "logs" / f"{path.name}.{os.environ['SLURM_JOB_ID']}.{os.environ.get('SLURM_RESTART_COUNT', '0')}.json"
     if os.environ["SLURM_PROCID"] != "0":

@@ -9,14 +9,14 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from omegaconf import DictConfig
 
-from isometry.config import resolved
+from isometry.config.checks import validate
+from isometry.config.compose import resolved
 from isometry.errors import UserError
-from isometry.launch.composing import Composer
+from isometry.launch.composer import Composer
 from isometry.launch.job import Job
 from isometry.runs.decision import decide
 from isometry.runs.directory import RunDirectory
 from isometry.runs.identity import run_id
-from isometry.validation import validate
 
 TASK = "isometry.launch.ddp:train"
 

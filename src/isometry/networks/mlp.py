@@ -8,7 +8,8 @@ import math
 from torch import Tensor, nn
 
 from isometry.activations import Activation
-from isometry.networks.layer import Layer, Network, Probe
+from isometry.layers.spec import Probe
+from isometry.networks.blocks import Layer, Network
 
 
 class MLP(Network):

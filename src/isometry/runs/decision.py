@@ -6,8 +6,8 @@ import shutil
 from typing import Literal
 
 from isometry.runs.directory import RunDirectory
-from isometry.runs.identity import sources_digest
 from isometry.runs.lock import holder
+from isometry.runs.provenance import sources_digest
 
 Decision = Literal["train", "resume", "skip", "busy"]
 RERUN = (None, "all", "failed")

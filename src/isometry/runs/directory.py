@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from isometry.runs.files import read_json, write_json, write_text
-from isometry.runs.identity import sources_digest
+from isometry.runs.provenance import sources_digest
 
 State = Literal["running", "finished", "diverged", "failed", "interrupted"]
 

@@ -1,4 +1,4 @@
-"""Which run a configuration is: its id, and the digest of the sources that ran it."""
+"""Which run a configuration is: its id."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 IRRELEVANT = (
@@ -77,14 +75,3 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, float) and math.isfinite(value) and value == int(value) and abs(value) < 2**53:
         return int(value)
     return value
-
-
-@cache
-def sources_digest() -> str:
-    """Twelve hex digits over the package's python files: where they differ, a finished run is not silently reused."""
-    root = Path(__file__).resolve().parents[1]
-    state = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        state.update(path.relative_to(root).as_posix().encode())
-        state.update(path.read_bytes())
-    return state.hexdigest()[:12]

@@ -1,0 +1,65 @@
+"""Where configs lie, and composing them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from isometry.errors import UserError
+
+
+def conf_dir() -> Path:
+    """The installed `conf/`: inside the package in a wheel, beside `src/` in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parents[1] / "conf"
+
+
+def extra_conf_dir() -> Path | None:
+    """A folder of a user's own options, from the environment variable `ISOMETRY_CONF`; searched before `conf_dir`."""
+    named = os.environ.get("ISOMETRY_CONF")
+    return Path(named).resolve() if named else None
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """The config as plain containers, interpolations resolved.
+
+    Raises:
+        UserError: for an interpolation that leads nowhere.
+    """
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from error
+    assert isinstance(plain, dict)
+    return plain  # type: ignore[return-value]
+
+
+def compose(verb: str = "train", overrides: Iterable[str] = ()) -> DictConfig:
+    """The config that `isometry VERB overrides` would run with, without Hydra's own node; for code and notebooks."""
+    from hydra import compose as hydra_compose
+
+    with hydra_of_our_own() as search:
+        return hydra_compose(verb, [*overrides, *search])
+
+
+@contextmanager
+def hydra_of_our_own() -> Iterator[list[str]]:
+    """Hydra set up on `conf/`, also where the running verb has one already; yields the overrides that find a fork's folder."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    extra = extra_conf_dir()
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            yield [] if extra is None else [f"hydra.searchpath=[file://{extra}]"]
+    finally:
+        GlobalHydra.instance().hydra = outer

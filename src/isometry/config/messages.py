@@ -1,0 +1,72 @@
+"""Hydra's and OmegaConf's errors in words that name the key, the value and what is allowed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from isometry.config.compose import compose, conf_dir
+from isometry.errors import UserError, nearest
+
+
+def is_users(error: Exception) -> bool:
+    """Whether this is a mistake in the command line or in a config."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    return isinstance(error, UserError | HydraException | OmegaConfBaseException)
+
+
+def explain(error: Exception, verb: str, arguments: Sequence[str]) -> str:
+    """One message for the user.
+
+    Args:
+        error: an exception for which `is_users` holds.
+        verb: of the command line.
+        arguments: behind the verb.
+    """
+    text = str(error)
+    if found := re.search(r"Could not override '([^']+)'|Key '[^']+' is not in struct\s+full_key: (\S+)", text):
+        return _unknown_key(found.group(1) or found.group(2), verb, arguments)
+    if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+        return _unknown_option(found.group(1), found.group(2), options(found.group(1)))
+    if isinstance(error, UserError):
+        return text
+    return "\n".join(line for line in text.splitlines() if "HYDRA_FULL_ERROR" not in line)
+
+
+def _unknown_option(group: str, option: str, allowed: list[str]) -> str:
+    return f"{group}={option}: no such option{nearest(option, allowed)}; allowed are {', '.join(allowed)}"
+
+
+def _unknown_key(key: str, verb: str, arguments: Sequence[str]) -> str:
+    """The nearest key of the whole config, else what stands beside the misspelt one."""
+    known = sorted(leaves(compose(verb, [word for word in arguments if _is_choice(word)])))
+    value = next((word.partition("=")[2] for word in arguments if word.lstrip("+~").startswith(f"{key}=")), "")
+    parent = key.rpartition(".")[0]
+    beside = [name for name in known if name.startswith(f"{parent}.")] if parent else [n for n in known if "." not in n]
+    return f"{key}={value}: no such key{nearest(key, known)}; allowed are {', '.join(beside or known)}"
+
+
+def _is_choice(word: str) -> bool:
+    """Whether an override chooses an option that exists: `model=convnet`."""
+    group, _, option = word.partition("=")
+    return (conf_dir() / group).is_dir() and option in options(group)
+
+
+def options(group: str) -> list[str]:
+    """The options of a config group."""
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+def leaves(node: Any, prefix: str = "") -> Iterator[str]:
+    """The dotted keys of all values of a config."""
+    plain: Any = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
+    for key, value in plain.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"

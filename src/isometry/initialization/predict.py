@@ -1,0 +1,100 @@
+"""From a built network to what the theory predicts of it: the layer map as plain records, the inputs as second moments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from isometry.data.module import ImageData
+from isometry.layers.spec import LayerSpec
+from isometry.theory.propagation import LayerRecord, Prediction, predict
+
+EXAMPLES = 64
+"""Examples whose second moments enter a prediction: layers after the first see hardly a difference between more."""
+
+
+def records(layers: Sequence[LayerSpec]) -> list[LayerRecord]:
+    """The layer map without torch."""
+    return [_record(spec) for spec in layers]
+
+
+def _record(spec: LayerSpec) -> LayerRecord:
+    weighted = spec.weighted
+    outputs, inputs = weighted.weight.shape[:2]
+    convolution = None
+    if isinstance(weighted, nn.Conv2d):
+        convolution = (int(weighted.kernel_size[0]), int(weighted.stride[0]), str(weighted.padding_mode))
+    return LayerRecord(
+        spec.index,
+        spec.name,
+        spec.kind,
+        int(inputs),
+        int(outputs),
+        spec.activation,
+        spec.normalization,
+        float(spec.sigma_w or 0.0),
+        float(spec.sigma_b or 0.0),
+        spec.distribution or "unknown",
+        convolution,
+        spec.branch,
+    )
+
+
+def input_moments(images: Tensor, layers: Sequence[LayerSpec]) -> NDArray[np.float64]:
+    """Mean square of the input units of each example: [examples, 1, 1], or [examples, height, width] for a convolution."""
+    chosen = images[:: max(1, len(images) // EXAMPLES)][:EXAMPLES].detach().double().square()
+    dims = 1 if layers[0].map == "conv" else (1, 2, 3)
+    moments: NDArray[np.float64] = chosen.mean(dims, keepdim=True).squeeze(1).cpu().numpy()
+    return moments
+
+
+def predict_network(layers: Sequence[LayerSpec], images: Tensor, batch: int) -> Prediction:
+    """Predict an initialized network on given images (normalized, [N, C, H, W]); `batch` is what batch norm sees."""
+    return predict(records(layers), input_moments(images, layers), batch)
+
+
+def predicted_rate(prediction: Prediction, layers: Sequence[LayerSpec]) -> tuple[float | None, float | None]:
+    """The gradient rate that one network is expected to show, and the standard deviation of its logarithm over networks.
+
+    The same estimator as the measured one, on the predicted profile of E log ‖δ_l‖.
+    """
+    hidden = [i for i, spec in enumerate(layers) if spec.kind == "hidden"]
+    logs = 0.5 * prediction.log_delta[hidden]
+    if prediction.fluctuations is not None:
+        logs = logs + 0.5 * prediction.fluctuations.delta_shift[hidden]
+    if len(hidden) < 2 or not np.isfinite(logs).all():
+        return None, None
+    # increments of logarithms, so that depth 1000 at rate 0.25 does not underflow on the way
+    rate = float(np.exp((logs[0] - logs[-1]) / (len(hidden) - 1)))
+    return rate, None if prediction.fluctuations is None else prediction.fluctuations.rate_std
+
+
+def predict_run(layers: Sequence[LayerSpec], data: ImageData, batch: int) -> dict[str, Any]:
+    """`prediction.json` of a run: the rate and the profile that its network is expected to show at initialization.
+
+    Returns:
+        `gradient_rate_predicted` and its band; by layer the mean and the standard deviation over networks of the natural
+        logarithm of `backprop_norm` relative to the last hidden layer; `reason` where something is null.
+    """
+    images = data.normalization(data.splits["train"][0][:EXAMPLES].cpu())  # the splits are where the training was
+    prediction = predict_network(layers, images, batch)
+    rate, spread = predicted_rate(prediction, layers)
+    f = prediction.fluctuations
+    logs = 0.5 * (prediction.log_delta + (0.0 if f is None else f.delta_shift))
+    stds = np.full(len(layers), np.nan) if f is None else 0.5 * f.delta_std
+    return {
+        "gradient_rate_predicted": rate,
+        "gradient_rate_predicted_std": spread,
+        "layer": [spec.index for spec in layers],
+        "log_backprop_norm": [_number(value) for value in logs],
+        "log_backprop_norm_std": [_number(value) for value in stds],
+        "reason": prediction.reason,
+    }
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,1 @@
+"""The layer map: what is known of each weighted map of a network."""

@@ -1,0 +1,1 @@
+"""One run: compose, build, fit, outcome."""

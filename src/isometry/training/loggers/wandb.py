@@ -1,0 +1,162 @@
+"""Weights & Biases: one W&B run per attempt, grouped by study. Whatever happens to W&B, the training goes on."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import wandb
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+from isometry.runs.directory import RunDirectory
+from isometry.runs.provenance import git_commit
+
+MAX_ID = 128
+STEP = "trainer/global_step"
+"""The key under which Lightning sends the optimizer step."""
+
+
+class GuardedWandb(WandbLogger):
+    """Lightning's logger, except that an error of W&B's becomes one warning that says what to do, and the run goes on.
+
+    Lightning writes every value with our own step metric, `trainer/global_step`: an offline resume begins a second W&B
+    directory whose internal steps start again, and the synced run is still one curve.
+    """
+
+    _warned = False
+
+    def __init__(self, **settings: Any):
+        super().__init__(**settings)
+        self._columns: set[str] = set()  # of per-layer keys `column/layer_007`
+        self._defined: set[str] = set()  # other keys whose step W&B knows
+
+    def guarded(self, action: Callable[[], Any]) -> Any:
+        """The action's result, None if W&B failed at it."""
+        try:
+            return action()
+        except Exception as error:  # W&B raises what its transport raises
+            self._warn(error)
+            return None
+
+    def _warn(self, error: Exception) -> None:
+        if not self._warned:
+            self._warned = True
+            first = str(error).strip().splitlines()
+            warnings.warn(
+                f"W&B: {type(error).__name__}: {first[0] if first else 'no answer'}. The run goes on, its files are whole; "
+                f"what W&B missed is sent by: wandb sync {self.save_dir}/wandb/*run-*",
+                stacklevel=4,
+            )
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.guarded(lambda: self._define(metrics))
+        self.guarded(lambda: super(GuardedWandb, self).log_metrics(metrics, step))
+
+    def log_hyperparams(self, params: Any) -> None:
+        self.guarded(lambda: super(GuardedWandb, self).log_hyperparams(params))
+
+    def finalize(self, status: str) -> None:
+        self.guarded(lambda: super(GuardedWandb, self).finalize(status))
+
+    def log_views(self, views: Mapping[str, Any]) -> None:
+        """Charts and images, beside the curves."""
+        self.guarded(lambda: self._define(views))
+        self.guarded(lambda: self.experiment.log(dict(views)))
+
+    def begin(self) -> None:
+        """Start the W&B run; without an answer from the server, offline."""
+        for mode in (self._wandb_init.get("mode"), "offline", "disabled"):
+            self._wandb_init["mode"] = mode
+            if self.guarded(self._start) is not None:
+                break
+            wandb.teardown()  # the failed attempt holds the run id
+
+    def _start(self) -> Any:
+        """Start the W&B run without Lightning's definition of all keys, `*`: of two globs that match W&B takes either, and
+        the per-layer keys of a large network, defined one by one, are hundreds."""
+        if self._offline:
+            self._wandb_init["mode"] = "offline"
+        self._experiment = wandb.init(**self._wandb_init)
+        self._experiment.define_metric(STEP)
+        return self._experiment
+
+    def keep_out_of_summary(self, columns: Sequence[str]) -> None:
+        """Per-layer keys of these columns would bury the keys by which runs are compared."""
+        self._columns |= set(columns)
+        for column in columns:
+            self.guarded(functools.partial(self._define_column, column))
+
+    def _define_column(self, column: str) -> None:
+        self.experiment.define_metric(f"{column}/*", step_metric=STEP, summary="none")
+
+    def _define(self, keys: Iterable[str]) -> None:
+        """Tell W&B the step of keys it has not seen."""
+        for key in keys:
+            if key not in self._defined and key.partition("/")[0] not in self._columns:
+                self._defined.add(key)
+                self.experiment.define_metric(key, step_metric=STEP, step_sync=True)
+
+    def finish(self, summary: Mapping[str, Any], failed: bool) -> None:
+        """Write the summary keys and close; a run that failed is shown as crashed."""
+        chosen = {key: value for key, value in summary.items() if value is not None}
+        self.guarded(lambda: self.experiment.summary.update(chosen))
+        self.guarded(lambda: self.experiment.finish(exit_code=1 if failed else 0))
+
+
+def make_wandb(
+    run: RunDirectory,
+    attempt: int,
+    config: Mapping[str, Any],
+    project: str,
+    entity: str | None,
+    offline: bool,
+    patience: float,
+) -> GuardedWandb:
+    """A logger whose W&B run carries study, run id and attempt in its id, and the study as its group.
+
+    Args:
+        run: the run's directory.
+        attempt: its number.
+        config: the resolved config, shown nested in W&B.
+        project, entity, offline: of W&B.
+        patience: seconds to wait for W&B's server, at the start and at the end.
+    """
+    wait = max(1.0, patience)
+    settings = wandb.Settings(
+        silent=True,
+        console="off",
+        init_timeout=wait,
+        finish_timeout=wait,
+        finish_timeout_raises=True,
+        summary_timeout=int(wait),
+    )
+    logger = GuardedWandb(
+        name=run.run_id,
+        id=f"{run.study}-{run.run_id}-{attempt}"[-MAX_ID:],
+        project=project,
+        entity=entity,
+        group=run.study,
+        job_type="train",
+        tags=list(config.get("tags") or []),
+        config={**config, "git_commit": git_commit()},
+        save_dir=run.path,
+        offline=offline,
+        settings=settings,
+    )
+    logger._wandb_init.pop("anonymous", None)  # Lightning still passes it; W&B prints a warning for it
+    return logger
+
+
+def finish(loggers: Sequence[Logger], summary: Mapping[str, Any], failed: bool) -> None:
+    """Close the W&B runs among the loggers."""
+    for logger in loggers:
+        if isinstance(logger, GuardedWandb):
+            logger.finish(summary, failed)
+
+
+def offline_runs(run: RunDirectory) -> list[Path]:
+    """W&B's offline directories of a run, oldest first."""
+    return sorted(run.path.glob("wandb/offline-run-*"))

@@ -1,0 +1,278 @@
+"""`isometry diagnose`: the network at initialization, measured against predicted, layer by layer. No training."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from isometry import gradient_rate as rates
+from isometry.config.checks import validate
+from isometry.config.compose import conf_dir, resolved
+from isometry.console import console, quiet, wide_console
+from isometry.data.module import ImageData
+from isometry.errors import UserError
+from isometry.initialization.advise import Situation, advise, depth_of_fall
+from isometry.initialization.jacobian import jacobian_singular_values
+from isometry.initialization.observe import observe
+from isometry.initialization.predict import predict_network, predicted_rate, records
+from isometry.layers.spec import LayerSpec
+from isometry.networks.blocks import Network
+from isometry.runs.files import write_json, write_text
+from isometry.runs.identity import run_id
+from isometry.theory.fixed_points import limit_of
+from isometry.theory.propagation import Prediction
+from isometry.training.build import build_data, build_network, seed_everything
+from isometry.training.classifier import LOSSES
+
+OWN_KEYS = ("batches", "plot", "tries")
+"""Keys of diagnosis that training does not have: the run id is that of the training."""
+
+PAIRS = ("forward_second_moment", "backprop_norm", "sample_weight_grad_rms")
+LN10 = math.log(10)
+
+
+def diagnose(config: DictConfig) -> dict[str, Any]:
+    """Measure, predict, compare, advise; writes `diagnosis.json` (DESIGN.md) and returns its content.
+
+    Raises:
+        UserError: for a config that could not be trained.
+    """
+    quiet()
+    plain = resolved(config)
+    validate(plain)
+    seed_everything(config.seed)
+    data = build_data(config)
+    network = build_network(config, data.input_shape, data.num_classes)
+    images, measured = measure(network, data, config)
+    prediction = predict_network(network.layer_map(), images, config.data.batch_size)
+    diagnosis = compare(network.layer_map(), measured, prediction)
+    diagnosis |= verdict_of(diagnosis, config)
+    diagnosis |= summarise_limit(network.layer_map(), config.data.batch_size)
+    diagnosis |= jacobian_of(network, images)
+    diagnosis["advice"] = advise(situation(diagnosis, prediction), alternatives(config, data, images))
+    folder = Path(config.paths.runs) / "diagnose" / run_id({k: v for k, v in plain.items() if k not in OWN_KEYS})
+    diagnosis = {"run_id": folder.name, **diagnosis}
+    store(folder, diagnosis, config)
+    show(diagnosis)
+    console.print(f"-> {folder}/diagnosis.json", soft_wrap=True)
+    return diagnosis
+
+
+# ---- measured -----------------------------------------------------------------------------------------------------------
+
+
+def measure(network: Network, data: ImageData, config: DictConfig) -> tuple[Tensor, dict[str, NDArray[np.float64]]]:
+    """The first batch's images, and the columns of the network at initialization over `batches` batches, [L] each."""
+    data.setup()
+    batches = list(itertools.islice(data.train_dataloader(), config.batches))
+    return batches[0][0].double(), observe(network, batches, LOSSES[config.loss]).columns
+
+
+# ---- measured against predicted -----------------------------------------------------------------------------------------
+
+
+def compare(layers: Sequence[LayerSpec], measured: dict[str, NDArray[np.float64]], prediction: Prediction) -> dict[str, Any]:
+    """`layers`, the rates, and why something is not predicted."""
+    if not measured:
+        raise UserError("the loss or a gradient is not finite at initialization: nothing can be diagnosed")
+    predicted = predicted_logs(layers, measured["backprop_norm"], prediction)
+    rows = []
+    for index, spec in enumerate(layers):
+        row: dict[str, Any] = {"layer": spec.index, "name": spec.name, "kind": spec.kind}
+        for name in PAIRS:
+            log, std = predicted[name][0][index], predicted[name][1][index]
+            row |= {
+                name: _number(measured[name][index]),
+                f"{name}_predicted": _number(math.exp(min(log, 709.0))) if np.isfinite(log) else None,
+                f"{name}_predicted_log10": _number(log / LN10),
+                f"{name}_std": _number(std),
+            }
+        rows.append({**row, "saturation": _number(measured["saturation"][index])})
+    hidden = [i for i, spec in enumerate(layers) if spec.kind == "hidden"]
+    found = rates.gradient_rate(measured["backprop_norm"][hidden])
+    expected, spread = predicted_rate(prediction, layers)
+    return {
+        "layers": rows,
+        "gradient_rate": _number(found.rate),
+        "gradient_rate_interval": [_number(found.low), _number(found.high)],
+        "gradient_rate_predicted": expected,
+        "gradient_rate_predicted_band": None if expected is None or spread is None else _band(expected, spread),
+        "reason": prediction.reason,
+    }
+
+
+def predicted_logs(
+    layers: Sequence[LayerSpec], backprop_norm: NDArray[np.float64], prediction: Prediction
+) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Mean of the natural logarithm of each quantity in one network, and its standard deviation over seeds; [L] each.
+
+    The level of δ is anchored at the measured last hidden layer.
+    """
+    hidden = [i for i, spec in enumerate(layers) if spec.kind == "hidden"]
+    anchor = math.log(backprop_norm[hidden[-1]]) if hidden and backprop_norm[hidden[-1]] > 0 else math.nan
+    f, nothing = prediction.fluctuations, np.full(len(layers), np.nan)
+    shifts = [np.zeros(len(layers))] * 3 if f is None else [f.q_shift, f.delta_shift, f.sample_shift]
+    stds = [nothing] * 3 if f is None else [f.q_std, f.delta_std, f.sample_std]
+    return {
+        "forward_second_moment": (prediction.log_q + shifts[0], stds[0]),
+        "backprop_norm": (anchor + 0.5 * (prediction.log_delta + shifts[1]), 0.5 * stds[1]),
+        "sample_weight_grad_rms": (anchor + 0.5 * (prediction.log_sample + shifts[2]), 0.5 * stds[2]),
+    }
+
+
+def _band(rate: float, spread: float) -> list[float]:
+    """95 % of networks."""
+    return [rate * math.exp(-1.96 * spread), rate * math.exp(1.96 * spread)]
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def verdict_of(diagnosis: dict[str, Any], config: DictConfig) -> dict[str, Any]:
+    """Ratio and verdict of the measured profile."""
+    profile = [row["backprop_norm"] or 0.0 for row in diagnosis["layers"] if row["kind"] == "hidden"]
+    ratio = rates.gradient_ratio(profile)
+    thresholds = {key: config.verdict[key] for key in ("vanishing_below", "exploding_above")}
+    return {"gradient_ratio": _number(ratio), "verdict_init": rates.verdict(ratio, **thresholds)}
+
+
+def summarise_limit(layers: Sequence[LayerSpec], batch: int) -> dict[str, Any]:
+    """χ₁, q* and phase of the network's hidden layers, were there infinitely many."""
+    hidden = [record for record in records(layers) if record.kind == "hidden"]
+    if not hidden or hidden[-1].activation is None:
+        return {"chi_1": None, "q_star": None, "phase": None}
+    layer = hidden[-1]
+    assert layer.activation is not None
+    chi_1, q_star, phase = limit_of(layer.activation, layer.normalization, layer.sigma_w, layer.sigma_b, batch)
+    return {"chi_1": chi_1, "q_star": _number(q_star), "phase": phase}
+
+
+def jacobian_of(network: Network, images: Tensor) -> dict[str, Any]:
+    """Largest, median and smallest singular value through the hidden layers at the first example; null under batch norm."""
+    mixed = any(spec.normalization == "batch" for spec in network.layer_map())
+    values = None if mixed else jacobian_singular_values(network, images[:1])
+    return {"jacobian_singular_values": None if values is None else [float(v) for v in values]}
+
+
+# ---- advice -------------------------------------------------------------------------------------------------------------
+
+
+def situation(diagnosis: dict[str, Any], prediction: Prediction) -> Situation:
+    rate = diagnosis["gradient_rate_predicted"] or diagnosis["gradient_rate"] or math.nan
+    hidden = sum(row["kind"] == "hidden" for row in diagnosis["layers"])
+    spread = None if prediction.fluctuations is None else float(prediction.fluctuations.delta_std[0]) / 2 / LN10
+    return Situation(1.0 if math.isnan(rate) else rate, hidden, diagnosis["verdict_init"], spread)
+
+
+def alternatives(config: DictConfig, data: ImageData, images: Tensor) -> list[tuple[str, Callable[[], float | None]]]:
+    """Overrides that could help, with the rate they would have."""
+    tries: list[tuple[str, str, Any]] = [
+        (f"initializer={name}", "initializer", OmegaConf.load(conf_dir() / "initializer" / f"{name}.yaml"))
+        for name in config.tries
+        if name != config.initializer.name
+    ]
+    if config.normalization.kind in ("none", "batch"):
+        tries.append(("normalization=layer", "normalization", OmegaConf.load(conf_dir() / "normalization" / "layer.yaml")))
+    return [(words, functools.partial(_rate_with, config, data, images, group, node)) for words, group, node in tries]
+
+
+def _rate_with(config: DictConfig, data: ImageData, images: Tensor, group: str, node: Any) -> float | None:
+    changed = config.copy()
+    OmegaConf.set_struct(changed, False)
+    changed[group] = node
+    try:
+        layers = build_network(changed, data.input_shape, data.num_classes).layer_map()
+    except UserError:  # an initializer that does not suit the network
+        return None
+    return predicted_rate(predict_network(layers, images, config.data.batch_size), layers)[0]
+
+
+# ---- shown and stored ---------------------------------------------------------------------------------------------------
+
+
+def store(folder: Path, diagnosis: dict[str, Any], config: DictConfig) -> None:
+    """`diagnosis.json`, the config, and the picture if wanted."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+        write_json(folder / "diagnosis.json", diagnosis)
+    except OSError as error:
+        raise UserError(f"paths.runs={config.paths.runs}: cannot write there ({error})") from error
+    if config.plot:
+        from isometry.plots.diagnosis import draw_diagnosis
+        from isometry.plots.style import save
+
+        (path,) = save(draw_diagnosis(diagnosis), folder / "diagnosis")
+        console.print(str(path), soft_wrap=True)
+
+
+def show(diagnosis: dict[str, Any]) -> None:
+    """The table by layer, and what it says."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title=diagnosis["run_id"], box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("layer", "q", "predicted", "backprop", "predicted", "sample grad", "predicted", "saturated"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in _thinned(diagnosis["layers"]):
+        cells = [f"{row['layer']}" + (" out" if row["kind"] == "readout" else "")]
+        for name in PAIRS:
+            cells += [_short(row[name]), _with_band(row[f"{name}_predicted_log10"], row[f"{name}_std"])]
+        table.add_row(*cells, "-" if row["saturation"] is None else f"{row['saturation']:.0%}")
+    wide_console().print(table)
+    for line in conclusions(diagnosis):
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def _thinned(rows: list[dict[str, Any]], most: int = 24) -> list[dict[str, Any]]:
+    """All rows of a shallow network, evenly chosen ones of a deep one."""
+    if len(rows) <= most:
+        return rows
+    return [rows[i] for i in sorted({round(x) for x in np.linspace(0, len(rows) - 1, most)})]
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def _with_band(log10: float | None, std: float | None) -> str:
+    """A number from its logarithm, with the factor of one standard deviation."""
+    if log10 is None:
+        return "-"
+    exponent = math.floor(log10)
+    number = f"{10**log10:.3g}" if -4 <= exponent < 5 else f"{10 ** (log10 - exponent):.2f}e{exponent:+d}"
+    return number if not std or std < 0.005 else f"{number} ×/÷ {math.exp(std):.2f}"
+
+
+def conclusions(diagnosis: dict[str, Any]) -> list[str]:
+    """The lines under the table."""
+    predicted, band = diagnosis["gradient_rate_predicted"], diagnosis["gradient_rate_predicted_band"]
+    words = "no prediction" if predicted is None else f"predicted {predicted:.4g}"
+    words += "" if band is None else f" (95 % of seeds: {band[0]:.4g} to {band[1]:.4g})"
+    rate = diagnosis["gradient_rate"]
+    lines = [f"gradient rate   measured {_short(rate)}, {words}"]
+    used = predicted or rate
+    if used:
+        depth = depth_of_fall(used)
+        lines.append("                changes by 10^6 " + ("at no depth" if math.isinf(depth) else f"over {depth:,.0f} layers"))
+    if diagnosis["phase"]:
+        q_star = "unbounded or any" if diagnosis["q_star"] is None else f"{diagnosis['q_star']:.4g}"
+        lines.append(f"phase           {diagnosis['phase']} (χ₁ = {diagnosis['chi_1']:.4g}, q* = {q_star})")
+    lines.append(f"verdict         {diagnosis['verdict_init']}")
+    values = diagnosis["jacobian_singular_values"]
+    if values:
+        middle = values[len(values) // 2]
+        lines.append(f"Jacobian        singular values {values[-1]:.2e} to {values[0]:.2e}, median {middle:.2e} (1: isometry)")
+    if diagnosis["reason"]:
+        lines.append(f"not predicted   {diagnosis['reason']}")
+    return [*lines, *[f"what to change  {line}" for line in diagnosis["advice"]]]

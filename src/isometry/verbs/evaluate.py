@@ -1,0 +1,54 @@
+"""`isometry eval RUN_DIR`: a trained network on a split of its own data set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+from omegaconf import DictConfig
+
+from isometry.config.checks import validate
+from isometry.config.compose import resolved
+from isometry.config.machine import check_machine
+from isometry.console import quiet
+from isometry.data.module import SPLITS
+from isometry.errors import bad_value
+from isometry.runs.directory import RunDirectory
+from isometry.training.build import build_classifier, build_data, build_network
+from isometry.training.resume import frozen_config, load_checkpoint
+
+
+def evaluate(config: DictConfig) -> dict[str, float]:
+    """Print and return loss and accuracy; nothing is written.
+
+    Raises:
+        UserError: where the folder is no run directory, or the checkpoint is not one of that run.
+    """
+    quiet()
+    if config.split not in SPLITS:
+        raise bad_value("split", config.split, f"allowed are {', '.join(SPLITS)}")
+    folder = Path(config.run)
+    own = frozen_config(folder, "run")
+    validate(resolved(own))
+    check_machine(own)
+    path = _checkpoint_path(RunDirectory(folder), str(config.checkpoint))
+    state = load_checkpoint(path)["state_dict"]
+    data = build_data(own)
+    classifier = build_classifier(own, build_network(own, data.input_shape, data.num_classes))
+    machine = {"accelerator": own.trainer.accelerator, "devices": 1, "precision": own.trainer.precision}
+    trainer = Trainer(**machine, logger=False, enable_progress_bar=False)
+    trainer.precision_plugin.convert_module(classifier)  # before float64 weights are read, or they would be rounded
+    try:
+        classifier.load_state_dict(state)
+    except RuntimeError as error:
+        raise bad_value("checkpoint", path, f"does not fit the network of {folder}/config.yaml") from error
+    data.setup()
+    trainer.test(classifier, data.evaluation_loader(config.split), verbose=False)
+    metrics = {key.replace("test", config.split, 1): value for key, value in classifier.metrics.items()}
+    print(json.dumps({"run_id": folder.resolve().name, "checkpoint": path.stem, **metrics}, indent=2))
+    return metrics
+
+
+def _checkpoint_path(run: RunDirectory, name: str) -> Path:
+    return run.checkpoints / f"{name}.ckpt" if name in ("best", "last") else Path(name)

@@ -1,0 +1,116 @@
+"""`isometry theory`: an activation's critical scales, phases and depth scales, and its phase diagram."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from isometry.config.compose import resolved
+from isometry.console import wide_console
+from isometry.errors import bad_value
+from isometry.theory.fixed_points import Limit, fixed_points, limit
+from isometry.theory.meanfield import CriticalPoint, NoCriticalPoint, Nonlinearity, critical
+from isometry.training.build import build_activation
+
+SCHEMES = {"LeCun, Glorot": 1.0, "He": math.sqrt(2), "torch default": 1 / math.sqrt(3)}
+"""σ_w of the usual initializers between layers of equal width, without biases."""
+
+
+def theory(config: DictConfig) -> None:
+    """Print the card; draw the phase diagram if wanted.
+
+    Raises:
+        UserError: for a scale that is none.
+    """
+    plain = resolved(config)
+    for value in plain["sigma_b"]:
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+            raise bad_value("sigma_b", value, "must be numbers of at least 0, e.g. [0,0.05]")
+    for key in ("sigma_w_max", "sigma_b_max"):
+        if not isinstance(plain[key], int | float) or plain[key] <= 0:
+            raise bad_value(key, plain[key], "must be a positive number")
+    phi = build_activation(config.activation)
+    show(phi, [float(value) for value in plain["sigma_b"]])
+    if config.phase_diagram:
+        from isometry.plots.phase import draw_phase_diagram
+        from isometry.plots.style import save
+
+        figure = draw_phase_diagram(phi, config.sigma_w_max, config.sigma_b_max)
+        (path,) = save(figure, Path(config.paths.runs) / "plots" / f"phase-{config.activation.name}")
+        print(path)
+
+
+def show(phi: Nonlinearity, sigma_b: Sequence[float]) -> None:
+    """Two tables: critical points by σ_b, and what the usual initializers make of φ."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    criticals = Table(title=f"{phi.name}: critical σ_w (χ₁ = 1)", box=SIMPLE_HEAD)
+    for heading in ("σ_b", "σ_w", "σ_w²", "q*", "what kind of point"):
+        criticals.add_column(heading)
+    for value in sigma_b:
+        point = point_or_none(phi, value)
+        if point is None:
+            criticals.add_row(f"{value:g}", "-", "-", "-", "no fixed point has χ₁ = 1")
+            continue
+        criticals.add_row(f"{value:g}", f"{point.sigma_w:.5g}", f"{point.sigma_w**2:.5g}", _q(point.q_star), point.note)
+    schemes = Table(title="the usual initializers, equal widths, no bias", box=SIMPLE_HEAD)
+    for heading in ("initializer", "σ_w", "χ₁", "rate √χ₁", "phase", "q*", "c*", "ξ_∇", "ξ_c", "fixed points of q"):
+        schemes.add_column(heading)
+    for name, sigma_w in SCHEMES.items():
+        schemes.add_row(name, *scheme_cells(phi, sigma_w))
+    console = wide_console()
+    console.print(criticals)
+    console.print(schemes)
+    gain = point_or_none(phi, 0.0)
+    if gain is not None:
+        console.print(f"gain: initializer.gain={gain.sigma_w:.6g} (initializer.gain=auto takes it) with fan-in scaling")
+
+
+def scheme_cells(phi: Nonlinearity, sigma_w: float) -> list[str]:
+    """σ_w, χ₁, rate, phase, q*, c*, depth scales and fixed points as text."""
+    found: Limit = limit(phi, sigma_w, 0.0)
+    points = ", ".join(f"{_q(p.q)} ({p.kind})" for p in fixed_points(phi, sigma_w, 0.0))
+    return [
+        f"{sigma_w:.4g}",
+        f"{found.chi_1:.4g}",
+        f"{math.sqrt(found.chi_1):.4g}",
+        found.phase,
+        _q(found.q_star),
+        "-" if found.c_star is None else f"{found.c_star:.3g}",
+        _depth(found.xi_gradient),
+        "-" if found.xi_c is None else _depth(found.xi_c),
+        points or "every q",
+    ]
+
+
+def row(name: str, phi: Nonlinearity) -> list[str]:
+    """One line of the table of all activations in `docs/theory.md`."""
+    points = [point_or_none(phi, value) for value in (0.0, 0.05, 0.2)]
+    chis = [f"{limit(phi, sigma_w, 0.0).chi_1:.4g}" for sigma_w in SCHEMES.values()]
+    scales = ["none" if point is None else f"{point.sigma_w**2:.5g}" for point in points]
+    first = points[0]
+    if first is None:
+        return [name, *scales, "none", "-", *chis]
+    return [name, *scales, first.kind + ("" if first.stable else ", unstable"), _q(first.q_star), *chis]
+
+
+def point_or_none(phi: Nonlinearity, sigma_b: float) -> CriticalPoint | None:
+    """The critical point, None where there is none."""
+    try:
+        return critical(phi, sigma_b)
+    except NoCriticalPoint:
+        return None
+
+
+def _q(value: float) -> str:
+    if math.isnan(value):
+        return "any"
+    return "∞" if math.isinf(value) else f"{value:.4g}"
+
+
+def _depth(value: float) -> str:
+    return "∞" if math.isinf(value) else f"{value:.3g}"

@@ -1,0 +1,159 @@
+"""The configs as an interface: every key explained, every option composes, trains, and changes a number."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from isometry.config.checks import validate
+from isometry.config.compose import compose, conf_dir
+from isometry.config.targets import allowed_targets
+from isometry.data.loader import Normalization
+from isometry.data.sources import SOURCES
+from isometry.training.build import build_classifier, build_network, seed_everything
+
+GROUPS = ("activation", "initializer", "model", "normalization", "optimizer", "scheduler")
+OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((conf_dir() / group).glob("*.yaml"))]
+DEFAULTS = {"activation": "tanh", "initializer": "glorot_normal", "model": "mlp", "normalization": "none"}
+DEFAULTS |= {"optimizer": "sgd", "scheduler": "constant"}
+YAML_FILES = sorted(conf_dir().rglob("*.yaml"))
+
+# options that need company
+COMPANY = {
+    ("initializer", "delta_orthogonal"): ["model=convnet"],
+    ("activation", "squared_relu"): ["optimizer.lr=1e-6"],  # it explodes at the default rate
+    ("initializer", "identity"): ["model.width=784"],
+}
+
+
+@pytest.mark.parametrize("path", YAML_FILES, ids=lambda path: path.relative_to(conf_dir()).as_posix())
+def test_every_key_has_its_line_of_comment(path):
+    bare = []
+    inside_block, block_indent = False, 0
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        stripped = line.strip()
+        indent = len(line) - len(line.lstrip())
+        if inside_block and (not stripped or indent > block_indent):
+            continue
+        inside_block = stripped.endswith(("|-", "|"))
+        block_indent = indent
+        if not stripped or stripped.startswith(("#", "- ")) or "#" in line or inside_block:
+            continue
+        key, _, value = stripped.partition(":")
+        if value.strip() and key not in ("_target_", "study_name"):
+            bare.append(f"{number}: {stripped}")
+    assert not bare, f"keys without a comment: {bare}"
+
+
+def test_every_target_can_be_imported():
+    import hydra.utils
+
+    for target in allowed_targets():
+        hydra.utils.get_object(target)
+
+
+def train_three_steps(overrides):
+    """A digest of loss, gradients and weights of three steps on 32 real digits."""
+    config = compose("train", ["model.depth=4", *overrides])
+    validate(OmegaConf.to_container(config, resolve=True))
+    seed_everything(config.seed)
+    digits = digits_of("mnist_5k")
+    classifier = build_classifier(config, build_network(config, (1, 28, 28), 10))
+    classifier.train()
+    optimizer = classifier.make_optimizer(classifier.parameters())
+    scheduler = classifier.make_scheduler(optimizer, 3) if classifier.make_scheduler else None
+    numbers = []
+    for images, labels in digits:
+        optimizer.zero_grad()
+        loss = classifier.loss_function(classifier(images), labels)
+        loss.backward()
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+        numbers.append(float(loss.detach()))
+    numbers += [float(parameter.detach().double().norm()) for parameter in classifier.parameters()]
+    return numbers
+
+
+@functools.cache
+def digits_of(source):
+    images = SOURCES[source].load(None, conf_dir())
+    normalize = Normalization.of(images.train_images)
+    chosen = torch.arange(0, 96).view(3, 32)
+    return [(normalize(images.train_images[rows]), images.train_labels[rows]) for rows in chosen]
+
+
+@functools.cache
+def baseline(company):
+    return train_three_steps(company)
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_trains_three_steps_and_changes_a_number(group, option):
+    company = tuple(COMPANY.get((group, option), ()))
+    numbers = train_three_steps([*company, f"{group}={option}"])
+    assert all(map(torch.isfinite, torch.tensor(numbers)))
+    default = baseline(company)
+    assert (numbers == default) is (DEFAULTS[group] == option)
+
+
+KEYS = [
+    (["model.depth=5"], []),
+    (["model.width=99"], []),
+    (["model.bias=false"], []),
+    (["model.channels=31"], ["model=convnet"]),
+    (["model.kernel_size=5"], ["model=convnet"]),
+    (["model.padding=zeros"], ["model=convnet"]),
+    (["model.stages=1"], ["model=convnet"]),
+    (["model.channel_multiplier=1"], ["model=convnet"]),
+    (["model.bias=false"], ["model=convnet"]),
+    (["activation.negative_slope=0.3"], ["activation=leaky_relu"]),
+    (["activation.alpha=0.5"], ["activation=elu"]),
+    (["initializer.gain=1.1"], []),
+    (["initializer.mode=fan_in"], []),
+    (["initializer.distribution=uniform"], []),
+    (["initializer.sigma_b=0.1"], []),
+    (["initializer.sigma_w=1.1"], ["initializer=gaussian"]),
+    (["initializer.sigma_b=0.1"], ["initializer=gaussian"]),
+    (["initializer.distribution=uniform"], ["initializer=gaussian"]),
+    (["initializer.std=0.5"], ["initializer=normal"]),
+    (["initializer.sigma_b=0.1"], ["initializer=normal"]),
+    (["initializer.gain=1.1"], ["initializer=orthogonal"]),
+    (["initializer.sigma_b=0.1"], ["initializer=orthogonal"]),
+    (["initializer.gain=1.1"], ["initializer=delta_orthogonal", "model=convnet"]),
+    (["initializer.sigma_b=0.1"], ["initializer=critical"]),
+    (["initializer.distribution=orthogonal"], ["initializer=critical"]),
+    (["optimizer.lr=0.2"], []),
+    (["optimizer.momentum=0.5"], []),
+    (["optimizer.weight_decay=0.1"], []),
+    (["optimizer.betas=[0.5,0.9]"], ["optimizer=adam"]),
+    (["optimizer.eps=1e-2"], ["optimizer=adam"]),
+    (["optimizer.weight_decay=0.5"], ["optimizer=adamw"]),
+    (["activation.initial_slope=0.5"], ["activation=prelu"]),
+    (["activation.alpha=2.0"], ["activation=celu"]),
+    (["activation.beta=3.0"], ["activation=swish"]),
+    (["activation.module=Tanhshrink"], ["activation=torch_nn"]),
+    (["initializer.distribution=truncated"], []),
+    (["initializer.a=0.2"], ["initializer=uniform"]),
+    (["initializer.gain=0.9"], ["initializer=identity", "model.width=784"]),
+    (["initializer.connections=5"], ["initializer=sparse"]),
+    (["initializer.std=0.5"], ["initializer=sparse"]),
+    (["optimizer.nesterov=false"], ["optimizer=nesterov"]),
+    (["optimizer.alpha=0.5"], ["optimizer=rmsprop"]),
+    (["optimizer.momentum=0.5"], ["optimizer=rmsprop"]),
+    (["optimizer.lr_decay=0.5"], ["optimizer=adagrad"]),
+    (["scheduler.gamma=0.5"], ["scheduler=step"]),
+    (["scheduler.milestones=[0.9]"], ["scheduler=step"]),
+    (["scheduler.final=0.5"], ["scheduler=cosine"]),
+    (["scheduler.warmup=0.9"], ["scheduler=warmup_cosine"]),
+    (["loss=mse"], []),
+    (["seed=1"], []),
+]
+
+
+@pytest.mark.parametrize(("override", "company"), KEYS, ids=str)
+def test_every_value_changes_a_number(override, company):
+    assert train_three_steps([*company, *override]) != baseline(tuple(company))

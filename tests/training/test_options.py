@@ -1,0 +1,251 @@
+"""Options of how to train: each composes, trains, and does what it says."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from isometry.config.checks import validate
+from isometry.config.compose import compose, conf_dir
+from isometry.config.messages import options
+from isometry.data.augment import crop_flip
+from isometry.runs.directory import RunDirectory
+from isometry.runs.signal_store import read_signals
+from isometry.training.build import build_classifier, build_network, seed_everything
+from isometry.training.run import train
+
+
+def run_of(summary, config):
+    return RunDirectory(Path(config.paths.runs) / summary["study"] / summary["run_id"])
+
+
+def weights(summary, config):
+    return torch.load(run_of(summary, config).last_checkpoint, weights_only=True)["state_dict"]
+
+
+NO_GROUPS = ("__pycache__", "figure", "hydra", "wandb_sweep")
+GROUPS = sorted(path.name for path in conf_dir().iterdir() if path.is_dir() and path.name not in NO_GROUPS)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_option_of_every_group_composes_and_is_valid(group):
+    for option in options(group):
+        config = compose("train", [f"{group}={option}"])
+        validate(OmegaConf.to_container(config, resolve=True))
+
+
+def test_the_wandb_sweep_sets_keys_that_train_has():
+    sweep = OmegaConf.to_container(OmegaConf.load(conf_dir() / "wandb_sweep" / "initialization.yaml"), resolve=False)
+
+    def first(node):
+        return node.get("value", node.get("min", (node.get("values") or [None])[0]))
+
+    values = {key: first(node) for key, node in sweep["parameters"].items()}
+    fixed = [word for word in sweep["command"][2:] if "=" in word]
+    config = compose("train", [*fixed, *[f"{key}={value}" for key, value in values.items()]])
+    validate(OmegaConf.to_container(config, resolve=True))
+    assert sweep["command"][:2] == ["isometry", "train"]
+    assert (config.logger.offline, config.initializer.sigma_w) == (False, 0.5)
+
+
+@pytest.mark.parametrize("option", options("experiment"))
+def test_every_experiment_trains_three_steps(option):
+    """On random images of its data set's shape: the real files are not here."""
+    config = compose("train", [f"experiment={option}"])
+    seed_everything(0)
+    shape = (3, 32, 32) if config.data.source.startswith("cifar") else (1, 28, 28)
+    classifier = build_classifier(config, build_network(config, shape, 10)).train()
+    optimizer = classifier.make_optimizer(classifier.parameters())
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = classifier.loss_function(classifier(torch.randn(8, *shape)), torch.arange(8))
+        loss.backward()
+        optimizer.step()
+    assert torch.isfinite(loss)
+
+
+def test_every_experiment_says_command_time_and_result():
+    for path in (conf_dir() / "experiment").glob("*.yaml"):
+        header = path.read_text().split("defaults:")[0]
+        assert f"isometry train experiment={path.stem}" in header
+        assert "test accuracy 0." in header or "not measured" in header
+
+
+@pytest.mark.parametrize("option", ["csv", "none", "tensorboard", "many"])
+@pytest.mark.filterwarnings("default")
+def test_every_logger_leaves_its_files(make_config, option):
+    config = make_config("model.depth=3", f"logger={option}")
+    run = run_of(train(config), config)
+    assert run.metrics.exists() is (option != "none")
+    assert bool(list(run.path.glob("wandb/offline-run-*"))) is (option == "many")
+    events = list(run.path.glob("tensorboard/events.out.tfevents.*"))
+    assert bool(events) is (option in ("tensorboard", "many"))
+    if events:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        accumulator = EventAccumulator(str(events[0].parent))
+        accumulator.Reload()
+        values = {event.step: event.value for event in accumulator.Scalars("backprop_norm/layer_001")}
+        stored = read_signals(run.signals).query("layer == 1").set_index("step")["backprop_norm"]
+        assert values[2] == pytest.approx(stored[2], rel=1e-6)  # event files hold float32
+
+
+@pytest.mark.parametrize("option", options("debug"))
+def test_every_debug_option(make_config, option, capfd):
+    config = make_config("model.depth=3", "trainer.max_steps=-1", f"debug={option}", "trainer.max_epochs=2")
+    summary = train(config)
+    run = run_of(summary, config)
+    assert summary["study"] == "debug"
+    if option == "one_batch":
+        assert summary["steps"] == 2
+    if option == "overfit":
+        assert summary["steps"] == 2
+        assert config.data.train_size == config.data.batch_size == 64
+    if option == "profiler":
+        assert "run_training_epoch" in (run.path / "fit-profile.txt").read_text()
+    if option == "anomaly":
+        assert set(read_signals(run.signals)["step"]) == set(range(2 * 62 + 1))
+
+
+def test_overfitting_one_batch_learns_it_by_heart(make_config):
+    config = make_config("model.depth=3", "trainer.max_steps=-1", "debug=overfit")
+    summary = train(config)
+    assert summary["steps"] == 200
+    assert pd.read_csv(run_of(summary, config).metrics)["train_accuracy"].dropna().iloc[-1] == 1.0
+
+
+def test_anomaly_detection_names_the_operation(make_config):
+    config = make_config("model.depth=12", "activation=relu", "initializer=normal", "trainer.max_steps=60", "debug=anomaly")
+    with pytest.raises(RuntimeError, match="returned nan values"), pytest.warns(UserWarning, match="Error detected in"):
+        train(config)
+
+
+def test_accumulation_of_two_halves_is_the_whole_batch(make_config):
+    whole = make_config("model.depth=3", "trainer.precision=64-true", "data.batch_size=64")
+    halves = make_config(
+        "model.depth=3", "trainer.precision=64-true", "data.batch_size=32", "trainer.accumulate_grad_batches=2"
+    )
+    first, second = train(whole), train(halves)
+    for key, value in weights(first, whole).items():
+        torch.testing.assert_close(weights(second, halves)[key], value, rtol=1e-10, atol=1e-12)
+    a, b = (read_signals(run_of(s, c).signals) for s, c in ((first, whole), (second, halves)))
+    pd.testing.assert_frame_equal(a, b, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("algorithm", "bound"), [("norm", 0.01), ("value", 0.001)])
+def test_clipping(make_config, algorithm, bound):
+    clip = [f"trainer.gradient_clip_val={bound}", f"trainer.gradient_clip_algorithm={algorithm}"]
+    config = make_config("model.depth=3", "model.bias=false", *clip)
+    rows = read_signals(run_of(train(config), config).signals).query("step == 0")
+    before, after = ((rows[c] ** 2).sum() ** 0.5 for c in ("weight_grad_norm", "weight_grad_norm_clipped"))
+    assert before > after
+    if algorithm == "norm":
+        assert after == pytest.approx(bound, rel=1e-3)  # clip_grad_norm_ divides by norm + 1e-6
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
+def test_precision(make_config, precision):
+    plain, other = make_config("model.depth=3"), make_config("model.depth=3", f"trainer.precision={precision}")
+    first, second = train(plain), train(other)
+    dtype = next(iter(weights(second, other).values())).dtype
+    assert dtype == (torch.float64 if precision == "64-true" else torch.float32)
+    assert first["train_loss"] != second["train_loss"]
+    assert first["train_loss"] == pytest.approx(second["train_loss"], rel=0.05)
+
+
+def test_activation_checkpointing_changes_no_number(make_config):
+    words = ["model.depth=5", "callbacks.signals.every_n_steps=2"]  # step 1 is only watched
+    plain, saving = make_config(*words), make_config(*words, "activation_checkpointing=true")
+    first, second = train(plain), train(saving)
+    for key, value in weights(first, plain).items():
+        assert torch.equal(weights(second, saving)[key], value)
+    a, b = (read_signals(run_of(s, c).signals) for s, c in ((first, plain), (second, saving)))
+    pd.testing.assert_frame_equal(a, b, check_exact=True)
+
+
+def test_a_divergence_under_bf16_on_a_step_that_is_only_watched(make_config):
+    """The address is looked for outside of autocast, where the weights have another precision than the inputs."""
+    words = ["trainer.precision=bf16-mixed", "callbacks.signals.every_n_steps=50", "trainer.max_steps=40", "model.depth=6"]
+    summary = train(make_config(*words, "activation=relu", "initializer=normal", "optimizer.lr=10"))
+    assert summary["state"] == "diverged"
+    assert summary["first_nonfinite_step"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_compiling_changes_no_number_beyond_rounding(make_config):
+    words = ["model.depth=5", "callbacks.signals.every_n_steps=2"]
+    plain, compiled = make_config(*words), make_config(*words, "compile=true")
+    first, second = train(plain), train(compiled)
+    a, b = (read_signals(run_of(s, c).signals) for s, c in ((first, plain), (second, compiled)))
+    pd.testing.assert_frame_equal(a, b, rtol=1e-4, atol=1e-6)
+    assert not any(key.startswith("network._orig_mod") for key in weights(second, compiled))
+
+
+def test_early_stopping(make_config):
+    overrides = ["callbacks.early_stopping.patience=1", "callbacks.early_stopping.min_delta=10", "trainer.max_epochs=9"]
+    config = make_config("model.depth=3", "trainer.max_steps=-1", *overrides)
+    assert train(config)["steps"] == 2 * 62
+
+
+def test_print_config_shows_every_group(make_config, capfd):
+    train(make_config("model.depth=3", "print_config=true"))
+    text = capfd.readouterr().err
+    for words in ("model", "depth: 3", "optimizer", "lr: 0.05"):
+        assert words in text
+
+
+def test_crop_flip_moves_and_mirrors_whole_images():
+    """Every result is a window of the padded image, mirrored or not; both happen."""
+    images = torch.arange(1, 1 + 40 * 2 * 6 * 6).remainder(251).to(torch.uint8).reshape(40, 2, 6, 6)
+    result = crop_flip(images, torch.Generator().manual_seed(0))
+    padded = torch.nn.functional.pad(images, (4,) * 4)
+    mirrored = 0
+    for image, source in zip(result, padded, strict=True):
+        windows = [source[:, i : i + 6, j : j + 6] for i in range(9) for j in range(9)]
+        straight = any(torch.equal(image, w) for w in windows)
+        flipped = any(torch.equal(image, w.flip(2)) for w in windows)
+        assert straight or flipped
+        mirrored += flipped and not straight
+    assert 8 < mirrored < 32
+    assert torch.equal(crop_flip(images, torch.Generator().manual_seed(0)), result)
+
+
+def write_raw_files(source, folder):
+    """120 training and 20 test images in a data set's own format."""
+    rng = np.random.default_rng(0)
+    if source in ("mnist", "fashion_mnist"):
+        for stem, count in (("train", 120), ("t10k", 20)):
+            for kind, shape, magic in (("images-idx3", (count, 28, 28), 3), ("labels-idx1", (count,), 1)):
+                body = rng.integers(0, 10 if magic == 1 else 256, shape, dtype=np.uint8)
+                header = bytes([0, 0, 8, magic]) + np.array(shape, dtype=">u4").tobytes()
+                (folder / f"{stem}-{kind}-ubyte").write_bytes(header + body.tobytes())
+        return
+    names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"] if source == "cifar10" else ["train", "test"]
+    key = "labels" if source == "cifar10" else "fine_labels"
+    for name in names:
+        count = 20 if name.startswith("test") else 120
+        batch = {"data": rng.integers(0, 256, (count, 3072), dtype=np.uint8), key: rng.integers(0, 10, count).tolist()}
+        (folder / name).write_bytes(pickle.dumps(batch))
+
+
+@pytest.mark.parametrize("source", ["mnist", "fashion_mnist", "cifar10", "cifar100"])
+def test_every_data_set_trains_three_steps_from_its_own_files(make_config, tmp_path, source):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    write_raw_files(source, raw)
+    small = ["data.batch_size=8", "data.val_size=20", f"paths.data={tmp_path}/cache"]
+    summary = train(make_config("model.depth=3", f"data={source}", f"data.raw_dir={raw}", *small))
+    assert summary["steps"] == 3
+    assert summary["gradient_rate_init"] > 0
+
+
+@pytest.mark.parametrize("option", ["auto", "cpu"])
+def test_every_trainer_that_this_machine_has(make_config, option):
+    assert train(make_config("model.depth=3", f"trainer={option}", "trainer.max_steps=3"))["steps"] == 3

@@ -1,0 +1,309 @@
+"""A run that was cut short and resumed equals the undisturbed one to the last bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from fnmatch import fnmatch
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from lightning.pytorch import Callback
+from omegaconf import OmegaConf
+
+import isometry.training.run as train_module
+from isometry.config.compose import compose
+from isometry.errors import UserError
+from isometry.runs import files
+from isometry.runs.directory import RunDirectory
+from isometry.training.run import train
+from isometry.verbs.evaluate import evaluate
+
+# 10 steps an epoch, 3 epochs; a checkpoint every 4 steps; everything that has a state
+SMALL = [
+    "model.depth=4",
+    "model.width=20",
+    "data.train_size=650",
+    "data.augmentation=crop_flip",
+    "optimizer=adam",
+    "scheduler=warmup_cosine",
+    "normalization=batch",
+    "trainer.max_steps=-1",
+    "trainer.max_epochs=3",
+    "callbacks.checkpoints.every_n_steps=4",
+    "callbacks.signals.every_n_steps=3",
+    "callbacks.signals.flush_every=5",
+]
+
+
+def StopAt(hook, step):
+    """A callback that ends the training abruptly at a point of a step, as a kill would: nothing is saved."""
+
+    def stop(self, trainer, *args, **kwargs):
+        if trainer.global_step >= step:
+            raise KeyboardInterrupt
+
+    return type("StopAt", (Callback,), {hook: stop})()
+
+
+class FirstStep(Callback):
+    """Notes the step at which training started."""
+
+    def on_train_batch_start(self, trainer, *args):
+        self.step = min(getattr(self, "step", 10**9), trainer.global_step)
+
+
+def with_callback(monkeypatch, callback):
+    original = train_module.build_trainer
+
+    def build(config, run, loggers, callbacks):
+        return original(config, run, loggers, [*callbacks, callback])
+
+    monkeypatch.setattr(train_module, "build_trainer", build)
+
+
+def state_of(config, summary=None):
+    """Weights, optimizer, signals and metrics of the only run below the config's folder."""
+    (path,) = Path(config.paths.runs).glob("*/*/status.json")
+    run = RunDirectory(path.parent)
+    checkpoint = torch.load(run.last_checkpoint, weights_only=True)
+    metrics = pd.read_csv(run.metrics).drop(columns="images_per_second", errors="ignore")
+    return run, checkpoint, pd.read_parquet(run.signals).sort_values(["step", "layer"], ignore_index=True), metrics
+
+
+def assert_same(first, second):
+    _, a, signals_a, metrics_a = first
+    _, b, signals_b, metrics_b = second
+    for key, value in a["state_dict"].items():
+        assert torch.equal(value, b["state_dict"][key]), key
+    for (key, x), y in zip(
+        a["optimizer_states"][0]["state"][0].items(), b["optimizer_states"][0]["state"][0].values(), strict=True
+    ):
+        assert torch.equal(torch.as_tensor(x), torch.as_tensor(y)), key
+    pd.testing.assert_frame_equal(signals_a, signals_b, check_exact=True)
+    pd.testing.assert_frame_equal(metrics_a, metrics_b, check_exact=True)
+
+
+@pytest.fixture
+def cut(make_config):
+    """The config of the run that will be cut short."""
+    return make_config(*SMALL)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, data_cache):
+    """Of the run that nothing happens to: what it left, and its summary."""
+    small = ["pictures=false", "logger=csv", "trainer=cpu", *SMALL]
+    config = compose("train", [f"paths.runs={tmp_path_factory.mktemp('whole')}", f"paths.data={data_cache}", *small])
+    summary = train(config)
+    return state_of(config), summary
+
+
+POINTS = [
+    ("on_train_batch_start", 5),
+    ("on_before_optimizer_step", 7),
+    ("on_train_batch_end", 6),
+    ("on_train_batch_end", 10),
+    ("on_validation_start", 10),
+    ("on_train_batch_start", 10),
+    ("on_train_batch_start", 13),
+    ("on_after_backward", 20),
+    ("on_train_batch_end", 29),
+    ("on_validation_start", 30),
+    ("on_test_start", 30),
+]
+
+
+@pytest.mark.parametrize(("hook", "step"), POINTS)
+def test_cut_anywhere_and_resumed_equals_undisturbed(cut, undisturbed, monkeypatch, hook, step):
+    whole, expected = undisturbed
+    with monkeypatch.context() as patch:
+        with_callback(patch, StopAt(hook, step))
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            train(cut)
+    assert state_of(cut)[0].status()["state"] == "interrupted"
+    noted = FirstStep()
+    np.random.rand(3)  # the resumed process is another one
+    torch.rand(3)
+    with monkeypatch.context() as patch:
+        with_callback(patch, noted)
+        resumed = train(cut)
+    if step < 30:
+        assert 0 < step - noted.step <= 4 or noted.step == step
+    assert_same(whole, state_of(cut))
+    same = [key for key in expected if key not in ("wall_seconds", "images_per_second")]
+    assert {key: resumed[key] for key in same} == {key: expected[key] for key in same}
+
+
+def test_float64_weights_are_not_rounded_by_a_resume(make_config, tmp_path, monkeypatch):
+    """Lightning reads the checkpoint into a module of float32, and makes it one of float64 behind that."""
+    words = [*SMALL, "trainer.precision=64-true"]
+    whole, cut = (make_config(*words, f"paths.runs={tmp_path}/{name}") for name in ("whole", "cut"))
+    train(whole)
+    with monkeypatch.context() as patch:
+        with_callback(patch, StopAt("on_train_batch_end", 13))
+        with pytest.raises(SystemExit):
+            train(cut)
+    train(cut)
+    assert_same(state_of(whole), state_of(cut))
+
+
+WRITES = [("config.yaml", 1), ("status.json", 1), ("*.parquet", 2), ("metrics.csv", 2), ("last.ckpt", 2), ("summary.json", 1)]
+WRITES += [("initial_weights.pt", 1)]
+
+
+def killed_in_a_write(config, name, count, stage):
+    """Train in a child that kills itself in its count-th write of such a file: with half of it written, or just behind it."""
+    child = os.fork()
+    if child:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        return
+    original, seen = files._write_whole, 0
+
+    def write(path, fill):
+        nonlocal seen
+        seen += fnmatch(path.name, name)
+        if seen == count and fnmatch(path.name, name):
+            if stage == "half":
+                temporary = path.with_name(f".{path.name}.half{path.suffix}")
+                fill(temporary)
+                os.truncate(temporary, temporary.stat().st_size // 2)
+            else:
+                original(path, fill)
+            os.kill(os.getpid(), signal.SIGKILL)
+        original(path, fill)
+
+    files._write_whole = write
+    try:
+        train(config)
+    finally:
+        os._exit(3)
+
+
+@pytest.mark.parametrize("stage", ["half", "behind"])
+@pytest.mark.parametrize(("name", "count"), WRITES)
+def test_killed_in_each_kind_of_write(cut, undisturbed, name, count, stage):
+    """Whatever is there reads whole, and the same command ends at the same numbers."""
+    killed_in_a_write(cut, name, count, stage)
+    for path in Path(cut.paths.runs).glob("*/*"):
+        run = RunDirectory(path)
+        run.status(), run.summary()
+        if run.last_checkpoint.exists():
+            torch.load(run.last_checkpoint, weights_only=True)
+        if run.signals.exists():
+            pd.read_parquet(run.signals)
+        if run.metrics.exists():
+            pd.read_csv(run.metrics)
+    train(cut)
+    assert_same(undisturbed[0], state_of(cut))
+
+
+@pytest.mark.parametrize("step", [13, 20, 25])
+def test_checkpoints_after_epochs_resume_too(cut, undisturbed, monkeypatch, step):
+    cut = OmegaConf.merge(cut, {"callbacks": {"checkpoints": {"every_n_steps": None}}})
+    noted = FirstStep()
+    for callback in (StopAt("on_train_batch_start", step), noted):
+        with monkeypatch.context() as patch:
+            with_callback(patch, callback)
+            try:
+                train(cut)
+            except SystemExit:
+                assert callback is not noted
+    assert noted.step == step // 10 * 10
+    assert_same(undisturbed[0], state_of(cut))
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_ctrl_c_is_heard_in_epochs_of_one_step_or_two(make_config, tmp_path, monkeypatch, batches):
+    words = [*SMALL, f"trainer.limit_train_batches={batches}", "trainer.max_epochs=6"]
+    whole, cut = (make_config(*words, f"paths.runs={tmp_path}/{name}") for name in ("whole", "cut"))
+    train(whole)
+
+    class Press(Callback):
+        def on_train_batch_start(self, trainer, *_):
+            if trainer.global_step == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        with_callback(patch, Press())
+        with pytest.raises(SystemExit):
+            train(cut)
+    assert state_of(cut)[1]["global_step"] == 4
+    train(cut)
+    assert_same(state_of(whole), state_of(cut))
+
+
+def test_resume_by_directory(cut, undisturbed, monkeypatch):
+    with monkeypatch.context() as patch:
+        with_callback(patch, StopAt("on_train_batch_end", 17))
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            train(cut)
+    run = state_of(cut)[0]
+    train(OmegaConf.merge(cut, {"resume": str(run.path), "paths": {"runs": f"{cut.paths.runs}/elsewhere"}}))
+    assert_same(undisturbed[0], state_of(cut))
+    assert run.status()["attempt"] == 1
+
+
+ISOMETRY = str(Path(sys.executable).parent / "isometry")
+
+
+def launch(cut, *more):
+    overrides = [
+        *SMALL,
+        "logger=csv",
+        "trainer=cpu",
+        "data.train_size=4000",
+        "trainer.max_epochs=40",
+        f"paths.runs={cut.paths.runs}",
+    ]
+    return [ISOMETRY, "train", *overrides, f"paths.data={cut.paths.data}", "callbacks.checkpoints.every_n_steps=4", *more]
+
+
+def wait_for_checkpoint(process, runs):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        if list(Path(runs).glob("*/*/checkpoints/last.ckpt")):
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"no checkpoint: {process.communicate()}")
+
+
+@pytest.mark.parametrize(("number", "state", "code"), [(signal.SIGINT, "interrupted", 130), (signal.SIGKILL, "running", -9)])
+def test_ctrl_c_and_kill_leave_a_checkpoint_that_resumes(cut, typed, tmp_path, number, state, code):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(launch(cut), env=environment, stderr=subprocess.PIPE, text=True)
+    wait_for_checkpoint(process, cut.paths.runs)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    run, checkpoint, *_ = state_of(cut)
+    assert run.status()["state"] == state
+    assert checkpoint["global_step"] > 0
+    assert "Traceback" not in errors
+    if number == signal.SIGINT:
+        assert f"resume={run.path}" in errors
+    done = typed("train", f"resume={run.path}", "model.depth=3", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "model.depth=3" in done.stderr
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed"])
+def test_eval_repeats_the_runs_own_test_accuracy(make_config, precision):
+    config = make_config("model.depth=3", "trainer.max_steps=-1", "trainer.max_epochs=1", f"trainer.precision={precision}")
+    summary = train(config)
+    path = Path(config.paths.runs) / summary["study"] / summary["run_id"]
+    choices = OmegaConf.create({"run": str(path), "checkpoint": "last", "split": "test"})
+    found = evaluate(choices)
+    assert found["test_accuracy"] == summary["test_accuracy"]
+    assert found["test_loss"] == pd.read_csv(path / "metrics.csv")["test_loss"].dropna().item()
+    choices.split = "val"
+    assert evaluate(choices)["val_accuracy"] == summary["val_accuracy"]
+    choices.checkpoint = str(path / "config.yaml")
+    with pytest.raises(UserError, match="is not a checkpoint"):
+        evaluate(choices)
