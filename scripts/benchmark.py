@@ -2,8 +2,8 @@
 
     python scripts/benchmark.py epoch loader start memory signals
 
-Each name is a section; a section that is run replaces its table in the document. Absolute times belong to the machine, ratios
-much less so; the document names machine, date and command.
+Each name is a section; a section that is run replaces its table in the document. Absolute times
+belong to the machine, ratios much less so; the document names machine, date and command.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ IMPORTS = "import torch, lightning.pytorch, hydra"
 
 
 def interleave(variants: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
-    """Least seconds of each variant over the rounds; the variants take turns, so that a slow minute hits all of them.
+    """Least seconds of each variant over the rounds; the variants take turns, so that a slow minute
+    hits all of them.
 
     The least, because other processes of a machine only ever add time.
     """
@@ -48,15 +49,17 @@ def interleave(variants: dict[str, Callable[[], float]], rounds: int) -> dict[st
 
 
 def ratios(variants: dict[str, Callable[[], float]], rounds: int) -> tuple[float, dict[str, float]]:
-    """Median seconds of the first variant, and each other one's median ratio to it, round by round."""
+    """Median seconds of the first variant, and each other one's median ratio to it, round by
+    round.
+    """
     return over_first(by_round(variants, rounds))
 
 
 def by_round(variants: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each variant in each round.
 
-    For short variants, on a machine whose speed changes from one second to the next: neighbours in time are compared, and each
-    round begins with another variant.
+    For short variants, on a machine whose speed changes from one second to the next: neighbours in
+    time are compared, and each round begins with another variant.
     """
     names = list(variants)
     found: dict[str, list[float]] = {name: [] for name in names}
@@ -68,11 +71,15 @@ def by_round(variants: dict[str, Callable[[], float]], rounds: int) -> dict[str,
 
 
 def over_first(found: dict[str, list[float]], share: float = 1.0) -> tuple[float, dict[str, float]]:
-    """Median seconds of the first variant, and each other one's median ratio to it; of a share of the rounds, the fastest."""
+    """Median seconds of the first variant, and each other one's median ratio to it; of a share of
+    the rounds, the fastest.
+    """
     first, *others = found
     whole = [sum(seconds) for seconds in zip(*found.values(), strict=True)]
     chosen = sorted(range(len(whole)), key=whole.__getitem__)[: max(1, round(share * len(whole)))]
-    ratio = {name: statistics.median(found[name][i] / found[first][i] for i in chosen) for name in others}
+    ratio = {
+        name: statistics.median(found[name][i] / found[first][i] for i in chosen) for name in others
+    }
     return statistics.median(found[first][i] for i in chosen), ratio
 
 
@@ -93,7 +100,7 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-# ---- epoch ----------------------------------------------------------------------------------------------------------
+# ---- epoch ---------------------------------------------------------------------------------------
 
 
 def synthetic_data(batch_size: int = 128, count: int = 60_000):
@@ -109,8 +116,13 @@ def synthetic_data(batch_size: int = 128, count: int = 60_000):
     data = ImageData.__new__(ImageData)
     super(ImageData, data).__init__()
     data.__dict__["images"] = Images(images, labels, images[:500].clone(), labels[:500].clone())
-    data.batch_size, data.eval_batch_size, data.val_size, data.seed = batch_size, 1000, 500, 0
-    data.train_size, data.augment, data._resume_at = None, None, None
+    data.batch_size = batch_size
+    data.eval_batch_size = 1000
+    data.val_size = 500
+    data.seed = 0
+    data.train_size = None
+    data.augment = None
+    data._resume_at = None
     return data
 
 
@@ -133,7 +145,11 @@ def train_ours(config, data) -> float:
         run = RunDirectory(Path(folder) / "study" / "run")
         run.begin("")
         loggers = build_loggers(run, 1, {}, ["csv"], "isometry", None, True)
-        signals = Signals(**config.callbacks.signals, store=SignalStore(run.signals), initial_weights=run.initial_weights)
+        signals = Signals(
+            **config.callbacks.signals,
+            store=SignalStore(run.signals),
+            initial_weights=run.initial_weights,
+        )
         trainer = build_trainer(config, run, loggers, [signals, Throughput()])
         classifier = make_classifier(config)
         return clock(lambda: trainer.fit(classifier, data))
@@ -143,14 +159,23 @@ def train_bare(config, data) -> float:
     """Seconds of `fit` of a Trainer with everything switched off, on the same loader and module."""
     from lightning.pytorch import Trainer
 
-    off = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = Trainer(accelerator="cpu", max_epochs=1, limit_val_batches=0, num_sanity_val_steps=0, **off)
+    off = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=1, limit_val_batches=0, num_sanity_val_steps=0, **off
+    )
     classifier = make_classifier(config)
     return clock(lambda: trainer.fit(classifier, data))
 
 
 def train_by_hand(config, data) -> float:
-    """Seconds of a plain torch loop over the same batches, without our loader: index, normalize, step."""
+    """Seconds of a plain torch loop over the same batches, without our loader: index, normalize,
+    step.
+    """
     import torch
     from torch.nn import functional as F
 
@@ -179,12 +204,25 @@ def epoch(rounds: int) -> str:
     quiet()
     data = synthetic_data()
     data.setup()
-    lines = ["| depth | width | ours | bare Trainer | loop | ours/bare (≤ 1.05) | ours/loop (≤ 1.25, 1.15 at 30) | bare/loop |"]
+    lines = [
+        "| depth | width | ours | bare Trainer | loop | ours/bare (≤ 1.05) | ours/loop (≤ 1.25, "
+        "1.15 at 30) | bare/loop |"
+    ]
     lines.append("|---|---|---|---|---|---|---|---|")
     for depth in (10, 30):
         for width in (100, 300):
-            overrides = [f"model.depth={depth}", f"model.width={width}", "activation=relu", "initializer=he_normal"]
-            more = ["trainer=cpu", "trainer.max_epochs=1", "trainer.limit_val_batches=0", "optimizer.lr=0.001"]
+            overrides = [
+                f"model.depth={depth}",
+                f"model.width={width}",
+                "activation=relu",
+                "initializer=he_normal",
+            ]
+            more = [
+                "trainer=cpu",
+                "trainer.max_epochs=1",
+                "trainer.limit_val_batches=0",
+                "optimizer.lr=0.001",
+            ]
             config = compose("train", [*overrides, *more])
             train_ours(config, data)  # what is loaded once a process is not the epoch's
             loop, over = ratios(
@@ -196,14 +234,17 @@ def epoch(rounds: int) -> str:
                 rounds,
             )
             times = f"{over['ours'] * loop:.2f} s | {over['bare'] * loop:.2f} s | {loop:.2f} s"
-            quotients = f"{over['ours'] / over['bare']:.2f} | {over['ours']:.2f} | {over['bare']:.2f}"
+            quotients = (
+                f"{over['ours'] / over['bare']:.2f} | {over['ours']:.2f} | {over['bare']:.2f}"
+            )
             lines.append(f"| {depth} | {width} | {times} | {quotients} |")
             print(lines[-1], flush=True)
     return "\n".join(lines)
 
 
 def where_time_goes(rounds: int) -> str:
-    """The steps of the smallest network of `epoch` under cProfile: self time by where the code stands.
+    """The steps of the smallest network of `epoch` under cProfile: self time by where the code
+    stands.
 
     The profiler itself makes Python code slower, so shares of Python code are upper bounds.
     """
@@ -216,8 +257,17 @@ def where_time_goes(rounds: int) -> str:
     quiet()
     data = synthetic_data()
     data.setup()
-    overrides = ["model.depth=10", "model.width=100", "activation=relu", "initializer=he_normal", "trainer=cpu"]
-    config = compose("train", [*overrides, "trainer.max_epochs=1", "trainer.limit_val_batches=0", "optimizer.lr=0.001"])
+    overrides = [
+        "model.depth=10",
+        "model.width=100",
+        "activation=relu",
+        "initializer=he_normal",
+        "trainer=cpu",
+    ]
+    config = compose(
+        "train",
+        [*overrides, "trainer.max_epochs=1", "trainer.limit_val_batches=0", "optimizer.lr=0.001"],
+    )
     train_ours(config, data)
     profiler = cProfile.Profile()
     profiler.enable()
@@ -238,7 +288,11 @@ def where_time_goes(rounds: int) -> str:
     }
     seconds: dict[str, float] = {}
     for (file, _, name), (_, _, own, _, _) in pstats.Stats(profiler).stats.items():  # type: ignore[attr-defined]
-        built_in = "torch kernels and autograd" if "torch" in name or "run_backward" in name else "Python's built-ins"
+        built_in = (
+            "torch kernels and autograd"
+            if "torch" in name or "run_backward" in name
+            else "Python's built-ins"
+        )
         found = next((label for part, label in places.items() if part in file), "other")
         label = built_in if file == "~" else found
         seconds[label] = seconds.get(label, 0.0) + own
@@ -249,7 +303,7 @@ def where_time_goes(rounds: int) -> str:
     return "\n".join(lines)
 
 
-# ---- loader ---------------------------------------------------------------------------------------------------------
+# ---- loader --------------------------------------------------------------------------------------
 
 
 def loader(rounds: int) -> str:
@@ -267,10 +321,16 @@ def loader(rounds: int) -> str:
         raw.mkdir(parents=True)
         for stem, count in (("train", 60_000), ("t10k", 10)):
             header = [0, 0, 8, 3, *np.array([count, 28, 28], dtype=">u4").tobytes()]
-            (raw / f"{stem}-images-idx3-ubyte").write_bytes(bytes(header) + images[:count].numpy().tobytes())
+            (raw / f"{stem}-images-idx3-ubyte").write_bytes(
+                bytes(header) + images[:count].numpy().tobytes()
+            )
             header = [0, 0, 8, 1, *np.array([count], dtype=">u4").tobytes()]
-            (raw / f"{stem}-labels-idx1-ubyte").write_bytes(bytes(header) + labels[:count].to(torch.uint8).numpy().tobytes())
-        transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))])
+            (raw / f"{stem}-labels-idx1-ubyte").write_bytes(
+                bytes(header) + labels[:count].to(torch.uint8).numpy().tobytes()
+            )
+        transform = transforms.Compose(
+            [transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))]
+        )
         dataset = datasets.MNIST(folder, train=True, transform=transform)
         ours = data.train_dataloader()
 
@@ -281,8 +341,12 @@ def loader(rounds: int) -> str:
         seconds = interleave(
             {
                 "ours": lambda: clock(lambda: run_through(ours)),
-                "torchvision, 0 workers": lambda: clock(lambda: run_through(DataLoader(dataset, 128, shuffle=True))),
-                "torchvision, 2 workers": lambda: clock(lambda: run_through(DataLoader(dataset, 128, True, num_workers=2))),
+                "torchvision, 0 workers": lambda: clock(
+                    lambda: run_through(DataLoader(dataset, 128, shuffle=True))
+                ),
+                "torchvision, 2 workers": lambda: clock(
+                    lambda: run_through(DataLoader(dataset, 128, True, num_workers=2))
+                ),
             },
             rounds,
         )
@@ -292,7 +356,7 @@ def loader(rounds: int) -> str:
     return "\n".join(lines)
 
 
-# ---- start and memory -----------------------------------------------------------------------------------------------
+# ---- start and memory ----------------------------------------------------------------------------
 
 FIRST_STEP = """
 import sys, time
@@ -311,7 +375,9 @@ main()
 def process(command: list[str], folder: str) -> tuple[float, float]:
     """Wall seconds and peak resident MiB of a process."""
     started = time.perf_counter()
-    child = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     _, status, usage = os.wait4(child.pid, 0)
     if status:
         raise RuntimeError(f"{command} ended with {status}")
@@ -319,29 +385,51 @@ def process(command: list[str], folder: str) -> tuple[float, float]:
 
 
 def full_size_arguments(folder: str) -> list[str]:
-    """A 60,000-image data set in `folder`, decoded already, and the arguments that train one epoch on it."""
+    """A 60,000-image data set in `folder`, decoded already, and the arguments that train one epoch
+    on it.
+    """
     from isometry.data.cache import write
 
     write(Path(folder) / "data" / "mnist.safetensors", synthetic_data().images)
-    return ["data=mnist", "data.val_size=500", "logger=csv", "trainer.max_epochs=1", "rerun=all", f"paths.runs={folder}/runs"]
+    return [
+        "data=mnist",
+        "data.val_size=500",
+        "logger=csv",
+        "trainer.max_epochs=1",
+        "rerun=all",
+        f"paths.runs={folder}/runs",
+    ]
 
 
 def start(rounds: int) -> str:
-    """From the command to the first optimizer step, and a whole run of one epoch, against the imports alone."""
+    """From the command to the first optimizer step, and a whole run of one epoch, against the
+    imports alone.
+    """
     with tempfile.TemporaryDirectory() as folder:
         arguments = full_size_arguments(folder)
         isometry = str(Path(sys.executable).parent / "isometry")
         commands = {
             "imports": [sys.executable, "-c", IMPORTS],
-            "to the first step": [sys.executable, "-c", FIRST_STEP, "logger=csv", f"paths.runs={folder}/runs", "rerun=all"],
+            "to the first step": [
+                sys.executable,
+                "-c",
+                FIRST_STEP,
+                "logger=csv",
+                f"paths.runs={folder}/runs",
+                "rerun=all",
+            ],
             "whole run, 60,000 images": [isometry, "train", *arguments],
         }
         process(commands["to the first step"], folder)  # decode the digits once, warm the disk
-        seconds = interleave({name: lambda c=c: process(c, folder)[0] for name, c in commands.items()}, rounds)
+        seconds = interleave(
+            {name: lambda c=c: process(c, folder)[0] for name, c in commands.items()}, rounds
+        )
     target = {"imports": "", "to the first step": "1.3", "whole run, 60,000 images": "1.5"}
     lines = ["| process | seconds | over the imports | target |", "|---|---|---|---|"]
     for name, value in seconds.items():
-        lines.append(f"| {name} | {value:.2f} | {value / seconds['imports']:.2f} | {target[name]} |")
+        lines.append(
+            f"| {name} | {value:.2f} | {value / seconds['imports']:.2f} | {target[name]} |"
+        )
     return "\n".join(lines)
 
 
@@ -350,15 +438,21 @@ def memory(rounds: int) -> str:
     with tempfile.TemporaryDirectory() as folder:
         arguments = full_size_arguments(folder)
         isometry = str(Path(sys.executable).parent / "isometry")
-        run = statistics.median(process([isometry, "train", *arguments], folder)[1] for _ in range(rounds))
-        imports = statistics.median(process([sys.executable, "-c", IMPORTS], folder)[1] for _ in range(rounds))
+        run = statistics.median(
+            process([isometry, "train", *arguments], folder)[1] for _ in range(rounds)
+        )
+        imports = statistics.median(
+            process([sys.executable, "-c", IMPORTS], folder)[1] for _ in range(rounds)
+        )
     data = 61_000 * 28 * 28 / 2**20
     lines = ["| imports | data | peak of the run | ratio (≤ 1.3) |", "|---|---|---|---|"]
-    lines.append(f"| {imports:.0f} MiB | {data:.0f} MiB | {run:.0f} MiB | {run / (imports + data):.2f} |")
+    lines.append(
+        f"| {imports:.0f} MiB | {data:.0f} MiB | {run:.0f} MiB | {run / (imports + data):.2f} |"
+    )
     return "\n".join(lines)
 
 
-# ---- signals --------------------------------------------------------------------------------------------------------
+# ---- signals -------------------------------------------------------------------------------------
 
 
 Step = Callable[[int], object]
@@ -378,7 +472,8 @@ def signal_variants(network, x, labels) -> dict[str, Callable[[], Step]]:
     def plain(before_update: Step = lambda t: None) -> Step:
         def step(t: int) -> None:
             optimizer.zero_grad()
-            loss = F.cross_entropy(network(x), labels)  # held, with its graph, until the step is over: as in `ours`
+            # held, with its graph, until the step is over: as in `ours`
+            loss = F.cross_entropy(network(x), labels)
             loss.backward()
             before_update(t)
             optimizer.step()
@@ -394,7 +489,9 @@ def signal_variants(network, x, labels) -> dict[str, Callable[[], Step]]:
         def step(t: int) -> None:
             optimizer.zero_grad()
             examples = x.shape[0]
-            loss = F.cross_entropy(network(x, recorder.begin(t % interval == 0, examples, replay)), labels)
+            loss = F.cross_entropy(
+                network(x, recorder.begin(t % interval == 0, examples, replay)), labels
+            )
             recorder.after_forward(loss)
             loss.backward()
             recorder.after_backward(1 / examples)
@@ -434,15 +531,22 @@ def signal_variants(network, x, labels) -> dict[str, Callable[[], Step]]:
 def by_step(variants: dict[str, Callable[[], Step]], rounds: int) -> dict[str, list[float]]:
     """Seconds of `STEPS` steps of each variant in each round.
 
-    The variants take turns step by step: what else the machine does hits all of them. Each time in another order, because a
-    step finds in the cache what the one before has left there; and for the same reason a step that is timed follows one that is
-    not, of a second training of the same kind (half an interval ahead: it records at other steps), as it would in a training.
-    On an accelerator, where a step is not over when its call returns, they take turns after `STEPS` steps.
+    The variants take turns step by step: what else the machine does hits all of them. Each time in
+    another order, because a step finds in the cache what the one before has left there; and for the
+    same reason a step that is timed follows one that is not, of a second training of the same kind
+    (half an interval ahead: it records at other steps), as it would in a training. On an
+    accelerator, where a step is not over when its call returns, they take turns after `STEPS`
+    steps.
     """
-    names, found, order = list(variants), {name: [] for name in variants}, random.Random(0)
+    names = list(variants)
+    found = {name: [] for name in variants}
+    order = random.Random(0)
     for _ in range(rounds):
-        trainings, seconds = {name: (make(), make()) for name, make in variants.items()}, dict.fromkeys(names, 0.0)
-        for numbers in [range(t, t + 1) for t in range(STEPS)] if DEVICE == "cpu" else [range(STEPS)]:
+        trainings = {name: (make(), make()) for name, make in variants.items()}
+        seconds = dict.fromkeys(names, 0.0)
+        for numbers in (
+            [range(t, t + 1) for t in range(STEPS)] if DEVICE == "cpu" else [range(STEPS)]
+        ):
             for name in order.sample(names, len(names)):
                 timed, other = trainings[name]
                 other((numbers.start + INTERVAL // 2) % STEPS)
@@ -464,11 +568,15 @@ STEPS = 200
 """Of a round: as many as there are from one flush to the next, by default."""
 PEER_STEPS = 50
 TARGETED = "MLP 30 x 100"
-"""The network of the targets gets twice the rounds; the convnet, whose steps are long, a quarter."""
+"""The network of the targets gets twice the rounds; the convnet, whose steps are long, a
+quarter.
+"""
 
 
 def signals(rounds: int) -> str:
-    """Step-time ratio over no measuring, in a plain loop; then the peers inside a Trainer over a Trainer without them."""
+    """Step-time ratio over no measuring, in a plain loop; then the peers inside a Trainer over a
+    Trainer without them.
+    """
     import torch
 
     from isometry import activations
@@ -476,43 +584,70 @@ def signals(rounds: int) -> str:
     from isometry.networks.convnet import ConvNet
     from isometry.networks.mlp import MLP
 
-    relu, he = activations.relu(), FanScaled(gain=2**0.5)
-    networks = {f"MLP {depth} x 100": MLP((1, 28, 28), 10, relu, depth=depth, width=100) for depth in (10, 30, 100)}
+    relu = activations.relu()
+    he = FanScaled(gain=2**0.5)
+    networks = {
+        f"MLP {depth} x 100": MLP((1, 28, 28), 10, relu, depth=depth, width=100)
+        for depth in (10, 30, 100)
+    }
     networks["convnet 8 x 16"] = ConvNet((1, 28, 28), 10, relu, depth=8, channels=16)
-    x, labels = torch.randn(128, 1, 28, 28).to(DEVICE), torch.randint(0, 10, (128,)).to(DEVICE)
-    lines, share = [], {TARGETED: 2.0, "convnet 8 x 16": 0.25}
+    x = torch.randn(128, 1, 28, 28).to(DEVICE)
+    labels = torch.randint(0, 10, (128,)).to(DEVICE)
+    lines = []
+    share = {TARGETED: 2.0, "convnet 8 x 16": 0.25}
     for name, network in networks.items():
-        he(network.layer_map(), torch.Generator().manual_seed(0))  # or signals of 100 layers are denormal numbers, and slow
+        # or signals of 100 layers are denormal numbers, and slow
+        he(network.layer_map(), torch.Generator().manual_seed(0))
         network.to(DEVICE)
-        found = by_step(signal_variants(network, x, labels), math.ceil(share.get(name, 1.0) * rounds))
+        found = by_step(
+            signal_variants(network, x, labels), math.ceil(share.get(name, 1.0) * rounds)
+        )
         seconds, ratio = over_first(found)
         ratio |= peers(network, x, labels, 1 + rounds // 10) if "MLP" in name else {}
         if not lines:
-            lines = ["| network | ms a step | " + " | ".join(ratio) + " |", "|---" * (len(ratio) + 2) + "|"]
+            lines = [
+                "| network | ms a step | " + " | ".join(ratio) + " |",
+                "|---" * (len(ratio) + 2) + "|",
+            ]
         lines.append(signals_row(name, seconds, ratio))
         if name == TARGETED:
-            lines.append(signals_row(f"{name}, fastest quarter of the rounds", *over_first(found, share=0.25)))
+            lines.append(
+                signals_row(
+                    f"{name}, fastest quarter of the rounds", *over_first(found, share=0.25)
+                )
+            )
             lines.append(spread_row(f"{name}, rounds from, to", found))
         print(lines[-1], flush=True)
     return "\n".join(lines)
 
 
 def signals_row(name: str, seconds: float, ratio: dict[str, float]) -> str:
-    return f"| {name} | {seconds / STEPS * 1e3:.2f} | " + " | ".join(f"{value:.2f}" for value in ratio.values()) + " |"
+    return (
+        f"| {name} | {seconds / STEPS * 1e3:.2f} | "
+        + " | ".join(f"{value:.2f}" for value in ratio.values())
+        + " |"
+    )
 
 
 def spread_row(name: str, found: dict[str, list[float]]) -> str:
     """The least and the largest value over the rounds: ms a step, and each ratio."""
     first, *others = found
-    each = [[found[other][i] / found[first][i] for i in range(len(found[first]))] for other in others]
-    cells = [f"{min(values):.2f}, {max(values):.2f}" for values in ([s / STEPS * 1e3 for s in found[first]], *each)]
+    each = [
+        [found[other][i] / found[first][i] for i in range(len(found[first]))] for other in others
+    ]
+    cells = [
+        f"{min(values):.2f}, {max(values):.2f}"
+        for values in ([s / STEPS * 1e3 for s in found[first]], *each)
+    ]
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
 def peers(network, x, labels, rounds: int) -> dict[str, float]:
-    """`wandb.watch` in the plain loop, and Lightning's `grad_norm` as its documentation shows it, in a Trainer.
+    """`wandb.watch` in the plain loop, and Lightning's `grad_norm` as its documentation shows it,
+    in a Trainer.
 
-    The Trainer's time is divided by that of the same Trainer without `grad_norm`, the loop's by that of the plain loop.
+    The Trainer's time is divided by that of the same Trainer without `grad_norm`, the loop's by
+    that of the plain loop.
     """
     import logging
 
@@ -529,7 +664,8 @@ def peers(network, x, labels, rounds: int) -> dict[str, float]:
     class Module(LightningModule):
         def __init__(self, measured: bool):
             super().__init__()
-            self.network, self.measured = network, measured
+            self.network = network
+            self.measured = measured
 
         def training_step(self, batch, index):
             return F.cross_entropy(self.network(x), labels)
@@ -543,7 +679,11 @@ def peers(network, x, labels, rounds: int) -> dict[str, float]:
 
     def in_trainer(measured: bool) -> float:
         with tempfile.TemporaryDirectory() as folder:
-            off = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+            off = {
+                "enable_checkpointing": False,
+                "enable_progress_bar": False,
+                "enable_model_summary": False,
+            }
             off |= {"logger": CSVLogger(folder), "accelerator": DEVICE, "devices": 1}
             trainer = Trainer(max_steps=PEER_STEPS, log_every_n_steps=1, **off)
             loader = torch.utils.data.DataLoader(list(range(PEER_STEPS)))
@@ -552,7 +692,9 @@ def peers(network, x, labels, rounds: int) -> dict[str, float]:
 
     def watched() -> float:
         with tempfile.TemporaryDirectory() as folder:
-            run = wandb.init(mode="offline", dir=folder, settings=wandb.Settings(silent=True, console="off"))
+            run = wandb.init(
+                mode="offline", dir=folder, settings=wandb.Settings(silent=True, console="off")
+            )
             run.watch(network, log="gradients", log_freq=1)
             optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
 
@@ -568,13 +710,20 @@ def peers(network, x, labels, rounds: int) -> dict[str, float]:
             run.finish()
             return seconds
 
-    _, of_trainer = ratios({"without": lambda: in_trainer(False), "with": lambda: in_trainer(True)}, rounds)
+    _, of_trainer = ratios(
+        {"without": lambda: in_trainer(False), "with": lambda: in_trainer(True)}, rounds
+    )
     network.to(DEVICE)  # Lightning has left it on the CPU
-    _, of_loop = ratios({"plain": lambda: clock(lambda: take(plain, range(PEER_STEPS))), "watch": watched}, rounds)
-    return {"Lightning grad_norm + log_dict": of_trainer["with"], "wandb.watch, log_freq=1": of_loop["watch"]}
+    _, of_loop = ratios(
+        {"plain": lambda: clock(lambda: take(plain, range(PEER_STEPS))), "watch": watched}, rounds
+    )
+    return {
+        "Lightning grad_norm + log_dict": of_trainer["with"],
+        "wandb.watch, log_freq=1": of_loop["watch"],
+    }
 
 
-# ---- sweep ----------------------------------------------------------------------------------------------------------
+# ---- sweep ---------------------------------------------------------------------------------------
 
 LAUNCHERS = {
     "pool": [],
@@ -582,7 +731,9 @@ LAUNCHERS = {
     "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
     "submitit_local": ["hydra/launcher=submitit_local", "hydra.launcher.cpus_per_task=1"],
 }
-"""Our launcher and the others; those that are not installed are left out (pip install -e '.[launchers]')."""
+"""Our launcher and the others; those that are not installed are left out (pip install -e
+'.[launchers]').
+"""
 
 
 def sweep(rounds: int) -> str:
@@ -591,12 +742,31 @@ def sweep(rounds: int) -> str:
 
     slots = os.cpu_count() or 1
     isometry = str(Path(sys.executable).parent / "isometry")
-    rows, failed, ideal = [], [], 0.0
+    rows = []
+    failed = []
+    ideal = 0.0
     for name, choice in LAUNCHERS.items():
         with tempfile.TemporaryDirectory() as folder:
-            runs = ["seed=range(32)", "model.depth=20", "trainer=cpu", "trainer.max_epochs=20", "threads=1"]
-            quiet = ["logger=none", "pictures=false", f"paths.runs={folder}/runs", f"paths.data={folder}/data", "study_name=s"]
-            warm = ["trainer.max_steps=1", f"paths.runs={folder}/warm", f"paths.data={folder}/data", "logger=none"]
+            runs = [
+                "seed=range(32)",
+                "model.depth=20",
+                "trainer=cpu",
+                "trainer.max_epochs=20",
+                "threads=1",
+            ]
+            quiet = [
+                "logger=none",
+                "pictures=false",
+                f"paths.runs={folder}/runs",
+                f"paths.data={folder}/data",
+                "study_name=s",
+            ]
+            warm = [
+                "trainer.max_steps=1",
+                f"paths.runs={folder}/warm",
+                f"paths.data={folder}/data",
+                "logger=none",
+            ]
             process([isometry, "train", *warm], folder)
             try:
                 seconds, _ = process([isometry, "train", "-m", *runs, *quiet, *choice], folder)
@@ -605,43 +775,75 @@ def sweep(rounds: int) -> str:
                 ended = sum(1 for _ in Path(folder).glob("runs/s/*/summary.json"))
                 failed.append(f"| {name} | failed with {ended} of 32 runs finished | | | |")
                 continue
-            training = [json.loads(path.read_text())["wall_seconds"] for path in Path(folder).glob("runs/s/*/summary.json")]
+            training = [
+                json.loads(path.read_text())["wall_seconds"]
+                for path in Path(folder).glob("runs/s/*/summary.json")
+            ]
             assert len(training) == 32, f"{name}: {len(training)} of 32 runs"
             ideal = ideal or sum(training) / slots
             rows.append((name, seconds, statistics.mean(training)))
             print(rows[-1], flush=True)
     lines = [
-        "| launcher | wall | training of one run | wall over the ideal | after the first 6 s (≤ 1.15) |",
+        (
+            "| launcher | wall | training of one run | wall over the ideal "
+            "| after the first 6 s (≤ 1.15) |"
+        ),
         "|---|---|---|---|---|",
     ]
-    lines.append(f"| ideal: Σ training of the pool's runs / {slots} slots | {ideal:.1f} s | | 1.00 | |")
+    lines.append(
+        f"| ideal: Σ training of the pool's runs / {slots} slots | {ideal:.1f} s | | 1.00 | |"
+    )
     for name, seconds, each in rows:
-        lines.append(f"| {name} | {seconds:.1f} s | {each:.2f} s | {seconds / ideal:.2f} | {(seconds - 6) / ideal:.2f} |")
+        lines.append(
+            f"| {name} | {seconds:.1f} s | {each:.2f} s | {seconds / ideal:.2f} | "
+            f"{(seconds - 6) / ideal:.2f} |"
+        )
     return "\n".join([*lines, *failed])
 
 
 def thousand(rounds: int) -> str:
-    """A sweep of 1,000 jobs that are all finished: composing and deciding, and the whole command."""
+    """A sweep of 1,000 jobs that are all finished: composing and deciding, and the whole
+    command.
+    """
     import json
     import shutil
 
     isometry = str(Path(sys.executable).parent / "isometry")
     with tempfile.TemporaryDirectory() as folder:
-        common = ["model.depth=3", "trainer=cpu", "trainer.max_steps=2", "logger=none", "pictures=false", "study_name=s"]
+        common = [
+            "model.depth=3",
+            "trainer=cpu",
+            "trainer.max_steps=2",
+            "logger=none",
+            "pictures=false",
+            "study_name=s",
+        ]
         common += [f"paths.runs={folder}/runs", f"paths.data={folder}/data"]
         process([isometry, "train", "-m", *common, "seed=0,1"], folder)
         (run, *_) = sorted(Path(folder).glob("runs/s/mlp*"))
         ids = subprocess.run(
-            [sys.executable, "-c", IDS, *common], cwd=folder, capture_output=True, text=True, check=True
+            [sys.executable, "-c", IDS, *common],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.split()
         for name in ids:
             if not (run.parent / name).exists():
                 shutil.copytree(run, run.parent / name)
         assert json.loads((run / "status.json").read_text())["state"] == "finished"
         seconds, _ = process([isometry, "train", "-m", *common, "seed=range(1000)"], folder)
-        report, _ = process([isometry, "report", "study_name=s", f"paths.runs={folder}/runs"], folder)
-    lines = ["| 1,000 finished jobs | seconds |", "|---|---|", f"| the whole command (≤ 25) | {seconds:.1f} |"]
-    return "\n".join([*lines, f"| of which the report of the study, with its imports | {report:.1f} |"])
+        report, _ = process(
+            [isometry, "report", "study_name=s", f"paths.runs={folder}/runs"], folder
+        )
+    lines = [
+        "| 1,000 finished jobs | seconds |",
+        "|---|---|",
+        f"| the whole command (≤ 25) | {seconds:.1f} |",
+    ]
+    return "\n".join(
+        [*lines, f"| of which the report of the study, with its imports | {report:.1f} |"]
+    )
 
 
 IDS = """
@@ -654,18 +856,21 @@ for seed in range(1000):
 """
 
 
-# ---- wandb ----------------------------------------------------------------------------------------------------------
+# ---- wandb ---------------------------------------------------------------------------------------
 
 
 class Turns:
-    """Trainings in threads of one process that take turns: what else the machine does hits all of them.
+    """Trainings in threads of one process that take turns: what else the machine does hits all of
+    them.
 
     Attributes:
         seconds: of each, while it had its turn.
     """
 
     def __init__(self, *names: str):
-        self.waiting, self.seconds, self.change = collections.deque(names), dict.fromkeys(names, 0.0), threading.Condition()
+        self.waiting = collections.deque(names)
+        self.seconds = dict.fromkeys(names, 0.0)
+        self.change = threading.Condition()
 
     def take(self, name: str) -> None:
         """Wait for a turn."""
@@ -683,8 +888,12 @@ class Turns:
             self.change.notify_all()
 
 
-def in_turns(turns: Turns, name: str, overrides: list[str], folder: str) -> tuple[threading.Thread, Callable[[], None]]:
-    """A thread that fits a config in turns of 10 steps, and what closes its loggers; building is done, and not in the time."""
+def in_turns(
+    turns: Turns, name: str, overrides: list[str], folder: str
+) -> tuple[threading.Thread, Callable[[], None]]:
+    """A thread that fits a config in turns of 10 steps, and what closes its loggers; building is
+    done, and not in the time.
+    """
     import torch
     from lightning.pytorch import Callback
 
@@ -706,11 +915,16 @@ def in_turns(turns: Turns, name: str, overrides: list[str], folder: str) -> tupl
                 turns.take(name)
 
     quiet()
-    threads, config = torch.get_num_threads(), compose("train", [*overrides, f"paths.data={folder}/data"])
+    threads = torch.get_num_threads()
+    config = compose("train", [*overrides, f"paths.data={folder}/data"])
     run = RunDirectory(Path(folder) / "study" / name)
     run.begin("")
     loggers = build_loggers(run, 1, {}, **resolved(config)["logger"])
-    signals = Signals(**config.callbacks.signals, store=SignalStore(run.signals), initial_weights=run.initial_weights)
+    signals = Signals(
+        **config.callbacks.signals,
+        store=SignalStore(run.signals),
+        initial_weights=run.initial_weights,
+    )
     trainer = build_trainer(config, run, loggers, [signals, Throughput(), Turn()])
     data = build_data(config)
     classifier = build_classifier(config, build_network(config, data.input_shape, data.num_classes))
@@ -739,14 +953,25 @@ def cpu_of_children() -> float:
 
 
 def wandb_cost(rounds: int) -> str:
-    """500 steps of a 100-layer network with `logger=wandb` at the default interval, against no measuring and no logger: `fit`
-    in turns of 10 steps, without the start and the end of W&B's process. Round 0 also loads what is loaded once a process."""
-    network = ["model.depth=100", "model.width=100", "activation=relu", "initializer=he_normal", "optimizer.lr=1e-4"]
-    found = [one_round_of_wandb([*network, "trainer=cpu", "trainer.max_steps=500"]) for _ in range(1 + rounds)]
+    """500 steps of a 100-layer network with `logger=wandb` at the default interval, against no
+    measuring and no logger: `fit` in turns of 10 steps, without the start and the end of W&B's
+    process. Round 0 also loads what is loaded once a process."""
+    network = [
+        "model.depth=100",
+        "model.width=100",
+        "activation=relu",
+        "initializer=he_normal",
+        "optimizer.lr=1e-4",
+    ]
+    found = [
+        one_round_of_wandb([*network, "trainer=cpu", "trainer.max_steps=500"])
+        for _ in range(1 + rounds)
+    ]
     shares = [1 - off / on for off, on, _ in found]
     off, on, own = (statistics.median(values) for values in zip(*found[1:], strict=True))
     header = (
-        "| network | steps | nothing measured or logged | default interval, W&B | share of the time (< 5 %) | rounds from, to "
+        "| network | steps | nothing measured or logged | default interval, W&B | share of the "
+        "time (< 5 %) | rounds from, to "
     )
     header += "| with what is loaded once a process | CPU of W&B's own process |"
     row = f"| MLP 100 x 100 | 500 | {off:.2f} s | {on:.2f} s | {statistics.median(shares[1:]):.1%} "
@@ -762,7 +987,12 @@ def one_round_of_wandb(common: list[str]) -> tuple[float, float, float]:
     # Python sets signal handlers in the main thread only
     with tempfile.TemporaryDirectory() as folder, mock.patch("signal.signal"):
         trainings = [
-            in_turns(turns, "off", [*common, "logger=none", "callbacks.signals.every_n_steps=null"], folder),
+            in_turns(
+                turns,
+                "off",
+                [*common, "logger=none", "callbacks.signals.every_n_steps=null"],
+                folder,
+            ),
             in_turns(turns, "on", [*common, "logger=wandb"], folder),
         ]
         before = cpu_of_children()
@@ -777,7 +1007,7 @@ def one_round_of_wandb(common: list[str]) -> tuple[float, float, float]:
     return turns.seconds["off"], turns.seconds["on"], own
 
 
-# ---- the document ---------------------------------------------------------------------------------------------------
+# ---- the document --------------------------------------------------------------------------------
 
 SECTIONS: dict[str, tuple[Callable[[int], str], str, int]] = {
     "epoch": (
@@ -785,31 +1015,47 @@ SECTIONS: dict[str, tuple[Callable[[int], str], str, int]] = {
         "One epoch of 60,000 images, batch 128, signals at the default interval",
         7,
     ),
-    "profile": (where_time_goes, "Where the time of a training step goes (10 layers of 100 units, cProfile)", 3),
+    "profile": (
+        where_time_goes,
+        "Where the time of a training step goes (10 layers of 100 units, cProfile)",
+        3,
+    ),
     "loader": (loader, "Loader: images per second to the training loop", 3),
     "start": (start, "Start: wall time of processes", 5),
     "memory": (memory, "Memory: peak resident size", 3),
     "sweep": (sweep, "A sweep of 32 runs on two cores, by launcher", 1),
     "thousand": (thousand, "Running a finished sweep of 1,000 jobs again", 1),
-    "wandb": (wandb_cost, "Measuring and logging of 500 steps with `logger=wandb`, default interval", 5),
-    "signals": (signals, "Measuring: step time over no measuring (targets at 30 x 100: 1.05, 1.35, 1.02)", 6),
+    "wandb": (
+        wandb_cost,
+        "Measuring and logging of 500 steps with `logger=wandb`, default interval",
+        5,
+    ),
+    "signals": (
+        signals,
+        "Measuring: step time over no measuring (targets at 30 x 100: 1.05, 1.35, 1.02)",
+        6,
+    ),
 }
 
 
 REMARKS = {
-    "sweep": """submitit_local starts all jobs at once: 32 processes of about 0.9 GiB each, on two cores.""",
-    "epoch": """What is left over the targets for small networks is, by the profile below, Lightning's own loop (hooks, profiler
-contexts, progress objects: 0.3 to 0.6 ms a step, also in the bare Trainer), and the watch for non-finite numbers,
-which reads every weight gradient once a step so that a divergence has an exact step and layer. What was
-tried and is in: all callbacks as one to Lightning (its hooks cost per callback, overridden or not), no `self.log` in
-a step, logits counted 32 batches at a time, Lightning's note of the running hook set past `nn.Module.__setattr__`,
-compiled loops that read each gradient once (0.03 ms for 30 layers), flushes every 200 steps.""",
-    "signals": """Medians over the rounds, each variant against no measuring in the same round; for ours and the `.item()` loop
-a round is 200 steps, from one flush to the next, in which the variants take turns step by step, each timed step behind
-one of the same kind that is not timed (on an accelerator they take turns after the 200). The peers' units:
-Lightning's against the same Trainer without `grad_norm`, `wandb.watch` against the plain loop. The machine is shared:
-its speed changes between rounds by up to a factor of two, and a faster step makes the same small overheads (calls from
-Python, reading memory) a larger share.""",
+    "sweep": """submitit_local starts all jobs at once: 32 processes of about 0.9 GiB each, on two
+cores.""",
+    "epoch": """What is left over the targets for small networks is, by the profile below,
+Lightning's own loop (hooks, profiler contexts, progress objects: 0.3 to 0.6 ms a step, also in
+the bare Trainer), and the watch for non-finite numbers, which reads every weight gradient once a
+step so that a divergence has an exact step and layer. What was tried and is in: all callbacks as
+one to Lightning (its hooks cost per callback, overridden or not), no `self.log` in a step, logits
+counted 32 batches at a time, Lightning's note of the running hook set past
+`nn.Module.__setattr__`, compiled loops that read each gradient once (0.03 ms for 30 layers),
+flushes every 200 steps.""",
+    "signals": """Medians over the rounds, each variant against no measuring in the same round;
+for ours and the `.item()` loop a round is 200 steps, from one flush to the next, in which the
+variants take turns step by step, each timed step behind one of the same kind that is not timed
+(on an accelerator they take turns after the 200). The peers' units: Lightning's against the same
+Trainer without `grad_norm`, `wandb.watch` against the plain loop. The machine is shared: its
+speed changes between rounds by up to a factor of two, and a faster step makes the same small
+overheads (calls from Python, reading memory) a larger share.""",
 }
 
 
@@ -818,12 +1064,19 @@ def machine() -> str:
     import torch
 
     accelerator = f", {gpu()}" if torch.cuda.is_available() else ""
-    return f"{os.cpu_count()} cores of {cpu()}{accelerator}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    return (
+        f"{os.cpu_count()} cores of {cpu()}{accelerator}, torch {torch.__version__}, "
+        f"{torch.get_num_threads()} threads"
+    )
 
 
 def cpu() -> str:
     """The processor's name."""
-    model = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else None
+    model = (
+        re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
+        if Path("/proc/cpuinfo").exists()
+        else None
+    )
     return model.group(1) if model else platform.processor()
 
 
@@ -842,13 +1095,21 @@ def write(name: str, title: str, table: str, rounds: int) -> None:
     """Replace a section of the document, or add it."""
     from isometry.runs.provenance import git_commit
 
-    today, device = datetime.date.today().isoformat(), "" if DEVICE == "cpu" else f" --device {DEVICE}"
+    today = datetime.date.today().isoformat()
+    device = "" if DEVICE == "cpu" else f" --device {DEVICE}"
     where = f" on {cpu() if DEVICE == 'cpu' else gpu()}" if name in BY_PROCESSOR else ""
     command = f"`python scripts/benchmark.py {name} --rounds {rounds}{device}`"
-    body = f"## {title}{where}\n\n{command}, {today}, {machine()}, commit {git_commit()}.\n\n{table}\n"
+    body = (
+        f"## {title}{where}\n\n{command}, {today}, {machine()}, commit {git_commit()}.\n\n{table}\n"
+    )
     body += f"\n{REMARKS[name]}\n" if name in REMARKS else ""
-    begin, end = f"<!-- {name}{where} -->\n", f"<!-- end of {name}{where} -->\n"
-    text = DOCUMENT.read_text() if DOCUMENT.exists() else "# Benchmarks\n\nWritten by `scripts/benchmark.py`.\n"
+    begin = f"<!-- {name}{where} -->\n"
+    end = f"<!-- end of {name}{where} -->\n"
+    text = (
+        DOCUMENT.read_text()
+        if DOCUMENT.exists()
+        else "# Benchmarks\n\nWritten by `scripts/benchmark.py`.\n"
+    )
     section = f"{begin}{body}{end}"
     pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
     text = pattern.sub(lambda _: section, text) if begin in text else f"{text}\n{section}"
@@ -858,10 +1119,16 @@ def write(name: str, title: str, table: str, rounds: int) -> None:
 def main() -> None:
     """Run the named sections."""
     global DEVICE
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("sections", nargs="+", choices=SECTIONS)
-    parser.add_argument("--rounds", type=int, help="rounds of interleaved measurement; the fastest counts")
-    parser.add_argument("--device", default=DEVICE, choices=["cpu", "cuda"], help="where `signals` trains")
+    parser.add_argument(
+        "--rounds", type=int, help="rounds of interleaved measurement; the fastest counts"
+    )
+    parser.add_argument(
+        "--device", default=DEVICE, choices=["cpu", "cuda"], help="where `signals` trains"
+    )
     arguments = parser.parse_args()
     if arguments.device != "cpu" and set(arguments.sections) != {"signals"}:
         parser.error("--device is for signals alone")

@@ -2,8 +2,9 @@
 
     python scripts/capture.py docs/sweeps.md
 
-A block `<!-- run: COMMAND -->` ... `<!-- end -->` is replaced by the command and its output, both in one temporary folder
-for the whole document; `SECONDS` after a command's `timeout -s INT` plays the user's Ctrl-C.
+A block `<!-- run: COMMAND -->` ... `<!-- end -->` is replaced by the command and its output, both
+in one temporary folder for the whole document; `SECONDS` after a command's `timeout -s INT` plays
+the user's Ctrl-C.
 """
 
 from __future__ import annotations
@@ -22,16 +23,25 @@ BLOCK = re.compile(r"<!-- run: (?P<command>.*?) -->\n.*?<!-- end -->", re.DOTALL
 def main() -> None:
     """Rewrite the documents named on the command line."""
     binaries = str(Path(sys.executable).parent)
-    environment = {**os.environ, "PATH": f"{binaries}:{SCRIPTS}:{os.environ['PATH']}", "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PATH": f"{binaries}:{SCRIPTS}:{os.environ['PATH']}",
+        "COLUMNS": "120",
+        "OMP_NUM_THREADS": "1",
+    }
     for name in sys.argv[1:]:
         with tempfile.TemporaryDirectory() as folder:
 
             def captured(match: re.Match[str], folder: str = folder) -> str:
                 command = match["command"]
                 pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-                done = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, text=True, **pipes)  # type: ignore[call-overload]
+                done = subprocess.run(
+                    ["bash", "-c", command], cwd=folder, env=environment, text=True, **pipes
+                )  # type: ignore[call-overload]
                 print(done.stdout)
-                shown = "\n".join(line.rstrip() for line in done.stdout.replace(folder, "").splitlines())
+                shown = "\n".join(
+                    line.rstrip() for line in done.stdout.replace(folder, "").splitlines()
+                )
                 return f"<!-- run: {command} -->\n```\n$ {command}\n{shown}\n```\n<!-- end -->"
 
             path = Path(name)

@@ -2,9 +2,9 @@
 
     python scripts/gpu_acceptance.py [--steps 20]
 
-Each check trains a small network through `isometry train` and compares its stored signals with the same run on the CPU, or
-counts what the device was asked to do. Exit code 1 unless all pass; a check that needs more GPUs than there are is skipped
-by name. Takes about ten minutes on one GPU.
+Each check trains a small network through `isometry train` and compares its stored signals with the
+same run on the CPU, or counts what the device was asked to do. Exit code 1 unless all pass; a check
+that needs more GPUs than there are is skipped by name. Takes about ten minutes on one GPU.
 """
 
 from __future__ import annotations
@@ -34,7 +34,13 @@ from isometry.signals.recorder import Recorder
 from isometry.signals.scaling import gradient_scale, loss_scale
 
 ISOMETRY = str(Path(sys.executable).parent / "isometry")
-COMMON = ["model.depth=10", "activation=tanh", "callbacks.signals.every_n_steps=1", "logger=csv", "pictures=false"]
+COMMON = [
+    "model.depth=10",
+    "activation=tanh",
+    "callbacks.signals.every_n_steps=1",
+    "logger=csv",
+    "pictures=false",
+]
 COLUMNS = [
     *("backprop_norm", "weight_grad_norm", "weight_grad_norm_clipped", "bias_grad_norm"),
     *("forward_second_moment", "sample_weight_grad_rms", "preactivation_var"),
@@ -49,7 +55,14 @@ class Skip(Exception):
 def command_of(folder: Path, *overrides: str) -> list[str]:
     """The command line; a check's own overrides come last, and win."""
     flags = [word for word in overrides if word.startswith("-")]
-    return [ISOMETRY, "train", *flags, *COMMON, f"paths.runs={folder}", *(word for word in overrides if word not in flags)]
+    return [
+        ISOMETRY,
+        "train",
+        *flags,
+        *COMMON,
+        f"paths.runs={folder}",
+        *(word for word in overrides if word not in flags),
+    ]
 
 
 def train(folder: Path, *overrides: str, code: int = 0, interrupt: bool = False) -> list[Path]:
@@ -58,8 +71,12 @@ def train(folder: Path, *overrides: str, code: int = 0, interrupt: bool = False)
     With `interrupt` it gets a Ctrl-C as soon as it has stored signals.
     """
     command = command_of(folder, *overrides)
-    exact = {key: value for key, value in os.environ.items() if key != "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=exact)
+    exact = {
+        key: value for key, value in os.environ.items() if key != "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"
+    }
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=exact
+    )
     while interrupt and process.poll() is None:
         if list(folder.glob("*/*/signals.parquet/*.parquet")):
             process.send_signal(signal.SIGINT)
@@ -67,7 +84,10 @@ def train(folder: Path, *overrides: str, code: int = 0, interrupt: bool = False)
         time.sleep(0.01)
     _, errors = process.communicate(timeout=600)
     if process.returncode != code:
-        raise RuntimeError(f"exit code {process.returncode}, not {code}: {(errors.strip().splitlines() or [''])[-1]}")
+        raise RuntimeError(
+            f"exit code {process.returncode}, not {code}: "
+            f"{(errors.strip().splitlines() or [''])[-1]}"
+        )
     return sorted(path.parent for path in folder.glob("*/*/status.json"))
 
 
@@ -75,17 +95,23 @@ def signals_of(run: Path) -> pd.DataFrame:
     """Of a finished run, by step and layer."""
     state = json.loads((run / "status.json").read_text())["state"]
     assert state == "finished", state
-    return pd.read_parquet(run / "signals.parquet").sort_values(["step", "layer"], ignore_index=True)
+    return pd.read_parquet(run / "signals.parquet").sort_values(
+        ["step", "layer"], ignore_index=True
+    )
 
 
 def run(folder: Path, *overrides: str) -> pd.DataFrame:
     """Train and return the signals by step and layer."""
-    (path,) = train(folder / f"{len(list(folder.iterdir()))}", f"trainer.max_steps={STEPS}", *overrides)
+    (path,) = train(
+        folder / f"{len(list(folder.iterdir()))}", f"trainer.max_steps={STEPS}", *overrides
+    )
     return signals_of(path)
 
 
 def gap(a: pd.DataFrame, b: pd.DataFrame, steps: int) -> float:
-    """Largest relative difference of the columns over the first steps; what one run lacks, the other must lack."""
+    """Largest relative difference of the columns over the first steps; what one run lacks, the
+    other must lack.
+    """
     a, b = (frame[frame.step < steps][COLUMNS].to_numpy(float) for frame in (a, b))
     assert (np.isnan(a) == np.isnan(b)).all(), "numbers are missing on one side"
     with np.errstate(invalid="ignore"):
@@ -101,7 +127,9 @@ def within(a: pd.DataFrame, b: pd.DataFrame, steps: int, bound: float) -> str:
 def double_precision(folder: Path) -> str:
     """64 bit: the device's numbers are the CPU's"""
     precise = "trainer.precision=64-true"
-    return within(run(folder, "trainer=gpu", precise), run(folder, "trainer=cpu", precise), STEPS, 1e-9)
+    return within(
+        run(folder, "trainer=gpu", precise), run(folder, "trainer=cpu", precise), STEPS, 1e-9
+    )
 
 
 def single_precision(folder: Path) -> str:
@@ -110,7 +138,12 @@ def single_precision(folder: Path) -> str:
 
 
 def half_precision(folder: Path, precision: str, bound: float) -> str:
-    return within(run(folder, "trainer=gpu", f"trainer.precision={precision}"), run(folder, "trainer=cpu"), 1, bound)
+    return within(
+        run(folder, "trainer=gpu", f"trainer.precision={precision}"),
+        run(folder, "trainer=cpu"),
+        1,
+        bound,
+    )
 
 
 def float16(folder: Path) -> str:
@@ -134,7 +167,8 @@ def skipped(folder: Path) -> str:
 def skip_one(fused: bool) -> float:
     """One step whose gradients overflow; the loss scale after it."""
     network, x, labels = small_network(depth=4)
-    optimizer, scaler = torch.optim.SGD(network.parameters(), lr=0.1, fused=fused), torch.amp.GradScaler(DEVICE, 2.0**40)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, fused=fused)
+    scaler = torch.amp.GradScaler(DEVICE, 2.0**40)
     recorder = Recorder(network.layer_map(), flush_every=2, skips_overflow=True)
     with torch.autocast(DEVICE, torch.float16):
         loss = scaler.scale(F.cross_entropy(network(x, recorder.begin(True, 128)), labels))
@@ -151,7 +185,9 @@ def skip_one(fused: bool) -> float:
     flush = recorder.flush()
     assert flush.divergence is None, flush.divergence
     assert flush.values[0, MEASURED.index("nonfinite")].sum() > 0, "no gradient overflowed"
-    assert (flush.values[0, MEASURED.index("update_norm")] == 0).all(), "a skipped step moved weights"
+    assert (flush.values[0, MEASURED.index("update_norm")] == 0).all(), (
+        "a skipped step moved weights"
+    )
     return float(scaler.get_scale())
 
 
@@ -159,24 +195,34 @@ def small_network(depth: int, **options: Any) -> tuple[MLP, torch.Tensor, torch.
     """An MLP on the device, images and labels."""
     torch.manual_seed(0)
     network = MLP((1, 28, 28), 10, activations.tanh(), depth=depth, width=100, **options).to(DEVICE)
-    return network, torch.randn(128, 1, 28, 28, device=DEVICE), torch.zeros(128, dtype=torch.long, device=DEVICE)
+    return (
+        network,
+        torch.randn(128, 1, 28, 28, device=DEVICE),
+        torch.zeros(128, dtype=torch.long, device=DEVICE),
+    )
 
 
 def clipped(folder: Path) -> str:
-    """clipping by norm, Nesterov's momentum (which computes in the gradients' memory): before and after are the CPU's"""
+    """clipping by norm, Nesterov's momentum (which computes in the gradients' memory): before and
+    after are the CPU's
+    """
     words = [
         "trainer.precision=64-true",
         "trainer.gradient_clip_val=0.01",
         "optimizer.momentum=0.9",
         "+optimizer.nesterov=true",
     ]
-    return within(run(folder, "trainer=gpu", *words), run(folder, "trainer=cpu", *words), STEPS, 1e-9)
+    return within(
+        run(folder, "trainer=gpu", *words), run(folder, "trainer=cpu", *words), STEPS, 1e-9
+    )
 
 
 def checkpointed(folder: Path) -> str:
     """activation checkpointing (on the steps that are not recorded): the same numbers"""
     words = ["trainer=gpu", "trainer.precision=64-true", "callbacks.signals.every_n_steps=3"]
-    return within(run(folder, *words, "activation_checkpointing=true"), run(folder, *words), STEPS, 1e-9)
+    return within(
+        run(folder, *words, "activation_checkpointing=true"), run(folder, *words), STEPS, 1e-9
+    )
 
 
 def bfloat16(folder: Path) -> str:
@@ -201,14 +247,21 @@ def data_parallel(folder: Path) -> str:
     if torch.cuda.device_count() < 2:
         raise Skip("needs 2 GPUs")
     precise = "trainer.precision=64-true"
-    return within(run(folder, "trainer=ddp", "trainer.devices=2", precise), run(folder, "trainer=gpu", precise), STEPS, 1e-9)
+    return within(
+        run(folder, "trainer=ddp", "trainer.devices=2", precise),
+        run(folder, "trainer=gpu", precise),
+        STEPS,
+        1e-9,
+    )
 
 
 DOUBLE = ["trainer=gpu", "trainer.precision=64-true"]
 
 
 def resumed(folder: Path) -> str:
-    """stopped by Ctrl-C in the middle of an epoch and resumed: the numbers of the undisturbed run"""
+    """stopped by Ctrl-C in the middle of an epoch and resumed: the numbers of the undisturbed
+    run
+    """
     words = [*DOUBLE, f"trainer.max_steps={LONG}", "data.augmentation=crop_flip", "optimizer=adam"]
     words += ["callbacks.signals.every_n_steps=7", "callbacks.signals.flush_every=20"]
     (whole,) = train(folder / "whole", *words)
@@ -229,11 +282,22 @@ def swept(folder: Path) -> str:
 
 def diverged(folder: Path) -> str:
     """an explosion has the step and the layer that it has on the CPU"""
-    words = ["trainer.precision=64-true", "activation=relu", "initializer=normal", "optimizer.lr=10", "trainer.max_steps=20"]
-    ends = [train(folder / name, f"trainer={name}", *words)[0] / "divergence.json" for name in ("gpu", "cpu")]
+    words = [
+        "trainer.precision=64-true",
+        "activation=relu",
+        "initializer=normal",
+        "optimizer.lr=10",
+        "trainer.max_steps=20",
+    ]
+    ends = [
+        train(folder / name, f"trainer={name}", *words)[0] / "divergence.json"
+        for name in ("gpu", "cpu")
+    ]
     gpu, cpu = (json.loads(path.read_text()) for path in ends)
     keys = ("kind", "step", "layer", "batch")
-    assert [gpu[key] for key in keys] == [cpu[key] for key in keys], f"{gpu} on the GPU, {cpu} on the CPU"
+    assert [gpu[key] for key in keys] == [cpu[key] for key in keys], (
+        f"{gpu} on the GPU, {cpu} on the CPU"
+    )
     return f"{gpu['kind']}, step {gpu['step']}, layer {gpu['layer']}"
 
 
@@ -241,16 +305,24 @@ def evaluated(folder: Path) -> str:
     """`isometry eval` of a run's checkpoint: the accuracy that the run had"""
     (path,) = train(folder / "run", "trainer=gpu", f"trainer.max_steps={STEPS}")
     expected = json.loads((path / "summary.json").read_text())["test_accuracy"]
-    done = subprocess.run([ISOMETRY, "eval", str(path), "checkpoint=last"], capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [ISOMETRY, "eval", str(path), "checkpoint=last"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     if done.returncode:
         raise RuntimeError(done.stderr.strip().splitlines()[-1])
     found = json.loads(done.stdout)["test_accuracy"]
-    assert abs(found - expected) < 1e-3, f"{found}, not {expected}"  # a few of the 1,000s of sums may be rounded otherwise
+    # a few of the 1,000s of sums may be rounded otherwise
+    assert abs(found - expected) < 1e-3, f"{found}, not {expected}"
     return f"accuracy {found:.3f}"
 
 
 def no_synchronization(folder: Path) -> str:
-    """no step waits for the device (CUDA's own sync debug mode); nor with a frozen layer, without biases, accumulating"""
+    """no step waits for the device (CUDA's own sync debug mode); nor with a frozen layer, without
+    biases, accumulating
+    """
     for options in ({}, {"bias": False}, {"normalization": "batch"}):
         never_waits(small_network(30, **options), accumulated=1)
     frozen = small_network(30)
@@ -266,7 +338,8 @@ def never_waits(built: tuple[MLP, torch.Tensor, torch.Tensor], accumulated: int)
     optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.01)
     try:
         for index in range(6):
-            torch.cuda.set_sync_debug_mode("error" if index >= 2 else "default")  # the first steps allocate
+            # the first steps allocate
+            torch.cuda.set_sync_debug_mode("error" if index >= 2 else "default")
             recorded = index % 2 == 0
             optimizer.zero_grad()
             for _ in range(accumulated):
@@ -334,13 +407,17 @@ LONG = 1000
 def main() -> int:
     """Run all checks and print the table."""
     global STEPS
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps of each training")
     STEPS = parser.parse_args().steps
     if not torch.cuda.is_available():
         print("no GPU that torch can use is visible: nothing was checked", file=sys.stderr)
         return 2
-    print(f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, torch {torch.__version__}\n")
+    print(
+        f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, torch {torch.__version__}\n"
+    )
     print("| check | result | |\n|---|---|---|")
     results = []
     for check in CHECKS:

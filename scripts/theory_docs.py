@@ -24,7 +24,15 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 def table() -> str:
     """A line for each option of `conf/activation`."""
-    heads = ["activation", "σ_w² (σ_b 0)", "(0.05)", "(0.2)", "kind", "q*", *[f"χ₁ {name}" for name in SCHEMES]]
+    heads = [
+        "activation",
+        "σ_w² (σ_b 0)",
+        "(0.05)",
+        "(0.2)",
+        "kind",
+        "q*",
+        *[f"χ₁ {name}" for name in SCHEMES],
+    ]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for path in sorted((conf_dir() / "activation").glob("*.yaml")):
         config = compose("theory", [f"activation={path.stem}"])
@@ -38,7 +46,10 @@ def main() -> None:
     pattern = re.compile("<!-- table -->.*<!-- end of table -->", re.DOTALL)
     text = f"<!-- table -->\n{table()}\n<!-- end of table -->"
     document.write_text(pattern.sub(lambda _: text, document.read_text()))
-    save(draw_phase_diagram(build_activation(compose("theory", []).activation)), DOCS / "phase_diagram")
+    save(
+        draw_phase_diagram(build_activation(compose("theory", []).activation)),
+        DOCS / "phase_diagram",
+    )
     with tempfile.TemporaryDirectory() as folder:
         network = ["activation=relu", "initializer=he_normal", "model.depth=30", "plot=true"]
         diagnose(compose("diagnose", [*network, f"paths.runs={folder}", "trainer=cpu"]))

@@ -1,4 +1,6 @@
-"""What every test shares: one thread, a folder of its own for runs, one decoded data set for the session."""
+"""What every test shares: one thread, a folder of its own for runs, one decoded data set for the
+session.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +33,21 @@ def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_config(tmp_path: Path, data_cache: Path) -> Callable[..., DictConfig]:
-    """Composes a config that writes below the test's own folder, without W&B, 3 steps long, unless overridden."""
+    """Composes a config that writes below the test's own folder, without W&B, 3 steps long, unless
+    overridden.
+    """
 
     def make(*overrides: str) -> DictConfig:
-        small = ["pictures=false", "logger=csv", "trainer=cpu", "trainer.max_steps=3", "callbacks.signals.every_n_steps=1"]
-        return compose("train", [f"paths.runs={tmp_path}/runs", f"paths.data={data_cache}", *small, *overrides])
+        small = [
+            "pictures=false",
+            "logger=csv",
+            "trainer=cpu",
+            "trainer.max_steps=3",
+            "callbacks.signals.every_n_steps=1",
+        ]
+        return compose(
+            "train", [f"paths.runs={tmp_path}/runs", f"paths.data={data_cache}", *small, *overrides]
+        )
 
     return make
 
@@ -45,7 +57,8 @@ Done = subprocess.CompletedProcess[str]
 
 @pytest.fixture
 def typed() -> Callable[..., Done]:
-    """Runs `isometry ...` as a process of its own, in a folder and an environment, without importing everything again.
+    """Runs `isometry ...` as a process of its own, in a folder and an environment, without
+    importing everything again.
 
     The process is a fork of this one: for what needs a fresh interpreter there is `subprocess`.
     """
@@ -53,7 +66,8 @@ def typed() -> Callable[..., Done]:
     def run(*arguments: str, cwd: Path, timeout: float = 120, **environment: str) -> Done:
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # of later Pythons: a fork beside threads
+                # of later Pythons: a fork beside threads
+                warnings.simplefilter("ignore", DeprecationWarning)
                 child = os.fork()
             if not child:
                 _become(["isometry", *arguments], cwd, environment, out.fileno(), err.fileno())
@@ -64,16 +78,21 @@ def typed() -> Callable[..., Done]:
     return run
 
 
-def _become(words: list[str], cwd: Path, environment: Mapping[str, str], out: int, err: int) -> None:
+def _become(
+    words: list[str], cwd: Path, environment: Mapping[str, str], out: int, err: int
+) -> None:
     """In the child: nothing of pytest's is left, and the command decides how the process ends."""
     code = 1
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.dup2(out, 1), os.dup2(err, 2)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
         os.chdir(cwd)
         os.environ.update(environment)
-        sys.path[:0] = [folder for folder in environment.get("PYTHONPATH", "").split(os.pathsep) if folder]
+        sys.path[:0] = [
+            folder for folder in environment.get("PYTHONPATH", "").split(os.pathsep) if folder
+        ]
         logging.getLogger().handlers.clear()
         warnings.resetwarnings()
         sys.argv = words

@@ -76,10 +76,16 @@ def test_gelu_has_a_second_stretch_around_its_minimum():
     assert len(intervals) == 2
     for low, high in intervals:
         inside = np.linspace(max(low, -10), high, 50)
-        assert (np.abs(activations.gelu().phi_prime(inside)) <= 0.05 * activations.gelu().slope_max * (1 + 1e-9)).all()
+        assert (
+            np.abs(activations.gelu().phi_prime(inside))
+            <= 0.05 * activations.gelu().slope_max * (1 + 1e-9)
+        ).all()
 
 
-@pytest.mark.parametrize(("name", "slope"), [("sigmoid", 0.25), ("tanh", 1.0), ("relu", 1.0), ("erf", 2 / math.sqrt(math.pi))])
+@pytest.mark.parametrize(
+    ("name", "slope"),
+    [("sigmoid", 0.25), ("tanh", 1.0), ("relu", 1.0), ("erf", 2 / math.sqrt(math.pi))],
+)
 def test_largest_slope(name, slope):
     assert getattr(activations, name)().slope_max == pytest.approx(slope, rel=1e-9)
 
@@ -97,7 +103,9 @@ def test_any_torch_module_by_name_with_arguments():
         activations.from_torch("ReLU", inplace=True)
 
 
-@pytest.mark.parametrize("module", ["Nonsense", "Softmax", "GLU", "Linear", "functional", "LayerNorm"])
+@pytest.mark.parametrize(
+    "module", ["Nonsense", "Softmax", "GLU", "Linear", "functional", "LayerNorm"]
+)
 def test_what_is_not_an_elementwise_module_is_refused(module):
     with pytest.raises(UserError, match="activation"):
         activations.from_torch(module)
@@ -112,7 +120,9 @@ def test_a_users_function_becomes_an_activation():
 
 
 def test_the_slope_can_be_asked_for_inside_no_grad():
-    """A recorder asks for saturation under `no_grad`, and is the first to do so for some activations."""
+    """A recorder asks for saturation under `no_grad`, and is the first to do so for some
+    activations.
+    """
     with torch.no_grad():
         assert activations.sine().slope_max == pytest.approx(1.0)
         assert activations.tanh().phi_prime(0.0) == pytest.approx(1.0)

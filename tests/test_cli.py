@@ -13,7 +13,9 @@ ISOMETRY = str(Path(sys.executable).parent / "isometry")
 
 def isometry(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run([ISOMETRY, *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [ISOMETRY, *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
+    )
 
 
 def test_help_fits_one_screen_and_has_three_examples(tmp_path):
@@ -41,10 +43,24 @@ def test_plot_activation_draws_and_names_the_saturation(typed, tmp_path):
 
 
 def test_a_multirun_ends_with_table_figure_and_runs(typed, tmp_path):
-    grid = ["activation=tanh,relu", "initializer=normal_small,critical", "model.depth=6", "trainer.max_steps=5", "logger=csv"]
+    grid = [
+        "activation=tanh,relu",
+        "initializer=normal_small,critical",
+        "model.depth=6",
+        "trainer.max_steps=5",
+        "logger=csv",
+    ]
     done = isometry("train", "-m", *grid, "study_name=grid", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for words in ("tanh", "relu", "normal_small", "critical", "vanishing", "healthy", "gradient_against_depth.png"):
+    for words in (
+        "tanh",
+        "relu",
+        "normal_small",
+        "critical",
+        "vanishing",
+        "healthy",
+        "gradient_against_depth.png",
+    ):
         assert words in done.stdout
     summaries = [json.loads(path.read_text()) for path in tmp_path.glob("runs/grid/*/summary.json")]
     assert len(summaries) == 4

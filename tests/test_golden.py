@@ -1,7 +1,8 @@
 """Golden numbers of one small network per model: init, forward, gradients and update.
 
-A refactor that changes a number is seen here. Written by `python tests/test_golden.py` after a *meant* change; the reason
-belongs into the commit's message. Tolerance 1e-9: float64 sums differ in the last digits between BLAS libraries.
+A refactor that changes a number is seen here. Written by `python tests/test_golden.py` after a
+*meant* change; the reason belongs into the commit's message. Tolerance 1e-9: float64 sums differ in
+the last digits between BLAS libraries.
 """
 
 from __future__ import annotations
@@ -28,8 +29,20 @@ CASES = {
         "initializer=gaussian",
         "initializer.sigma_b=0.1",
     ],
-    "convnet": ["model=convnet", "model.depth=4", "model.channels=4", "activation=gelu", "initializer=he_normal"],
-    "mlp_batch": ["model=mlp", "model.depth=4", "model.width=8", "activation=relu", "normalization=batch"],
+    "convnet": [
+        "model=convnet",
+        "model.depth=4",
+        "model.channels=4",
+        "activation=gelu",
+        "initializer=he_normal",
+    ],
+    "mlp_batch": [
+        "model=mlp",
+        "model.depth=4",
+        "model.width=8",
+        "activation=relu",
+        "normalization=batch",
+    ],
 }
 
 
@@ -56,7 +69,8 @@ def numbers_of(overrides: list[str]) -> dict[str, list[float]]:
     flush = recorder.flush()
     for index, column in enumerate(MEASURED):
         result[f"signal {column}"] = [
-            v if m else None for v, m in zip(flush.values[0, index], flush.measured[0, index], strict=True)
+            v if m else None
+            for v, m in zip(flush.values[0, index], flush.measured[0, index], strict=True)
         ]
     return result
 
@@ -74,7 +88,9 @@ def test_golden(case):
     assert numbers.keys() == golden.keys()
     for key, expected in golden.items():
         assert [v is None for v in numbers[key]] == [v is None for v in expected], key
-        measured, pinned = ([v for v in values if v is not None] for values in (numbers[key], expected))
+        measured, pinned = (
+            [v for v in values if v is not None] for values in (numbers[key], expected)
+        )
         assert measured == pytest.approx(pinned, rel=1e-9, abs=1e-12), key
 
 

@@ -25,7 +25,9 @@ def test_interval_is_students_over_increments():
 
 
 def test_interval_covers_a_random_walk():
-    """95 % of random walks with Gaussian increments have the true rate inside; a least-squares interval has 16 %."""
+    """95 % of random walks with Gaussian increments have the true rate inside; a least-squares
+    interval has 16 %.
+    """
     rng = np.random.default_rng(0)
     inside = 0
     for _ in range(2000):

@@ -19,7 +19,9 @@ def rates(make, steps=100, lr=0.5):
 
 def test_step_falls_at_its_milestones():
     seen = rates(lambda o: schedulers.step(o, 100, [0.5, 0.75], 0.1))
-    assert [seen[t] for t in (0, 49, 50, 74, 75, 99)] == pytest.approx([0.5, 0.5, 0.05, 0.05, 0.005, 0.005])
+    assert [seen[t] for t in (0, 49, 50, 74, 75, 99)] == pytest.approx(
+        [0.5, 0.5, 0.05, 0.05, 0.005, 0.005]
+    )
 
 
 def test_cosine_is_a_cosine():

@@ -1,8 +1,9 @@
 """Each nonlinearity once: a torch module, its float64 numpy view for the theory, and its kinks.
 
-An :class:`Activation` is what a config of `conf/activation/` builds. The network asks it for a fresh module per layer;
-the theory asks it for φ and φ' as numpy callables; the probes ask it where φ is saturated. The numpy view evaluates the
-very same torch function in float64, so a nonlinearity is written down exactly once.
+An :class:`Activation` is what a config of `conf/activation/` builds. The network asks it for a
+fresh module per layer; the theory asks it for φ and φ' as numpy callables; the probes ask it where
+φ is saturated. The numpy view evaluates the very same torch function in float64, so a nonlinearity
+is written down exactly once.
 """
 
 from __future__ import annotations
@@ -24,7 +25,11 @@ from isometry.errors import bad_value
 SATURATION_SHARE = 0.05
 """A unit is saturated where |φ'| is under this share of max |φ'| (DESIGN.md, `saturation`)."""
 
-_GRID = np.unique(np.concatenate([np.linspace(-40, 40, 160_001), np.geomspace(40, 1e6, 400), -np.geomspace(40, 1e6, 400)]))
+_GRID = np.unique(
+    np.concatenate(
+        [np.linspace(-40, 40, 160_001), np.geomspace(40, 1e6, 400), -np.geomspace(40, 1e6, 400)]
+    )
+)
 
 
 class Pointwise(nn.Module):
@@ -51,7 +56,8 @@ class Activation:
         kinks: points where φ or φ' is not smooth; quadrature splits there.
         slope: φ' of a tensor, given where saturation is no finite set of intervals (sine).
         learned: True where φ' depends on a trained parameter (then `saturation` does not exist).
-        resolved: the largest variance of z up to which the kinks resolve φ; an oscillating φ has the same averages beyond.
+        resolved: the largest variance of z up to which the kinks resolve φ; an oscillating φ has
+            the same averages beyond.
     """
 
     name: str
@@ -76,14 +82,16 @@ class Activation:
             return torch.autograd.grad(y.sum(), x)[0].numpy()
 
     def _evaluate(self, x: Tensor) -> Tensor:
-        # one unit a row, so that a module which counts channels in dimension 1 (PReLU) sees a single one
+        # one unit a row, so that a module which counts channels in dimension 1 (PReLU) sees a
+        # single one
         return self.module().double()(x.reshape(-1, 1)).reshape(x.shape)
 
     @cached_property
     def slope_max(self) -> float:
         """max |φ'|, on a dense grid; inf where φ' keeps growing far out."""
         slopes = np.abs(self.phi_prime(_GRID))
-        largest, inner = float(slopes.max()), float(slopes[np.abs(_GRID) <= 40].max())
+        largest = float(slopes.max())
+        inner = float(slopes[np.abs(_GRID) <= 40].max())
         return largest if largest <= 2 * inner else math.inf
 
     @property
@@ -93,7 +101,9 @@ class Activation:
 
     @cached_property
     def saturated_intervals(self) -> tuple[tuple[float, float], ...] | None:
-        """The closed intervals of z on which |φ'(z)| < 5 % of its maximum; None where that set does not exist."""
+        """The closed intervals of z on which |φ'(z)| < 5 % of its maximum; None where that set does
+        not exist.
+        """
         if math.isinf(self.slope_max) or self.learned or self.slope is not None:
             return None
         low = np.abs(self.phi_prime(_GRID)) < SATURATION_SHARE * self.slope_max
@@ -101,11 +111,17 @@ class Activation:
 
     def _interval(self, start: int, stop: int) -> tuple[float, float]:
         left = -math.inf if start == 0 else self._edge(float(_GRID[start]), float(_GRID[start - 1]))
-        right = math.inf if stop == len(_GRID) - 1 else self._edge(float(_GRID[stop]), float(_GRID[stop + 1]))
+        right = (
+            math.inf
+            if stop == len(_GRID) - 1
+            else self._edge(float(_GRID[stop]), float(_GRID[stop + 1]))
+        )
         return left, right
 
     def _edge(self, inside: float, outside: float) -> float:
-        """Bisect to the point between the two at which saturation begins (float32 resolution is what is needed)."""
+        """Bisect to the point between the two at which saturation begins (float32 resolution is
+        what is needed).
+        """
         for _ in range(60):
             middle = 0.5 * (inside + outside)
             saturated = abs(float(self.phi_prime(middle))) < SATURATION_SHARE * self.slope_max
@@ -217,7 +233,8 @@ def mish() -> Activation:
 
 def sine() -> Activation:
     """φ(z) = sin z (Sitzmann et al. 2020)."""
-    marks = tuple(float(x) for x in range(-420, 421, 4))  # not kinks: points between which quadrature resolves a wave
+    # not kinks: points between which quadrature resolves a wave
+    marks = tuple(float(x) for x in range(-420, 421, 4))
     return _pointwise("sine", torch.sin, slope=torch.cos, kinks=marks, resolved=1e3)
 
 
@@ -240,18 +257,28 @@ def from_torch(module: str, kinks: Sequence[float] = (0.0,), **arguments: Any) -
         arguments: of the class.
 
     Raises:
-        UserError: where `torch.nn` has no such module, it is not elementwise, or it would overwrite its argument.
+        UserError: where `torch.nn` has no such module, it is not elementwise, or it would overwrite
+            its argument.
     """
     if arguments.get("inplace"):
-        raise bad_value("activation.inplace", True, "allowed is false; the preactivation is measured and must survive")
+        raise bad_value(
+            "activation.inplace",
+            True,
+            "allowed is false; the preactivation is measured and must survive",
+        )
     kind = getattr(nn, module, None)
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-        raise bad_value("activation.module", module, "no module of torch.nn; Hardswish, Softshrink or Tanhshrink are some")
+        raise bad_value(
+            "activation.module",
+            module,
+            "no module of torch.nn; Hardswish, Softshrink or Tanhshrink are some",
+        )
     return wrap(module, lambda: kind(**arguments), kinks)
 
 
 def wrap(name: str, make: Callable[[], Any], kinks: Sequence[float] = (0.0,)) -> Activation:
-    """An Activation from whatever a user's config builds: an Activation, a module, or a plain function of a tensor.
+    """An Activation from whatever a user's config builds: an Activation, a module, or a plain
+    function of a tensor.
 
     Raises:
         UserError: where it is not elementwise.
@@ -263,7 +290,9 @@ def wrap(name: str, make: Callable[[], Any], kinks: Sequence[float] = (0.0,)) ->
     if isinstance(made, Activation):
         return made
     if not callable(made):
-        raise bad_value("activation", name, "must build an Activation, a torch module or a function of a tensor")
+        raise bad_value(
+            "activation", name, "must build an Activation, a torch module or a function of a tensor"
+        )
     fresh = make if isinstance(made, nn.Module) else lambda: Pointwise(make())
     learned = isinstance(made, nn.Module) and any(True for _ in made.parameters())
     activation = Activation(name, fresh, tuple(kinks), learned=learned)
@@ -274,12 +303,18 @@ def wrap(name: str, make: Callable[[], Any], kinks: Sequence[float] = (0.0,)) ->
 def _require_elementwise(activation: Activation) -> None:
     """φ of two numbers is φ of each: a softmax or a GLU is not an activation of this kind."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # a Softmax warns of its default dimension before it is refused
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # a Softmax warns of its default dimension before it is refused
             pair = activation.phi(np.array([0.3, -1.7]))
-            alone = np.concatenate([activation.phi(np.array([0.3])), activation.phi(np.array([-1.7]))])
+            alone = np.concatenate(
+                [activation.phi(np.array([0.3])), activation.phi(np.array([-1.7]))]
+            )
             module = activation.module().double()
             row = module(torch.tensor([[0.3, -1.7]], dtype=torch.float64)).detach().numpy()[0]
     except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
-        raise bad_value("activation", activation.name, f"cannot be applied to a tensor ({error})") from error
+        raise bad_value(
+            "activation", activation.name, f"cannot be applied to a tensor ({error})"
+        ) from error
     if not (np.array_equal(pair, alone) and np.array_equal(row, pair)):
         raise bad_value("activation", activation.name, "is not elementwise")

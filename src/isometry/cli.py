@@ -20,10 +20,22 @@ VERBS = {
         "isometry.verbs.diagnose:diagnose",
         "will the gradient reach the first layer? measured and predicted, no training",
     ),
-    "eval": ("isometry.verbs.evaluate:evaluate", "test a run's checkpoint on its own data: isometry eval RUN_DIR"),
-    "plot": ("isometry.verbs.plot:plot", "draw an activation with its derivative and where it saturates"),
-    "theory": ("isometry.verbs.theory:theory", "critical scales, phases and depth scales of an activation"),
-    "figure": ("isometry.figures.figure:figure", "reproduce a paper's figure and check its claims: isometry figure ID"),
+    "eval": (
+        "isometry.verbs.evaluate:evaluate",
+        "test a run's checkpoint on its own data: isometry eval RUN_DIR",
+    ),
+    "plot": (
+        "isometry.verbs.plot:plot",
+        "draw an activation with its derivative and where it saturates",
+    ),
+    "theory": (
+        "isometry.verbs.theory:theory",
+        "critical scales, phases and depth scales of an activation",
+    ),
+    "figure": (
+        "isometry.figures.figure:figure",
+        "reproduce a paper's figure and check its claims: isometry figure ID",
+    ),
     "report": ("isometry.verbs.report:report", "table, figure and W&B folders of a study"),
 }
 """Verb to its task, and one line of help."""
@@ -31,17 +43,22 @@ VERBS = {
 POSITIONAL = {"eval": "run", "figure": "figure"}
 """A verb's key that may be given as a bare word."""
 
-USAGE = "isometry VERB [KEY=VALUE ...]\n\n" + "\n".join(f"  {verb:9} {text}" for verb, (_, text) in VERBS.items())
+USAGE = "isometry VERB [KEY=VALUE ...]\n\n" + "\n".join(
+    f"  {verb:9} {text}" for verb, (_, text) in VERBS.items()
+)
 
 
 def main() -> None:
     """Entry point of the console script."""
-    atexit.register(gc.freeze)  # on its way out the interpreter would visit each object of torch: a second, for nothing
+    # on its way out the interpreter would visit each object of torch: a second, for nothing
+    atexit.register(gc.freeze)
     sys.exit(run(sys.argv))
 
 
 def run(argv: list[str]) -> int:
-    """Run one command line; returns the exit code: 0 fine, 2 the user's own mistake. Anything else raises."""
+    """Run one command line; returns the exit code: 0 fine, 2 the user's own mistake. Anything else
+    raises.
+    """
     if len(argv) > 1 and argv[1] in ("-sc", "--shell-completion"):
         argv = [argv[0], _verb_of_completion(), *argv[1:]]
     if len(argv) < 2 or argv[1] in ("-h", "--help", "help"):
@@ -52,7 +69,9 @@ def run(argv: list[str]) -> int:
         return _complain(f"isometry {verb}: no such verb; allowed are {', '.join(VERBS)}")
     arguments = [_as_override(verb, word) for word in argv[2:]]
     before = os.environ.get("HYDRA_FULL_ERROR", "0")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its exceptions on instead of ending the process
+    os.environ["HYDRA_FULL_ERROR"] = (
+        "1"  # Hydra then hands its exceptions on instead of ending the process
+    )
     try:
         _hydra(verb, [argv[0], *arguments], wants_traceback=before == "1")
     except Exception as error:
@@ -73,7 +92,8 @@ def _as_override(verb: str, word: str) -> str:
 def _verb_of_completion() -> str:
     """Take the verb out of the line that is being completed: Hydra's script knows of none.
 
-    The script sets COMP_LINE to what the user typed so far, `isometry train mod`; Hydra has to see `isometry mod`.
+    The script sets COMP_LINE to what the user typed so far, `isometry train mod`; Hydra has to see
+    `isometry mod`.
     """
     words = os.environ.get("COMP_LINE", "").split(" ")
     verb = words[1] if len(words) > 1 and words[1] in VERBS else "train"
@@ -89,11 +109,15 @@ def _hydra(verb: str, argv: list[str], wants_traceback: bool) -> None:
 
     extra = extra_conf_dir()
     sys.argv = [*argv, *([] if extra is None else [f"hydra.searchpath=[file://{extra}]"])]
-    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)(_task(verb, wants_traceback))()
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)(
+        _task(verb, wants_traceback)
+    )()
 
 
 def _task(verb: str, wants_traceback: bool) -> Callable[[Any], Any]:
-    """The verb's function; its module is imported when a config has been composed, so that --help is quick."""
+    """The verb's function; its module is imported when a config has been composed, so that --help
+    is quick.
+    """
 
     def task(config: Any) -> Any:
         try:

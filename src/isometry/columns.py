@@ -1,4 +1,6 @@
-"""The measured columns of `signals.parquet`, in the order of DESIGN.md; `docs/measuring.md` defines each."""
+"""The measured columns of `signals.parquet`, in the order of DESIGN.md; `docs/measuring.md` defines
+each.
+"""
 
 MEASURED = (
     "weight_norm",

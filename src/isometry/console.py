@@ -29,11 +29,14 @@ def quiet() -> None:
     for message in (
         ".*does not have many workers.*",
         ".*GPU available but not used.*",
-        ".*`srun` command is available on your system but is not used.*",  # a login node: the pool is meant
+        # a login node: the pool is meant
+        ".*`srun` command is available on your system but is not used.*",
         ".*Checkpoint directory .* exists and is not empty.*",
-        ".*when logging on epoch level in distributed setting.*",  # our sums are reduced before they are logged
+        # our sums are reduced before they are logged
+        ".*when logging on epoch level in distributed setting.*",
         ".*LeafSpec.*is deprecated.*",  # of torch, in Lightning's code
-        ".*resuming from a checkpoint that ended before the epoch ended.*",  # our loader resumes mid-epoch
+        # our loader resumes mid-epoch
+        ".*resuming from a checkpoint that ended before the epoch ended.*",
     ):
         warnings.filterwarnings("ignore", message=message)
 

@@ -7,7 +7,9 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something the user can mend. The message names the key, the value and what is allowed; exit code 2."""
+    """Something the user can mend. The message names the key, the value and what is allowed; exit
+    code 2.
+    """
 
 
 def bad_value(key: str, value: object, allowed: str) -> UserError:

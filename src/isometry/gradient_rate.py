@@ -25,8 +25,10 @@ class GradientRate:
     """Factor on `backprop_norm` from a layer to the one before it.
 
     Attributes:
-        rate: exp of the mean increment of log `backprop_norm` from layer l+1 to l; under 1 where gradients vanish.
-        low, high: 95 % interval (Student's t over the increments); nan with fewer than two increments.
+        rate: exp of the mean increment of log `backprop_norm` from layer l+1 to l; under 1 where
+            gradients vanish.
+        low, high: 95 % interval (Student's t over the increments); nan with fewer than two
+            increments.
         increments: how many increments entered.
     """
 
@@ -40,8 +42,9 @@ def increments(profile: Sequence[float] | NDArray[np.float64]) -> NDArray[np.flo
     """log b_l - log b_{l+1} for each neighbouring pair of positive, finite values.
 
     Args:
-        profile: `backprop_norm` of the hidden layers, layer 1 first. A zero is a signal that has underflowed and a
-            non-finite value one that has overflowed: neither has a logarithm, so their pairs are left out.
+        profile: `backprop_norm` of the hidden layers, layer 1 first. A zero is a signal that has
+            underflowed and a non-finite value one that has overflowed: neither has a logarithm, so
+            their pairs are left out.
     """
     values = np.asarray(profile, dtype=np.float64)
     usable = np.isfinite(values) & (values > 0)
@@ -49,11 +52,14 @@ def increments(profile: Sequence[float] | NDArray[np.float64]) -> NDArray[np.flo
     return (logs[:-1] - logs[1:])[usable[:-1] & usable[1:]]
 
 
-def gradient_rate(profile: Sequence[float] | NDArray[np.float64], level: float = 0.95) -> GradientRate:
+def gradient_rate(
+    profile: Sequence[float] | NDArray[np.float64], level: float = 0.95
+) -> GradientRate:
     """The gradient rate of a profile of the hidden layers (layer 1 first).
 
-    The interval comes from the spread of the increments, which are nearly independent; a least-squares line through
-    log `backprop_norm` would treat a random walk as noise around a line and be far too narrow (FIGURES.md, trap 9).
+    The interval comes from the spread of the increments, which are nearly independent; a
+    least-squares line through log `backprop_norm` would treat a random walk as noise around a line
+    and be far too narrow (FIGURES.md, trap 9).
     """
     steps = increments(profile)
     if len(steps) == 0:
@@ -61,22 +67,31 @@ def gradient_rate(profile: Sequence[float] | NDArray[np.float64], level: float =
     mean = float(steps.mean())
     half = math.nan
     if len(steps) > 1:
-        half = float(student.ppf(0.5 + level / 2, len(steps) - 1) * steps.std(ddof=1) / math.sqrt(len(steps)))
+        half = float(
+            student.ppf(0.5 + level / 2, len(steps) - 1) * steps.std(ddof=1) / math.sqrt(len(steps))
+        )
     return GradientRate(math.exp(mean), math.exp(mean - half), math.exp(mean + half), len(steps))
 
 
 def gradient_ratio(profile: Sequence[float] | NDArray[np.float64]) -> float:
-    """`backprop_norm` of layer 1 over the last hidden layer; nan where that is 0/0 or there is no hidden layer."""
+    """`backprop_norm` of layer 1 over the last hidden layer; nan where that is 0/0 or there is no
+    hidden layer.
+    """
     if len(profile) == 0:
         return math.nan
-    first, last = float(profile[0]), float(profile[-1])
+    first = float(profile[0])
+    last = float(profile[-1])
     if last == 0:
         return math.nan if not first > 0 else math.inf
     return first / last
 
 
-def verdict(ratio: float, vanishing_below: float = VANISHING_BELOW, exploding_above: float = EXPLODING_ABOVE) -> Verdict | None:
-    """Vanishing, healthy or exploding, from the ratio of `gradient_ratio`; None where there is no ratio."""
+def verdict(
+    ratio: float, vanishing_below: float = VANISHING_BELOW, exploding_above: float = EXPLODING_ABOVE
+) -> Verdict | None:
+    """Vanishing, healthy or exploding, from the ratio of `gradient_ratio`; None where there is no
+    ratio.
+    """
     if math.isnan(ratio):
         return None
     if ratio < vanishing_below:

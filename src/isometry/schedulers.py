@@ -1,6 +1,8 @@
-"""Learning rates over the training, as factors on `optimizer.lr`; stepped after every optimizer step.
+"""Learning rates over the training, as factors on `optimizer.lr`; stepped after every optimizer
+step.
 
-Lengths are shares of the training, so that a schedule keeps its shape when `trainer.max_epochs` changes.
+Lengths are shares of the training, so that a schedule keeps its shape when `trainer.max_epochs`
+changes.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ def _follow(optimizer: Optimizer, factor: Callable[[int], float]) -> LambdaLR:
     return LambdaLR(optimizer, factor)
 
 
-def step(optimizer: Optimizer, total_steps: int, milestones: Sequence[float], gamma: float) -> LambdaLR:
+def step(
+    optimizer: Optimizer, total_steps: int, milestones: Sequence[float], gamma: float
+) -> LambdaLR:
     """Multiply the rate by `gamma` at each milestone (a share of the training)."""
     steps = [milestone * total_steps for milestone in milestones]
     return _follow(optimizer, lambda t: gamma ** sum(t >= at for at in steps))
@@ -27,7 +31,9 @@ def cosine(optimizer: Optimizer, total_steps: int, final: float = 0.0) -> Lambda
     return warmup_cosine(optimizer, total_steps, 0.0, final)
 
 
-def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup: float, final: float = 0.0) -> LambdaLR:
+def warmup_cosine(
+    optimizer: Optimizer, total_steps: int, warmup: float, final: float = 0.0
+) -> LambdaLR:
     """A linear rise over the first `warmup` share of the training, then the cosine."""
     rise = warmup * total_steps
 

@@ -1,4 +1,6 @@
-"""The configs as an interface: every key explained, every option composes, trains, and changes a number."""
+"""The configs as an interface: every key explained, every option composes, trains, and changes a
+number.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,15 @@ from isometry.data.sources import SOURCES
 from isometry.training.build import build_classifier, build_network, seed_everything
 
 GROUPS = ("activation", "initializer", "model", "normalization", "optimizer", "scheduler")
-OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((conf_dir() / group).glob("*.yaml"))]
-DEFAULTS = {"activation": "tanh", "initializer": "glorot_normal", "model": "mlp", "normalization": "none"}
+OPTIONS = [
+    (group, path.stem) for group in GROUPS for path in sorted((conf_dir() / group).glob("*.yaml"))
+]
+DEFAULTS = {
+    "activation": "tanh",
+    "initializer": "glorot_normal",
+    "model": "mlp",
+    "normalization": "none",
+}
 DEFAULTS |= {"optimizer": "sgd", "scheduler": "constant"}
 YAML_FILES = sorted(conf_dir().rglob("*.yaml"))
 
@@ -29,10 +38,13 @@ COMPANY = {
 }
 
 
-@pytest.mark.parametrize("path", YAML_FILES, ids=lambda path: path.relative_to(conf_dir()).as_posix())
+@pytest.mark.parametrize(
+    "path", YAML_FILES, ids=lambda path: path.relative_to(conf_dir()).as_posix()
+)
 def test_every_key_has_its_line_of_comment(path):
     bare = []
-    inside_block, block_indent = False, 0
+    inside_block = False
+    block_indent = 0
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         stripped = line.strip()
         indent = len(line) - len(line.lstrip())

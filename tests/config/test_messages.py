@@ -1,4 +1,6 @@
-"""What bad input gets: exit code 2, one message that names the key, the value and what is allowed, no half-made run."""
+"""What bad input gets: exit code 2, one message that names the key, the value and what is allowed,
+no half-made run.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,10 @@ MISTAKES = [
     (["train", "study=nothing"], ["study=nothing", "vanishing_exploding"]),
     (["train", "experiment=nothing"], ["experiment=nothing", "mnist_mlp"]),
     (["train", "model.dept=30"], ["model.dept=30", "did you mean model.depth?"]),
-    (["train", "model=convnet", "model.chanels=3"], ["model.chanels=3", "did you mean model.channels?"]),
+    (
+        ["train", "model=convnet", "model.chanels=3"],
+        ["model.chanels=3", "did you mean model.channels?"],
+    ),
     (["train", "optimiser.lr=0.1"], ["optimiser.lr=0.1", "did you mean optimizer.lr?"]),
     (["train", "model.depth=0"], ["model.depth=0", "at least 1"]),
     (["train", "model.depth=deep"], ["model.depth=deep", "whole number"]),
@@ -31,23 +36,35 @@ MISTAKES = [
     (["train", "trainer.max_epochs=null"], ["trainer.max_epochs=null", "trainer.max_steps"]),
     (["train", "optimizer.lr=nan"], ["optimizer.lr=nan", "finite"]),
     (["train", "optimizer.lr=-0.1"], ["optimizer.lr=-0.1", "above 0"]),
-    (["train", "optimizer=adam", "optimizer.betas=[0.9,2.0]"], ["betas=[0.9, 2.0]", "Invalid beta"]),
+    (
+        ["train", "optimizer=adam", "optimizer.betas=[0.9,2.0]"],
+        ["betas=[0.9, 2.0]", "Invalid beta"],
+    ),
     (["train", "+optimizer.speed=3"], ["speed=3", "unexpected keyword argument"]),
     (["train", "initializer=delta_orthogonal"], ["initializer=delta_orthogonal", "model=convnet"]),
     (["train", "initializer=identity"], ["initializer=identity", "model.width=784"]),
     (["train", "initializer=critical", "model.depth=1"], ["initializer=critical", "model.depth=1"]),
-    (["train", "initializer.distribution=cauchy"], ["initializer.distribution=cauchy", "gaussian, uniform"]),
+    (
+        ["train", "initializer.distribution=cauchy"],
+        ["initializer.distribution=cauchy", "gaussian, uniform"],
+    ),
     (["train", "activation=torch_nn", "activation.module=Softmax"], ["Softmax", "not elementwise"]),
     (["train", "data.batch_size=5000"], ["data.batch_size=5000", "4000"]),
     (["train", "data.val_size=4500"], ["data.val_size=4500", "4499"]),
-    (["train", "data=mnist", "data.raw_dir=/nowhere"], ["data.raw_dir=/nowhere", "train-images-idx3-ubyte"]),
+    (
+        ["train", "data=mnist", "data.raw_dir=/nowhere"],
+        ["data.raw_dir=/nowhere", "train-images-idx3-ubyte"],
+    ),
     (["train", "seed=abc"], ["seed=abc", "whole number"]),
     (["train", "loss=hinge"], ["loss=hinge", "cross_entropy, mse"]),
     (["train", "trainer.precision=7"], ["trainer.precision=7", "bf16-mixed"]),
     (["train", "trainer.accelerator=abacus"], ["trainer.accelerator=abacus", "cpu"]),
     (["train", "trainer.gradient_clip_val=-1"], ["trainer.gradient_clip_val=-1", "above 0"]),
     (["train", "callbacks.signals.log_columns=[speed]"], ["speed", "backprop_norm"]),
-    (["train", "callbacks.signals.every_n_steps=0"], ["callbacks.signals.every_n_steps=0", "or null"]),
+    (
+        ["train", "callbacks.signals.every_n_steps=0"],
+        ["callbacks.signals.every_n_steps=0", "or null"],
+    ),
     (["train", "logger.names=[mlflow]"], ["mlflow", "csv, wandb, tensorboard"]),
     (["train", "study_name=a/b"], ["study_name=a/b", "letters"]),
     (["train", "rerun=maybe"], ["rerun=maybe", "all, failed"]),
@@ -82,7 +99,12 @@ def isometry(tmp_path, data_cache, monkeypatch, capfd):
 @pytest.mark.parametrize(("arguments", "words"), MISTAKES, ids=lambda value: " ".join(value))
 def test_mistake(isometry, tmp_path, arguments, words):
     code, message = isometry(
-        *arguments, *(["logger.offline=true"] if arguments[0] == "train" and "resume" not in arguments[1] else [])
+        *arguments,
+        *(
+            ["logger.offline=true"]
+            if arguments[0] == "train" and "resume" not in arguments[1]
+            else []
+        ),
     )
     assert code == 2, message
     assert "Traceback" not in message
@@ -119,7 +141,9 @@ def test_a_corrupt_cache_file(isometry, tmp_path, monkeypatch):
 def test_a_truncated_download(isometry, tmp_path, monkeypatch):
     raw = tmp_path / "cache" / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    (raw / "train-images-idx3-ubyte").write_bytes(bytes([0, 0, 8, 3, 0, 0, 0, 9, 0, 0, 0, 28, 0, 0, 0, 28, 1, 2, 3]))
+    (raw / "train-images-idx3-ubyte").write_bytes(
+        bytes([0, 0, 8, 3, 0, 0, 0, 9, 0, 0, 0, 28, 0, 0, 0, 28, 1, 2, 3])
+    )
     monkeypatch.setenv("ISOMETRY_DATA", str(tmp_path / "cache"))
     code, message = isometry("train", "data=mnist", f"data.raw_dir={raw}")
     assert code == 2
@@ -133,7 +157,9 @@ class Evil:
 
 
 def a_run(folder: Path, isometry) -> Path:
-    code, message = isometry("train", "model.depth=2", "trainer.max_steps=1", "logger=csv", f"paths.runs={folder}/runs")
+    code, message = isometry(
+        "train", "model.depth=2", "trainer.max_steps=1", "logger=csv", f"paths.runs={folder}/runs"
+    )
     assert code == 0, message
     (path,) = folder.glob("runs/single/*/status.json")
     return path.parent
@@ -157,7 +183,11 @@ def test_a_checkpoint_that_is_not_one(isometry, tmp_path):
     evil.write_bytes(pickle.dumps(Evil()))
     torch.save({"state_dict": {"x": torch.zeros(1)}}, tmp_path / "other.ckpt")
     torch.save({"x": [1, 2]}, tmp_path / "list.ckpt")
-    cases = {"evil.ckpt": "is not a checkpoint", "list.ckpt": "not a checkpoint of a training", "none.ckpt": "no such file"}
+    cases = {
+        "evil.ckpt": "is not a checkpoint",
+        "list.ckpt": "not a checkpoint of a training",
+        "none.ckpt": "no such file",
+    }
     for name, words in {**cases, "other.ckpt": "does not fit the network"}.items():
         code, message = isometry("eval", str(run), f"checkpoint={tmp_path / name}")
         assert code == 2
@@ -184,5 +214,7 @@ def test_the_traceback_is_there_for_those_who_ask(typed, tmp_path):
 def test_shell_completion_knows_the_verbs(tmp_path, line, expected):
     command = [str(Path(sys.executable).parent / "isometry"), "-sc", "query=bash"]
     environment = {**os.environ, "COMP_LINE": line, "COMP_POINT": str(len(line))}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
     assert expected in done.stdout.split(), done.stdout + done.stderr

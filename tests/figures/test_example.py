@@ -9,7 +9,8 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "adding_a_figure.md"
 
 def test_the_worked_example(typed, tmp_path):
     text = DOCUMENT.read_text()
-    (config,), (code,) = re.findall(r"```yaml\n(.*?)```", text, re.S), re.findall(r"```python\n(.*?)```", text, re.S)
+    (config,) = re.findall(r"```yaml\n(.*?)```", text, re.S)
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
     assert len((config + code).splitlines()) < 60
     (tmp_path / "conf" / "figure").mkdir(parents=True)
     (tmp_path / "conf" / "figure" / "erf-slope.yaml").write_text(config)
@@ -19,7 +20,15 @@ def test_the_worked_example(typed, tmp_path):
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "figures" / "erf-slope" / "quick"
     names = {path.name for path in folder.iterdir()}
-    assert names == {"figure.pdf", "figure.png", "figure.svg", "data.parquet", "claims.json", "config.yaml", "wall.json"}
+    assert names == {
+        "figure.pdf",
+        "figure.png",
+        "figure.svg",
+        "data.parquet",
+        "claims.json",
+        "config.yaml",
+        "wall.json",
+    }
     (claim,) = json.loads((folder / "claims.json").read_text())
     assert claim["result"] == "pass"
     assert "PASS" in done.stdout

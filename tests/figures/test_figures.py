@@ -1,4 +1,6 @@
-"""Every figure: its claims in a form small enough for a test; those that train, or take long, in the slow tier."""
+"""Every figure: its claims in a form small enough for a test; those that train, or take long, in
+the slow tier.
+"""
 
 import json
 import subprocess
@@ -43,7 +45,13 @@ SLOW = {
     "pennington2017-spectrum": [],
     "poole2016-fig2": ["depth=41"],
     "saxe2014-fig4": ["layers=[3,10,100]", "seeds=3", "steps=100"],
-    "schoenholz2017-fig5": ["depths=[5]", "sigma_w2=[1.0,2.5]", "checked=[1.0]", "seeds=3", "max_seeds=6"],
+    "schoenholz2017-fig5": [
+        "depths=[5]",
+        "sigma_w2=[1.0,2.5]",
+        "checked=[1.0]",
+        "seeds=3",
+        "max_seeds=6",
+    ],
     "schoenholz2017-gradients": [],
     "seed-sigmoid": ["steps=60"],
     "yang2019-batchnorm": ["trained_depth=100", "trained_width=64", "seeds=3", "steps=200"],
@@ -59,14 +67,19 @@ def figure(name, folder, data, *overrides):
     preset = config.figure.presets.quick
     OmegaConf.set_struct(preset, False)
     preset.merge_with(OmegaConf.from_dotlist(list(overrides)))
-    config.figure.claims = [claim for claim in config.figure.claims if claim.id in CLAIMS.get(name, [claim.id])]
+    config.figure.claims = [
+        claim for claim in config.figure.claims if claim.id in CLAIMS.get(name, [claim.id])
+    ]
     return config
 
 
 def check(name, tmp_path, data_cache, overrides, monkeypatch):
-    monkeypatch.setattr(figure_module, "FORMATS", ("png",))  # the others are looked at in `test_example.py`
+    # the others are looked at in `test_example.py`
+    monkeypatch.setattr(figure_module, "FORMATS", ("png",))
     entries = make(figure(name, tmp_path, data_cache, *overrides))
-    assert {entry["id"]: entry["result"] for entry in entries} == {entry["id"]: "pass" for entry in entries}, entries
+    assert {entry["id"]: entry["result"] for entry in entries} == {
+        entry["id"]: "pass" for entry in entries
+    }, entries
 
 
 def launch_here(jobs, choices=()):
@@ -85,7 +98,9 @@ def test_every_figure_is_tested():
 @pytest.mark.parametrize("name", [*FAST, *SLOW])
 def test_every_preset_builds_its_figure(name, preset, tmp_path):
     """The settings are those of the class, and every claim has a tolerance."""
-    config = resolved(compose("figure", [f"figure={name}", f"preset={preset}", f"paths.runs={tmp_path}"]))
+    config = resolved(
+        compose("figure", [f"figure={name}", f"preset={preset}", f"paths.runs={tmp_path}"])
+    )
     chosen = preset_of(config)
     instantiate({"_target_": config["figure"]["_target_"], **chosen.settings})
     assert config["figure"]["id"] == name
@@ -113,7 +128,10 @@ def test_a_wrong_initializer_fails_its_claim(tmp_path, data_cache, monkeypatch):
     """The claims can fail: Glorot under He's name."""
     monkeypatch.setitem(he2015.FACTORS, "He", "glorot_normal")
     words = ["channels=8", "conv_depth=6", "size=4", "max_seeds=10"]
-    results = {entry["id"]: entry["result"] for entry in make(figure("he2015-factor", tmp_path, data_cache, *words))}
+    results = {
+        entry["id"]: entry["result"]
+        for entry in make(figure("he2015-factor", tmp_path, data_cache, *words))
+    }
     assert (results["xavier"], results["he"]) == ("pass", "fail")
 
 
@@ -141,9 +159,17 @@ def test_a_figure_in_wandb(tmp_path, data_cache):
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     records = [json.loads(line) for line in done.stdout.splitlines() if line.strip()]
     (run,) = [record["run"] for record in records if "run" in record]
-    assert (run["run_group"], run["job_type"], run["display_name"]) == ("figures", "figure", "xiao2018 quick")
+    assert (run["run_group"], run["job_type"], run["display_name"]) == (
+        "figures",
+        "figure",
+        "xiao2018 quick",
+    )
     (history,) = [record["history"]["item"] for record in records if "history" in record]
-    kinds = {key.removesuffix("._type"): value for key, value in history.items() if key.endswith("._type")}
+    kinds = {
+        key.removesuffix("._type"): value
+        for key, value in history.items()
+        if key.endswith("._type")
+    }
     assert kinds == {"figure": "image-file", "claims": "table-file", "data": "table-file"}
     assert history["claims.nrows"] == 2
     summaries = [record["summary"] for record in records if "summary" in record]
@@ -155,8 +181,11 @@ def test_mistakes(tmp_path, data_cache, capsys):
     config.draw_only = True
     with pytest.raises(UserError, match="nothing has been measured"):
         make(config)
-    config.draw_only, config.preset = False, "quik"
-    with pytest.raises(UserError, match="preset=quik: allowed are quick, paper; did you mean quick"):
+    config.draw_only = False
+    config.preset = "quik"
+    with pytest.raises(
+        UserError, match="preset=quik: allowed are quick, paper; did you mean quick"
+    ):
         make(config)
     for words, message in {
         "seeds=1": "presets.quick.seeds=1: must be a whole number of at least 2",
@@ -179,7 +208,9 @@ def test_the_list(tmp_path, capsys):
     assert all(name in shown for name in known_figures())
 
 
-@pytest.mark.parametrize(("layers", "expected"), [(3, 13.81), (10, 285.8), (100, 900.0), (1000, 1001.0)])
+@pytest.mark.parametrize(
+    ("layers", "expected"), [(3, 13.81), (10, 285.8), (100, 900.0), (1000, 1001.0)]
+)
 def test_learning_time_of_saxe(layers, expected):
     """Eq. 15 integrated from 0.001 to 0.999, s = 1; for three layers 2 ln 999 in closed form."""
     assert saxe2014.learning_time(layers, 0.001, 0.999, 1.0) == pytest.approx(expected, rel=1e-3)

@@ -18,7 +18,9 @@ class Seen(Exception):
 
 
 def test_images_on_the_device_that_trained_are_brought_to_the_cpu(monkeypatch):
-    """The normalization is made on the CPU, the splits lie where the training was: every run on a GPU failed at its end."""
+    """The normalization is made on the CPU, the splits lie where the training was: every run on a
+    GPU failed at its end.
+    """
     seen = []
 
     def look(layers, images, batch):
@@ -44,6 +46,8 @@ def test_the_prediction_is_that_of_the_data_on_the_cpu(make_config):
     data.setup()
     network = build_network(config, data.input_shape, data.num_classes)
     images = data.normalization(data.splits["train"][0][: predict.EXAMPLES])
-    expected, _ = predict.predicted_rate(predict.predict_network(network.layer_map(), images, 128), network.layer_map())
+    expected, _ = predict.predicted_rate(
+        predict.predict_network(network.layer_map(), images, 128), network.layer_map()
+    )
     found = predict.predict_run(network.layer_map(), data, 128)
     assert found["gradient_rate_predicted"] == expected

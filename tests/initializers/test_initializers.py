@@ -1,4 +1,6 @@
-"""Each initializer against its own definition, on drawn weights; the declared σ_w against the drawn standard deviation."""
+"""Each initializer against its own definition, on drawn weights; the declared σ_w against the drawn
+standard deviation.
+"""
 
 import math
 
@@ -24,7 +26,10 @@ STANDARD_DEVIATIONS = [
     (init.Normal(std=0.3), lambda n_in, n_out: 0.3),
     (init.FanScaled("fan_in"), lambda n_in, n_out: math.sqrt(1 / n_in)),
     (init.FanScaled("fan_avg"), lambda n_in, n_out: math.sqrt(2 / (n_in + n_out))),
-    (init.FanScaled("fan_avg", distribution="uniform"), lambda n_in, n_out: math.sqrt(2 / (n_in + n_out))),
+    (
+        init.FanScaled("fan_avg", distribution="uniform"),
+        lambda n_in, n_out: math.sqrt(2 / (n_in + n_out)),
+    ),
     (init.FanScaled("fan_in", gain=math.sqrt(2)), lambda n_in, n_out: math.sqrt(2 / n_in)),
     (init.FanScaled("fan_out", gain=math.sqrt(2)), lambda n_in, n_out: math.sqrt(2 / n_out)),
     (init.FanScaled("fan_in", distribution="truncated"), lambda n_in, n_out: math.sqrt(1 / n_in)),
@@ -40,7 +45,8 @@ STANDARD_DEVIATIONS = [
 @pytest.mark.parametrize(("initializer", "std"), STANDARD_DEVIATIONS)
 def test_standard_deviation_and_declared_sigma_w(initializer, std):
     for spec in draw(initializer):
-        weight, expected = spec.weighted.weight, std(spec.fan_in, spec.fan_out)
+        weight = spec.weighted.weight
+        expected = std(spec.fan_in, spec.fan_out)
         # 3,000 to 120,000 entries: the standard error of a standard deviation is under 1/√6000
         assert weight.std().item() == pytest.approx(expected, rel=5 / math.sqrt(2 * weight.numel()))
         assert spec.sigma_w == pytest.approx(expected * math.sqrt(spec.fan_in), rel=1e-6)
@@ -48,7 +54,8 @@ def test_standard_deviation_and_declared_sigma_w(initializer, std):
 
 
 @pytest.mark.parametrize(
-    ("initializer", "shape"), [(init.FanScaled(), "norm"), (init.FanScaled(distribution="uniform"), "uniform")]
+    ("initializer", "shape"),
+    [(init.FanScaled(), "norm"), (init.FanScaled(distribution="uniform"), "uniform")],
 )
 def test_shape_of_the_distribution(initializer, shape):
     weight = draw(initializer)[1].weighted.weight.flatten()[:20000]
@@ -59,7 +66,9 @@ def test_shape_of_the_distribution(initializer, shape):
 
 def test_biases_follow_sigma_b_and_are_zero_by_default():
     assert all(not spec.weighted.bias.any() for spec in draw(init.FanScaled()))
-    layers = draw(init.Gaussian(1.0, sigma_b=0.5), MLP((1, 4, 4), 10, activations.relu(), depth=3, width=4000))
+    layers = draw(
+        init.Gaussian(1.0, sigma_b=0.5), MLP((1, 4, 4), 10, activations.relu(), depth=3, width=4000)
+    )
     assert layers[1].weighted.bias.std().item() == pytest.approx(0.5, rel=0.06)
     assert layers[1].sigma_b == 0.5
 
@@ -67,8 +76,12 @@ def test_biases_follow_sigma_b_and_are_zero_by_default():
 def test_torch_default_is_torchs_own():
     layer = draw(init.TorchDefault())[1]
     own = torch.nn.Linear(300, 300)
-    assert layer.weighted.weight.abs().max().item() == pytest.approx(own.weight.abs().max().item(), rel=1e-3)
-    assert layer.weighted.bias.abs().max().item() == pytest.approx(own.bias.abs().max().item(), rel=0.05)
+    assert layer.weighted.weight.abs().max().item() == pytest.approx(
+        own.weight.abs().max().item(), rel=1e-3
+    )
+    assert layer.weighted.bias.abs().max().item() == pytest.approx(
+        own.bias.abs().max().item(), rel=0.05
+    )
 
 
 def test_orthogonal_has_all_singular_values_at_the_gain():
@@ -80,7 +93,9 @@ def test_orthogonal_has_all_singular_values_at_the_gain():
 def test_deep_orthogonal_linear_network_is_an_isometry():
     network = MLP((1, 10, 10), 100, activations.linear(), depth=100, width=100).double()
     draw(init.Orthogonal(), network)
-    jacobian = torch.func.jacrev(lambda x: network(x.view(1, 1, 10, 10))[0])(torch.randn(100, dtype=torch.float64))
+    jacobian = torch.func.jacrev(lambda x: network(x.view(1, 1, 10, 10))[0])(
+        torch.randn(100, dtype=torch.float64)
+    )
     assert torch.linalg.svdvals(jacobian).sub(1).abs().max() < 1e-5
 
 
@@ -127,7 +142,8 @@ def test_sparse_rows_have_their_number_of_connections():
         kept = spec.weighted.weight[spec.weighted.weight != 0]
         assert kept.std().item() == pytest.approx(1.0, rel=5 / math.sqrt(2 * len(kept)))
         assert spec.sigma_w == pytest.approx(math.sqrt(15))
-    assert draw(init.Sparse(15), MLP((1, 2, 2), 3, activations.tanh(), depth=2))[0].sigma_w == 2.0  # four inputs only
+    # four inputs only
+    assert draw(init.Sparse(15), MLP((1, 2, 2), 3, activations.tanh(), depth=2))[0].sigma_w == 2.0
 
 
 def test_identity_is_one_and_refuses_other_shapes():

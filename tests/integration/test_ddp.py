@@ -35,8 +35,16 @@ COMMON = [
 def run(folder: Path, *overrides: str) -> Path:
     """Train through the command line; returns the run directory."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ISOMETRY_DATA": str(folder / "data")}
-    command = [ISOMETRY, "train", *COMMON, *overrides, f"paths.runs={folder}/{len(list(folder.iterdir()))}"]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    command = [
+        ISOMETRY,
+        "train",
+        *COMMON,
+        *overrides,
+        f"paths.runs={folder}/{len(list(folder.iterdir()))}",
+    ]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     (status,) = Path(command[-1].partition("=")[2]).glob("*/*/status.json")
     assert json.loads(status.read_text())["state"] == "finished"
@@ -51,13 +59,19 @@ def alone(make_config, *overrides: str) -> Path:
 
 
 def signals(path: Path) -> pd.DataFrame:
-    return pd.read_parquet(path / "signals.parquet").sort_values(["step", "layer"], ignore_index=True)
+    return pd.read_parquet(path / "signals.parquet").sort_values(
+        ["step", "layer"], ignore_index=True
+    )
 
 
 CASES = [
     (1, [], []),
     (2, [], []),
-    (2, ["trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=0.01"], ["activation=relu"]),
+    (
+        2,
+        ["trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=0.01"],
+        ["activation=relu"],
+    ),
     (3, ["data.batch_size=63"], []),  # 21 each
 ]
 
@@ -65,17 +79,31 @@ CASES = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("processes", "overrides", "more"), CASES, ids=str)
 def test_n_processes_measure_what_one_measures(tmp_path, make_config, processes, overrides, more):
-    """64-bit: every column agrees to 1e-9, and so do weights and metrics; W&B has one run, nothing from rank one."""
+    """64-bit: every column agrees to 1e-9, and so do weights and metrics; W&B has one run, nothing
+    from rank one.
+    """
     one = alone(make_config, *overrides, *more)
-    ddp = ["trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={processes}", "logger.names=[csv,wandb]"]
+    ddp = [
+        "trainer=ddp",
+        "trainer.accelerator=cpu",
+        f"trainer.devices={processes}",
+        "logger.names=[csv,wandb]",
+    ]
     several = run(tmp_path, *ddp, *overrides, *more)
-    a, b = signals(one), signals(several)
+    a = signals(one)
+    b = signals(several)
     pd.testing.assert_frame_equal(a, b, rtol=1e-9, atol=1e-14)
-    weights = [torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for path in (one, several)]
+    weights = [
+        torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for path in (one, several)
+    ]
     for key, value in weights[0].items():
         torch.testing.assert_close(weights[1][key], value, rtol=1e-9, atol=1e-14)
     drop = ["images_per_second", "epoch"]
-    metrics = [pd.read_csv(path / "metrics.csv").drop(columns=drop, errors="ignore") for path in (one, several)]
+    metrics = [
+        pd.read_csv(path / "metrics.csv").drop(columns=drop, errors="ignore")
+        for path in (one, several)
+    ]
     pd.testing.assert_frame_equal(*metrics, rtol=1e-9)
     assert len(list(several.glob("wandb/offline-run-*"))) == 1
     assert np.isfinite(json.loads((several / "summary.json").read_text())["test_accuracy"])
@@ -100,10 +128,23 @@ def run_with_worker(folder: Path, body: str, *overrides: str) -> subprocess.Comp
         "if __name__ == '__main__':\n"
         "    main()\n"
     )
-    arguments = [*COMMON, "trainer=ddp", "trainer.accelerator=cpu", f"paths.runs={folder}/runs", *overrides]
-    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "ISOMETRY_DATA": str(folder / "data")}
+    arguments = [
+        *COMMON,
+        "trainer=ddp",
+        "trainer.accelerator=cpu",
+        f"paths.runs={folder}/runs",
+        *overrides,
+    ]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(folder),
+        "OMP_NUM_THREADS": "1",
+        "ISOMETRY_DATA": str(folder / "data"),
+    }
     command = [sys.executable, str(folder / "go.py"), *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    )
 
 
 @pytest.mark.slow
@@ -124,14 +165,26 @@ def test_a_dying_rank_ends_the_run_as_failed(tmp_path):
         (False, None, DiskFull("no room"), "interrupted"),
     ],
 )
-def test_what_goes_wrong_when_the_launcher_is_gone_is_no_failure_of_the_run(monkeypatch, launched, parent, error, state):
-    """Killed, it takes the processes' store with it: who notices first ends, and the others lose it in a sum."""
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1") if launched else monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+def test_what_goes_wrong_when_the_launcher_is_gone_is_no_failure_of_the_run(
+    monkeypatch, launched, parent, error, state
+):
+    """Killed, it takes the processes' store with it: who notices first ends, and the others lose it
+    in a sum.
+    """
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1") if launched else monkeypatch.delenv(
+        "TORCHELASTIC_RUN_ID", raising=False
+    )
     monkeypatch.setattr(processes, "PARENT", os.getppid() if parent is None else parent)
     assert state_after(error) == state
 
 
-ENDLESS = ["trainer.devices=2", "trainer.max_steps=1000000", "trainer.max_epochs=100000", "model.depth=10", "logger=none"]
+ENDLESS = [
+    "trainer.devices=2",
+    "trainer.max_steps=1000000",
+    "trainer.max_epochs=100000",
+    "model.depth=10",
+    "logger=none",
+]
 
 
 @pytest.mark.slow
@@ -140,13 +193,16 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(tmp_path):
     (tmp_path / "later.py").write_text(
         "import os, pathlib, signal, threading, time\n"
         "def later():\n"
-        f"    while not list(pathlib.Path({str(tmp_path)!r}).glob('runs/*/*/checkpoints/last.ckpt')):\n"
+        "    while not "
+        f"list(pathlib.Path({str(tmp_path)!r}).glob('runs/*/*/checkpoints/last.ckpt')):\n"
         "        time.sleep(0.05)\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "def start():\n"
         "    threading.Thread(target=later, daemon=True).start()\n"
     )
-    done = run_with_worker(tmp_path, "os.environ['RANK'] == '1' and __import__('later').start()", *ENDLESS)
+    done = run_with_worker(
+        tmp_path, "os.environ['RANK'] == '1' and __import__('later').start()", *ENDLESS
+    )
     assert_interrupted(tmp_path, done.returncode, done.stderr)
 
 
@@ -169,7 +225,9 @@ def test_a_signal_to_the_launcher_stops_the_run_where_it_can_go_on(tmp_path, num
 
 @pytest.mark.slow
 def test_a_killed_launcher_leaves_a_run_that_goes_on(tmp_path):
-    """Its processes lose the store by which they agree; none of them may call the run failed, which would be trained anew."""
+    """Its processes lose the store by which they agree; none of them may call the run failed, which
+    would be trained anew.
+    """
     process = endless(tmp_path)
     process.kill()
     process.communicate(timeout=60)  # also the other processes, which hold its stderr, are gone
@@ -181,9 +239,18 @@ def test_a_killed_launcher_leaves_a_run_that_goes_on(tmp_path):
 
 def endless(folder: Path, *more: str) -> subprocess.Popen[str]:
     """A run of two processes that has written a checkpoint."""
-    command = [ISOMETRY, "train", *COMMON, "trainer=ddp", "trainer.accelerator=cpu", f"paths.runs={folder}/runs"]
+    command = [
+        ISOMETRY,
+        "train",
+        *COMMON,
+        "trainer=ddp",
+        "trainer.accelerator=cpu",
+        f"paths.runs={folder}/runs",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ISOMETRY_DATA": str(folder / "data")}
-    process = subprocess.Popen([*command, *ENDLESS, *more], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, *ENDLESS, *more], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 200
     while not list(folder.glob("runs/*/*/checkpoints/last.ckpt")):
         assert process.poll() is None
@@ -199,7 +266,8 @@ def assert_interrupted(folder: Path, code: int, errors: str) -> None:
     assert json.loads((path / "status.json").read_text())["state"] == "interrupted"
     steps = torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     rows = pd.read_parquet(path / "signals.parquet")
-    assert sorted(set(rows["step"])) == list(range(steps))  # a row for every step, and none that has no checkpoint
+    # a row for every step, and none that has no checkpoint
+    assert sorted(set(rows["step"])) == list(range(steps))
 
 
 MUTATIONS = {
@@ -210,12 +278,18 @@ MUTATIONS = {
 
 @pytest.mark.slow
 def test_without_its_all_reduce_the_statistics_of_the_global_batch_are_wrong(tmp_path, make_config):
-    """The comparison above has teeth: reductions taken out, and their columns miss the other rank's examples."""
+    """The comparison above has teeth: reductions taken out, and their columns miss the other rank's
+    examples.
+    """
     one = signals(alone(make_config, f"paths.runs={tmp_path}/one"))
     out = "; ".join(f"d.{function} = lambda tensor: tensor" for function in MUTATIONS)
     done = run_with_worker(tmp_path, f"import isometry.signals.distributed as d; {out}")
     assert done.returncode == 0, done.stderr
-    (path,) = (path.parent for path in tmp_path.glob("runs/*/*/status.json") if (path.parent / "signals.parquet").exists())
+    (path,) = (
+        path.parent
+        for path in tmp_path.glob("runs/*/*/status.json")
+        if (path.parent / "signals.parquet").exists()
+    )
     mutated = signals(path)
     for column in itertools.chain(*MUTATIONS.values()):
         a, b = (frame[frame.step < 4][column].to_numpy() for frame in (one, mutated))

@@ -18,14 +18,22 @@ def blocks() -> dict[str, str]:
     return dict(found)
 
 
-@pytest.mark.parametrize(("kind", "option"), [("activation", "snake"), ("initializer", "bimodal"), ("model", "hourglass")])
+@pytest.mark.parametrize(
+    ("kind", "option"),
+    [("activation", "snake"), ("initializer", "bimodal"), ("model", "hourglass")],
+)
 def test_readme_extension(typed, tmp_path, kind, option):
     for name, content in blocks().items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
     assert (tmp_path / "conf" / kind / f"{option}.yaml").exists()
-    words = ["logger=csv", "trainer.max_steps=3", f"paths.runs={tmp_path}/runs", f"paths.data={tmp_path}/data"]
+    words = [
+        "logger=csv",
+        "trainer.max_steps=3",
+        f"paths.runs={tmp_path}/runs",
+        f"paths.data={tmp_path}/data",
+    ]
     fork = {"ISOMETRY_CONF": str(tmp_path / "conf"), "PYTHONPATH": str(tmp_path)}
     done = typed("train", f"{kind}={option}", *words, cwd=tmp_path, **fork)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,6 @@
-"""The command for machines with GPUs, as far as it goes without one: its configs are valid, its checks can fail."""
+"""The command for machines with GPUs, as far as it goes without one: its configs are valid, its
+checks can fail.
+"""
 
 from __future__ import annotations
 
@@ -25,19 +27,32 @@ def acceptance():
     return module
 
 
-TRAINING = ["double_precision", "single_precision", "float16", "float16_fused", "bfloat16", "clipped", "checkpointed"]
+TRAINING = [
+    "double_precision",
+    "single_precision",
+    "float16",
+    "float16_fused",
+    "bfloat16",
+    "clipped",
+    "checkpointed",
+]
 TRAINING += ["compiled", "one_process", "data_parallel"]
 
 
 def frame(acceptance, **columns):
     columns = dict.fromkeys(acceptance.COLUMNS, 1.0) | columns
-    return pd.DataFrame({"step": [0, 0], "layer": [1, 2], **{name: [value, 1.0] for name, value in columns.items()}})
+    return pd.DataFrame(
+        {"step": [0, 0], "layer": [1, 2], **{name: [value, 1.0] for name, value in columns.items()}}
+    )
 
 
 @pytest.mark.parametrize("name", TRAINING)
-def test_each_check_trains_two_valid_configs_and_fails_when_they_differ(name, acceptance, make_config, monkeypatch):
+def test_each_check_trains_two_valid_configs_and_fails_when_they_differ(
+    name, acceptance, make_config, monkeypatch
+):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    check, trained = getattr(acceptance, name), []
+    check = getattr(acceptance, name)
+    trained = []
 
     def run(folder, *overrides, second=1.0):
         config = make_config(*acceptance.COMMON, *overrides)
@@ -60,14 +75,18 @@ OTHERS = {"skipped", "vanishing", "no_synchronization", "resumed", "swept", "div
 def test_every_check_is_tried_here_or_needs_a_device(acceptance):
     names = {check.__name__ for check in acceptance.CHECKS}
     assert names == {*TRAINING, *OTHERS}
-    assert all(re.match(r"\S.*\S$", check.__doc__) for check in acceptance.CHECKS)  # one line of the table
+    # one line of the table
+    assert all(re.match(r"\S.*\S$", check.__doc__) for check in acceptance.CHECKS)
 
 
 def test_a_skipped_step_passes_and_one_that_is_not_fails(acceptance, monkeypatch):
     monkeypatch.setattr(acceptance, "DEVICE", "cpu")
     assert acceptance.judge(acceptance.skipped)[0] == "PASS"
     monkeypatch.setattr(torch.amp.GradScaler, "__init__", no_scale(torch.amp.GradScaler.__init__))
-    assert acceptance.judge(acceptance.skipped) == ("FAIL", "AssertionError: no gradient overflowed")
+    assert acceptance.judge(acceptance.skipped) == (
+        "FAIL",
+        "AssertionError: no gradient overflowed",
+    )
 
 
 def no_scale(original):
@@ -76,7 +95,9 @@ def no_scale(original):
 
 def test_vanished_gradients_must_be_small_and_not_zero(acceptance, monkeypatch):
     for first, wanted in ((1e-25, "PASS"), (0.0, "FAIL"), (1e-3, "FAIL")):
-        monkeypatch.setattr(acceptance, "run", lambda *words, first=first: frame(acceptance, backprop_norm=first))
+        monkeypatch.setattr(
+            acceptance, "run", lambda *words, first=first: frame(acceptance, backprop_norm=first)
+        )
         assert acceptance.judge(acceptance.vanishing)[0] == wanted
 
 
@@ -92,7 +113,11 @@ def on_the_cpu(acceptance, monkeypatch):
     original = acceptance.train
 
     def train(folder, *words, **settings):
-        return original(folder, *("trainer=cpu" if word == "trainer=gpu" else word for word in words), **settings)
+        return original(
+            folder,
+            *("trainer=cpu" if word == "trainer=gpu" else word for word in words),
+            **settings,
+        )
 
     monkeypatch.setattr(acceptance, "train", train)
 
@@ -111,7 +136,9 @@ def test_other_numbers_than_those_of_the_undisturbed_run_fail(name, acceptance, 
     found = {"resumed": [["a"], ["b"], ["b"]], "swept": [["a", "b"], ["a"], ["b"]]}[name]
     runs = iter([[Path(path) for path in paths] for paths in found])
     monkeypatch.setattr(acceptance, "train", lambda *words, **settings: next(runs))
-    monkeypatch.setattr(acceptance, "signals_of", lambda run: frame(acceptance, weight_grad_norm=next(values)))
+    monkeypatch.setattr(
+        acceptance, "signals_of", lambda run: frame(acceptance, weight_grad_norm=next(values))
+    )
     assert acceptance.judge(getattr(acceptance, name))[0] == "FAIL"
 
 

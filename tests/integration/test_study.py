@@ -1,4 +1,6 @@
-"""The main job: what each row of the study `vanishing_exploding` is expected to do, on real digits."""
+"""The main job: what each row of the study `vanishing_exploding` is expected to do, on real
+digits.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,21 @@ ISOMETRY = str(Path(sys.executable).parent / "isometry")
 
 @pytest.mark.slow
 def test_the_study(tmp_path):
-    """One test: the study takes a minute or more, and every process of a parallel test run would run it again."""
+    """One test: the study takes a minute or more, and every process of a parallel test run would
+    run it again.
+    """
     command = [ISOMETRY, "train", "-m", "study=vanishing_exploding", "seed=11"]
-    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
-    table = run_table(tmp_path / "runs" / "vanishing_exploding").set_index(["activation", "initializer"])
+    table = run_table(tmp_path / "runs" / "vanishing_exploding").set_index(
+        ["activation", "initializer"]
+    )
     assert len(table) == 12
     states_and_verdicts(table)
     rates_are_the_theorys(table["gradient_rate_init"])
@@ -57,7 +69,10 @@ def the_cure_learns_and_the_naive_stays_at_chance(accuracy):
     for activation in ("tanh", "relu"):
         assert accuracy[activation, "critical"] > 0.9
     assert accuracy["sigmoid", "critical"] > 0.3
-    for cell in [("sigmoid", "glorot_normal"), *((a, "normal_small") for a in ("sigmoid", "tanh", "relu"))]:
+    for cell in [
+        ("sigmoid", "glorot_normal"),
+        *((a, "normal_small") for a in ("sigmoid", "tanh", "relu")),
+    ]:
         assert accuracy[cell] < 0.15
 
 
@@ -67,14 +82,25 @@ def the_users_four_phenomena_are_in_the_columns(paths):
 
     vanishing = signals("sigmoid", "glorot_normal")
     last = vanishing.index.get_level_values("step").max()
-    assert vanishing.loc[(last, 1), "displacement"] < 1e-6 < vanishing.loc[(last, 20), "displacement"]
-    assert vanishing.loc[(0, 10), "activation_var"] < 0.1 * vanishing.loc[(0, 10), "preactivation_var"]  # squashed
+    assert (
+        vanishing.loc[(last, 1), "displacement"] < 1e-6 < vanishing.loc[(last, 20), "displacement"]
+    )
+    # squashed
+    assert (
+        vanishing.loc[(0, 10), "activation_var"] < 0.1 * vanishing.loc[(0, 10), "preactivation_var"]
+    )
     assert signals("relu", "normal").loc[0, "update_norm"].max() > 1e10  # very large updates
     assert signals("tanh", "normal").loc[(0, 10), "saturation"] > 0.5  # a derivative near zero
 
 
 def what_the_study_prints(text, paths):
-    for words in ("gradient_against_depth.png", "wandb sync", "wandb leet", "diverged at step", "offline-run-"):
+    for words in (
+        "gradient_against_depth.png",
+        "wandb sync",
+        "wandb leet",
+        "diverged at step",
+        "offline-run-",
+    ):
         assert words in text
     assert len(list(Path(paths.iloc[0]).glob("wandb/offline-run-*"))) == 1
 
@@ -83,10 +109,20 @@ FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not FASHION.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
+@pytest.mark.skipif(
+    not FASHION.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed"
+)
 def test_fashion_mnist_through_raw_dir_reaches_85_percent(tmp_path):
-    arguments = ["data=fashion_mnist", f"data.raw_dir={FASHION}", "model.depth=5", "activation=relu", "initializer=he_normal"]
+    arguments = [
+        "data=fashion_mnist",
+        f"data.raw_dir={FASHION}",
+        "model.depth=5",
+        "activation=relu",
+        "initializer=he_normal",
+    ]
     more = ["optimizer.lr=0.1", "trainer.max_epochs=3", "logger=csv", "study_name=fashion"]
-    done = subprocess.run([ISOMETRY, "train", *arguments, *more], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [ISOMETRY, "train", *arguments, *more], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert run_table(tmp_path / "runs" / "fashion")["test_accuracy"].item() > 0.85

@@ -27,14 +27,18 @@ JOBS = [
 def loader():
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         hydra = GlobalHydra.instance().hydra
-        master = hydra.compose_config("train", ["logger=csv"], RunMode.MULTIRUN, with_log_configuration=False)
+        master = hydra.compose_config(
+            "train", ["logger=csv"], RunMode.MULTIRUN, with_log_configuration=False
+        )
         yield hydra.config_loader, master
 
 
 @pytest.mark.parametrize("words", JOBS, ids=" ".join)
 def test_a_job_is_what_hydra_composes(loader, words):
     config_loader, master = loader
-    expected = OmegaConf.to_container(config_loader.load_sweep_config(master, list(words)), resolve=False)
+    expected = OmegaConf.to_container(
+        config_loader.load_sweep_config(master, list(words)), resolve=False
+    )
     expected.pop("hydra")
     composer = Composer(config_loader, master)
     for _ in range(2):  # the second job of the same groups comes from a copy

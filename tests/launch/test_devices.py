@@ -38,11 +38,19 @@ def test_a_job_that_wants_more_than_there_is_gets_all_there_is():
 
 
 @settings(max_examples=100, derandomize=True)
-@given(st.integers(1, 5), st.integers(1, 3), st.lists(st.tuples(st.integers(1, 4), st.integers(1, 9)), min_size=1, max_size=30))
-def test_no_device_holds_too_many_jobs_and_none_idles_while_a_job_that_fits_waits(devices, share, work):
+@given(
+    st.integers(1, 5),
+    st.integers(1, 3),
+    st.lists(st.tuples(st.integers(1, 4), st.integers(1, 9)), min_size=1, max_size=30),
+)
+def test_no_device_holds_too_many_jobs_and_none_idles_while_a_job_that_fits_waits(
+    devices, share, work
+):
     """The pool's loop with a clock of its own: jobs are (devices wanted, time taken)."""
     tokens = Tokens([f"cuda:{index}" for index in range(devices)], share)
-    waiting, running, now = list(work), [], 0
+    waiting = list(work)
+    running = []
+    now = 0
     while waiting or running:
         while waiting and (held := tokens.take(waiting[0][0])) is not None:
             running.append((now + waiting.pop(0)[1], held))

@@ -32,7 +32,9 @@ def run(tmp_path) -> RunDirectory:
 
 @pytest.mark.parametrize(("code", "state"), [(0, "busy"), (1, "failed"), (130, "interrupted")])
 def test_a_run_that_another_process_trains_stays_what_it_is(run, code, state):
-    """Two sweeps at once: the job that came second ends while the first one trains (this process holds the lock)."""
+    """Two sweeps at once: the job that came second ends while the first one trains (this process
+    holds the lock).
+    """
     with RunLock(run.path):
         assert ended(run, code).state == state
     assert run.status()["state"] == "running"
@@ -57,14 +59,18 @@ def test_a_job_that_never_began_leaves_no_run(tmp_path):
     assert not (tmp_path / "study").exists()
 
 
-def test_a_run_that_others_trained_while_this_process_was_building_is_not_trained_again(make_config):
+def test_a_run_that_others_trained_while_this_process_was_building_is_not_trained_again(
+    make_config,
+):
     config = make_config("model.depth=3")
     run, config, decision = plan(config)
     assert decision == "train"
     run.begin("a: 1")
     run.end("finished")
     before = run.status()
-    with pytest.raises(RunBusy, match="another process has trained it in the meantime: finished already"):
+    with pytest.raises(
+        RunBusy, match="another process has trained it in the meantime: finished already"
+    ):
         begin(config, run, resuming=False)
     assert run.status() == before
     assert not (run.path / "lock.json").exists()
@@ -74,12 +80,17 @@ def test_a_run_that_others_trained_while_this_process_was_building_is_not_traine
 def test_a_lock_that_is_held_is_told_with_the_run(make_config):
     run, config, _ = plan(make_config("model.depth=3"))
     run.path.mkdir(parents=True)
-    with RunLock(run.path), pytest.raises(RunBusy, match=f"{run.run_id} is being trained by process"):
+    with (
+        RunLock(run.path),
+        pytest.raises(RunBusy, match=f"{run.run_id} is being trained by process"),
+    ):
         begin(config, run, resuming=False)
 
 
 def test_the_time_in_which_the_forkserver_imports_is_not_the_jobs(run):
-    """The first job of a sweep waits for it, by seconds; `timeout_minutes` would stop it before it began."""
+    """The first job of a sweep waits for it, by seconds; `timeout_minutes` would stop it before it
+    began.
+    """
 
     class Process:
         def __init__(self, **_: object):
@@ -96,7 +107,9 @@ def test_the_time_in_which_the_forkserver_imports_is_not_the_jobs(run):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_that_comes_in_a_finalizer_stops_the_sweep_all_the_same(run, number, monkeypatch):
-    """Python drops what is raised there; the next look at the jobs raises it again, before another one starts."""
+    """Python drops what is raised there; the next look at the jobs raises it again, before another
+    one starts.
+    """
 
     class Dying:
         def __del__(self) -> None:

@@ -1,4 +1,6 @@
-"""Sweeps through the pool, as a user runs them: fresh processes, no overlap, skip, resume, failures, faults."""
+"""Sweeps through the pool, as a user runs them: fresh processes, no overlap, skip, resume,
+failures, faults.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,13 @@ from isometry.training.run import train
 
 pytestmark = pytest.mark.slow
 ISOMETRY = str(Path(sys.executable).parent / "isometry")
-SMALL = ["model.depth=3", "trainer=cpu", "logger=csv", "pictures=false", "callbacks.signals.every_n_steps=10"]
+SMALL = [
+    "model.depth=3",
+    "trainer=cpu",
+    "logger=csv",
+    "pictures=false",
+    "callbacks.signals.every_n_steps=10",
+]
 
 
 def command(folder: Path, *words: str) -> list[str]:
@@ -32,7 +40,14 @@ def command(folder: Path, *words: str) -> list[str]:
 def start(folder: Path, data: Path, *words: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "ISOMETRY_DATA": str(data), "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command(folder, *words), cwd=folder, env=environment, text=True, start_new_session=True, **pipes)
+    return subprocess.Popen(
+        command(folder, *words),
+        cwd=folder,
+        env=environment,
+        text=True,
+        start_new_session=True,
+        **pipes,
+    )
 
 
 def sweep(folder: Path, data: Path, *words: str, timeout: float = 180) -> tuple[int, str]:
@@ -51,12 +66,16 @@ def states(folder: Path) -> list[str]:
 
 
 def test_a_sweep_runs_once_and_says_so_the_second_time(tmp_path, data_cache):
-    code, text = sweep(tmp_path, data_cache, "seed=0,1,2", "activation=tanh,relu", "trainer.max_steps=4")
+    code, text = sweep(
+        tmp_path, data_cache, "seed=0,1,2", "activation=tanh,relu", "trainer.max_steps=4"
+    )
     assert code == 0, text
     assert states(tmp_path) == ["finished"] * 6
     assert "6 jobs, 0 done already or elsewhere, 6 to run" in text
     before = {run.run_id: (run.path / "status.json").read_text() for run in runs(tmp_path)}
-    code, text = sweep(tmp_path, data_cache, "seed=0,1,2,3", "activation=tanh,relu", "trainer.max_steps=4")
+    code, text = sweep(
+        tmp_path, data_cache, "seed=0,1,2,3", "activation=tanh,relu", "trainer.max_steps=4"
+    )
     assert code == 0
     assert "8 jobs, 6 done already or elsewhere, 2 to run" in text
     assert len(runs(tmp_path)) == 8
@@ -86,7 +105,13 @@ def test_a_failing_job_does_not_stop_the_others(tmp_path, data_cache):
 
 def test_jobs_are_fresh_processes_on_devices_of_their_own(tmp_path, data_cache):
     """Made-up devices: no two jobs share one, and none is free for long while a job waits."""
-    code, text = sweep(tmp_path, data_cache, "seed=range(6)", "trainer.max_steps=30", "hydra.launcher.devices=[3,8]")
+    code, text = sweep(
+        tmp_path,
+        data_cache,
+        "seed=range(6)",
+        "trainer.max_steps=30",
+        "hydra.launcher.devices=[3,8]",
+    )
     assert code == 0, text
     held: dict[str, str] = {}
     for line in text.splitlines():
@@ -114,7 +139,13 @@ def test_two_sweeps_at_once_train_each_run_once(tmp_path, data_cache):
 
 
 def test_a_job_that_takes_too_long_is_stopped(tmp_path, data_cache):
-    code, text = sweep(tmp_path, data_cache, "seed=0", "trainer.max_epochs=100000", "hydra.launcher.timeout_minutes=0.05")
+    code, text = sweep(
+        tmp_path,
+        data_cache,
+        "seed=0",
+        "trainer.max_epochs=100000",
+        "hydra.launcher.timeout_minutes=0.05",
+    )
     assert code == 1
     assert "stopped after 0.05 minutes" in text
 
@@ -155,12 +186,19 @@ def undisturbed(tmp_path_factory, data_cache):
 
 def alone(folder: Path, data: Path, *words: str) -> None:
     """Train one job of a sweep in this process."""
-    train(compose("train", [*SMALL, f"paths.runs={folder}/runs", f"paths.data={data}", "study_name=s", *words]))
+    train(
+        compose(
+            "train",
+            [*SMALL, f"paths.runs={folder}/runs", f"paths.data={data}", "study_name=s", *words],
+        )
+    )
 
 
 def begun(folder: Path, process: subprocess.Popen[str]) -> bool:
     """Whether a run of the sweep is running, or the sweep is over."""
-    return process.poll() is not None or any((run.status() or {}).get("state") == "running" for run in runs(folder))
+    return process.poll() is not None or any(
+        (run.status() or {}).get("state") == "running" for run in runs(folder)
+    )
 
 
 def contents(folder: Path) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
@@ -174,9 +212,14 @@ def contents(folder: Path) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
 
 
 @pytest.mark.parametrize("victim", ["sweep", "job"])
-def test_kill_nine_at_any_moment_and_the_same_command_again(tmp_path, data_cache, undisturbed, victim):
-    """Two moments each: every run finished once, equal to the undisturbed ones to the last bit, some of them resumed."""
-    generator, resumed = random.Random(victim), 0
+def test_kill_nine_at_any_moment_and_the_same_command_again(
+    tmp_path, data_cache, undisturbed, victim
+):
+    """Two moments each: every run finished once, equal to the undisturbed ones to the last bit,
+    some of them resumed.
+    """
+    generator = random.Random(victim)
+    resumed = 0
     for _ in range(2):
         process = start(tmp_path, data_cache, *WORDS)
         wait_for(functools.partial(begun, tmp_path, process))
@@ -218,8 +261,14 @@ def owners(folder: Path) -> list[int]:
 
 
 def test_ddp_jobs_in_a_sweep(tmp_path, data_cache):
-    """Two jobs of two processes each: two run directories, and the gradient norms of one process with the same global batch."""
-    words = ["trainer.max_steps=3", "trainer.precision=64-true", "callbacks.signals.every_n_steps=1"]
+    """Two jobs of two processes each: two run directories, and the gradient norms of one process
+    with the same global batch.
+    """
+    words = [
+        "trainer.max_steps=3",
+        "trainer.precision=64-true",
+        "callbacks.signals.every_n_steps=1",
+    ]
     for seed in range(2):
         alone(tmp_path / "one", data_cache, *words, f"seed={seed}")
     ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "logger=wandb"]
@@ -230,12 +279,21 @@ def test_ddp_jobs_in_a_sweep(tmp_path, data_cache):
     for run in runs(tmp_path):
         seed = (run.summary() or {})["seed"]
         single = next(r for r in runs(tmp_path / "one") if (r.summary() or {})["seed"] == seed)
-        frames = [pd.read_parquet(r.signals).sort_values(["step", "layer"], ignore_index=True) for r in (run, single)]
+        frames = [
+            pd.read_parquet(r.signals).sort_values(["step", "layer"], ignore_index=True)
+            for r in (run, single)
+        ]
         pd.testing.assert_frame_equal(*frames, rtol=1e-9, atol=1e-14)
 
 
 def test_a_killed_rank_fails_its_job_within_seconds_and_the_queue_goes_on(tmp_path, data_cache):
-    words = ["seed=0,1", "trainer.max_epochs=12", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
+    words = [
+        "seed=0,1",
+        "trainer.max_epochs=12",
+        "trainer=ddp",
+        "trainer.accelerator=cpu",
+        "trainer.devices=2",
+    ]
     process = start(tmp_path, data_cache, *words)
     wait_for(lambda: any(run.metrics.exists() for run in runs(tmp_path)))
     (owner,) = owners(tmp_path)
@@ -247,10 +305,13 @@ def test_a_killed_rank_fails_its_job_within_seconds_and_the_queue_goes_on(tmp_pa
     out, err = process.communicate(timeout=180)
     assert process.returncode == 1, out + err
     assert states(tmp_path) == ["failed", "finished"]
-    assert "rank 1 failed" in out + err or "rank 0 failed" in out + err  # the other one loses its partner
+    # the other one loses its partner
+    assert "rank 1 failed" in out + err or "rank 0 failed" in out + err
 
 
 def ranks_of(owner: int) -> list[int]:
     """The processes that torchrun's launcher has started for the run of this owner, in order."""
-    found = subprocess.run(["pgrep", "-P", str(owner), "-f", "spawn_main"], capture_output=True, text=True).stdout.split()
+    found = subprocess.run(
+        ["pgrep", "-P", str(owner), "-f", "spawn_main"], capture_output=True, text=True
+    ).stdout.split()
     return sorted(int(pid) for pid in found)

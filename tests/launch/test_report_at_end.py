@@ -46,10 +46,14 @@ def test_a_report_that_fails_does_not_hide_it(study, capsys, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         ReportAtEnd().on_multirun_end(study)
     assert stop.value.code == 1
-    assert "isometry: no report (No space left on device); the runs are in" in capsys.readouterr().err
+    assert (
+        "isometry: no report (No space left on device); the runs are in" in capsys.readouterr().err
+    )
 
 
 def test_a_study_without_runs_is_no_mistake(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sweep, "failures", [])
-    ReportAtEnd().on_multirun_end(OmegaConf.create({"paths": {"runs": str(tmp_path)}, "study_name": "s"}))
+    ReportAtEnd().on_multirun_end(
+        OmegaConf.create({"paths": {"runs": str(tmp_path)}, "study_name": "s"})
+    )
     assert capsys.readouterr().out == ""

@@ -12,7 +12,12 @@ def test_layer_map_of_an_mlp():
     layers = MLP((1, 28, 28), 10, activations.tanh(), depth=4, width=50).layer_map()
     assert [spec.index for spec in layers] == [1, 2, 3, 4]
     assert [spec.kind for spec in layers] == ["hidden"] * 3 + ["readout"]
-    assert [(spec.fan_in, spec.fan_out) for spec in layers] == [(784, 50), (50, 50), (50, 50), (50, 10)]
+    assert [(spec.fan_in, spec.fan_out) for spec in layers] == [
+        (784, 50),
+        (50, 50),
+        (50, 50),
+        (50, 10),
+    ]
     assert layers[0].activation.name == "tanh"
     assert layers[-1].activation is None
 
@@ -27,7 +32,9 @@ def test_mlp_computes_the_textbook_formula():
     torch.manual_seed(0)
     network = MLP((1, 4, 4), 3, activations.tanh(), depth=3, width=5).double()
     x = torch.randn(7, 1, 4, 4, dtype=torch.float64)
-    (w1, b1), (w2, b2), (w3, b3) = [(layer.weighted.weight, layer.weighted.bias) for layer in network.layers]
+    (w1, b1), (w2, b2), (w3, b3) = [
+        (layer.weighted.weight, layer.weighted.bias) for layer in network.layers
+    ]
     expected = torch.tanh(torch.tanh(x.flatten(1) @ w1.T + b1) @ w2.T + b2) @ w3.T + b3
     torch.testing.assert_close(network(x), expected, rtol=1e-13, atol=0)
 
@@ -55,7 +62,9 @@ def test_circular_padding_commutes_with_shifts_and_zero_padding_does_not():
     x = torch.randn(1, 1, 8, 8, dtype=torch.float64)
     for padding, equal in (("circular", True), ("zeros", False)):
         torch.manual_seed(0)
-        network = ConvNet((1, 8, 8), 4, activations.tanh(), depth=4, channels=3, stages=1, padding=padding).double()
+        network = ConvNet(
+            (1, 8, 8), 4, activations.tanh(), depth=4, channels=3, stages=1, padding=padding
+        ).double()
         assert torch.allclose(network(x), network(x.roll(3, 2)), atol=1e-12) is equal
 
 
@@ -69,7 +78,9 @@ def test_normalizations_have_the_moments_they_promise(kind, conv):
     if kind == "batch":
         moments = z.transpose(0, 1).flatten(1)
         torch.testing.assert_close(moments.mean(1), torch.zeros(len(moments)), atol=1e-5, rtol=0)
-        torch.testing.assert_close(moments.var(1, correction=0), torch.ones(len(moments)), atol=1e-3, rtol=0)
+        torch.testing.assert_close(
+            moments.var(1, correction=0), torch.ones(len(moments)), atol=1e-3, rtol=0
+        )
     else:
         flat = z.flatten(1)
         torch.testing.assert_close(flat.square().mean(1), torch.ones(64), atol=1e-3, rtol=0)

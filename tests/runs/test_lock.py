@@ -15,7 +15,10 @@ from isometry.runs.lock import RunBusy, RunLock, holder
 
 
 def test_a_second_owner_is_told_who_has_it(tmp_path):
-    with RunLock(tmp_path), pytest.raises(RunBusy, match=f"process {os.getpid()} on {socket.gethostname()}"):
+    with (
+        RunLock(tmp_path),
+        pytest.raises(RunBusy, match=f"process {os.getpid()} on {socket.gethostname()}"),
+    ):
         RunLock(tmp_path).acquire()
     assert holder(tmp_path) is None
     assert list(tmp_path.iterdir()) == []

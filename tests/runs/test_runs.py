@@ -41,7 +41,7 @@ def changed(key, value):
     return config
 
 
-# ---- files ----------------------------------------------------------------------------------------------------------
+# ---- files ---------------------------------------------------------------------------------------
 
 
 def test_a_file_is_whole_or_absent(tmp_path):
@@ -70,12 +70,14 @@ def test_the_content_is_synced_before_the_rename(tmp_path, monkeypatch):
     events = []
     monkeypatch.setattr(files.os, "fsync", lambda fd: events.append("sync"))
     replace = files.Path.replace
-    monkeypatch.setattr(files.Path, "replace", lambda self, target: (events.append("rename"), replace(self, target)))
+    monkeypatch.setattr(
+        files.Path, "replace", lambda self, target: (events.append("rename"), replace(self, target))
+    )
     files.write_text(tmp_path / "a", "x")
     assert events == ["sync", "rename", "sync"]
 
 
-# ---- identity -------------------------------------------------------------------------------------------------------
+# ---- identity ------------------------------------------------------------------------------------
 
 
 def test_run_id_reads_like_the_design_says():
@@ -104,7 +106,13 @@ def test_what_cannot_change_the_result_does_not_change_the_id(key, value):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("optimizer.lr", 0.2), ("seed", 2), ("trainer.max_epochs", 4), ("trainer.devices", 2), ("model.width", 101)],
+    [
+        ("optimizer.lr", 0.2),
+        ("seed", 2),
+        ("trainer.max_epochs", 4),
+        ("trainer.devices", 2),
+        ("model.width", 101),
+    ],
 )
 def test_what_can_change_the_result_changes_the_id(key, value):
     assert identity.config_hash(changed(key, value)) != identity.config_hash(CONFIG)
@@ -120,7 +128,7 @@ def test_id_does_not_depend_on_the_order_of_keys():
     assert identity.run_id(dict(reversed(CONFIG.items()))) == identity.run_id(CONFIG)
 
 
-# ---- directory and decision -----------------------------------------------------------------------------------------
+# ---- directory and decision ----------------------------------------------------------------------
 
 
 def test_status_tells_state_times_and_attempt(tmp_path):
@@ -131,7 +139,11 @@ def test_status_tells_state_times_and_attempt(tmp_path):
     assert run.status()["state"] == "running"
     run.end("failed", "RuntimeError: x")
     status = run.status()
-    assert (status["state"], status["reason"], status["attempt"]) == ("failed", "RuntimeError: x", 1)
+    assert (status["state"], status["reason"], status["attempt"]) == (
+        "failed",
+        "RuntimeError: x",
+        1,
+    )
     assert status["start"] <= status["end"]
     assert run.next_attempt() == 2
     assert run.next_attempt(resuming=True) == 1
@@ -177,7 +189,7 @@ def test_other_sources_are_told(tmp_path):
     assert "rerun=all" in why
 
 
-# ---- signal store ---------------------------------------------------------------------------------------------------
+# ---- signal store --------------------------------------------------------------------------------
 
 
 def table(steps, layers=2, value=1.0):
@@ -197,9 +209,15 @@ def test_parts_are_read_back_whole_by_us_and_by_pandas(tmp_path):
     frame = read_signals(tmp_path / "signals.parquet")
     assert frame["step"].tolist() == [0, 0, 50, 50, 100, 100]
     assert frame["weight_norm"].tolist()[-1] == math.inf
-    plain = pd.read_parquet(tmp_path / "signals.parquet").sort_values(["step", "layer"], ignore_index=True)
+    plain = pd.read_parquet(tmp_path / "signals.parquet").sort_values(
+        ["step", "layer"], ignore_index=True
+    )
     pd.testing.assert_frame_equal(plain, frame)
-    assert [str(plain[column].dtype) for column in ("step", "layer", "weight_norm")] == ["int64", "int32", "float64"]
+    assert [str(plain[column].dtype) for column in ("step", "layer", "weight_norm")] == [
+        "int64",
+        "int32",
+        "float64",
+    ]
 
 
 def test_null_and_nan_are_told_apart_in_the_file(tmp_path):
@@ -214,7 +232,11 @@ def test_a_torn_part_is_never_read(tmp_path):
     store = SignalStore(tmp_path / "signals.parquet")
     store.append(table([0]))
     (tmp_path / "signals.parquet" / ".part-0000000050.parquet.xyz.parquet").write_bytes(b"torn")
-    assert len(pd.read_parquet(tmp_path / "signals.parquet")) == len(read_signals(tmp_path / "signals.parquet")) == 2
+    assert (
+        len(pd.read_parquet(tmp_path / "signals.parquet"))
+        == len(read_signals(tmp_path / "signals.parquet"))
+        == 2
+    )
 
 
 def test_dropping_rows_at_or_after_a_step(tmp_path):
@@ -230,7 +252,7 @@ def test_an_empty_store_reads_as_an_empty_frame(tmp_path):
     assert list(read_signals(tmp_path / "nothing")["step"]) == []
 
 
-# ---- metrics --------------------------------------------------------------------------------------------------------
+# ---- metrics -------------------------------------------------------------------------------------
 
 
 def test_metrics_share_rows_and_survive_reopening(tmp_path):
@@ -252,7 +274,7 @@ def test_metrics_share_rows_and_survive_reopening(tmp_path):
     assert pd.read_csv(tmp_path / "metrics.csv")["step"].tolist() == [10]
 
 
-# ---- run table ------------------------------------------------------------------------------------------------------
+# ---- run table -----------------------------------------------------------------------------------
 
 
 def test_run_table_joins_choices_state_and_summary(tmp_path):

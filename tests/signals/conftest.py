@@ -8,9 +8,20 @@ from torch.nn import functional as F
 
 @pytest.fixture
 def up_to_the_gradients():
-    """Runs a step of one batch through the network and the recorder, until the gradients are complete and not yet clipped."""
+    """Runs a step of one batch through the network and the recorder, until the gradients are
+    complete and not yet clipped.
+    """
 
-    def run(recorder, network, x, labels, recorded=True, replay=None, scale=1.0, criterion=F.cross_entropy):
+    def run(
+        recorder,
+        network,
+        x,
+        labels,
+        recorded=True,
+        replay=None,
+        scale=1.0,
+        criterion=F.cross_entropy,
+    ):
         network.zero_grad()
         loss = criterion(network(x, recorder.begin(recorded, len(x), replay)), labels)
         recorder.after_forward(loss)

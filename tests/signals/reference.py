@@ -1,4 +1,6 @@
-"""A plain float64 account of every column, written out from the definitions and from nothing of `isometry.signals`."""
+"""A plain float64 account of every column, written out from the definitions and from nothing of
+`isometry.signals`.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,13 @@ from torch.nn import functional as F
 
 
 def forward(network, x):
-    """Preactivations, arguments of φ and activations of every layer, and the logits, keeping the graph."""
-    h_all, z_all, a_all, inputs = [], [], [], []
+    """Preactivations, arguments of φ and activations of every layer, and the logits, keeping the
+    graph.
+    """
+    h_all = []
+    z_all = []
+    a_all = []
+    inputs = []
     x = x.flatten(1) if network.layer_map()[0].map == "linear" else x
     for index, layer in enumerate(network.layers):
         if layer.spec.map == "linear" and x.dim() == 4:
@@ -36,7 +43,8 @@ def columns(network, x, labels):
     rows = []
     for spec, v, h, z, a in zip(network.layer_map(), inputs, h_all, z_all, a_all, strict=True):
         delta = (h.grad * batch).flatten(1)  # of the summed loss
-        weight, bias = spec.weighted.weight, spec.weighted.bias
+        weight = spec.weighted.weight
+        bias = spec.weighted.bias
         row = {
             "weight_norm": weight.norm(),
             "weight_grad_norm": weight.grad.norm(),
@@ -49,16 +57,22 @@ def columns(network, x, labels):
             "activation_var": a.var(correction=0),
             "nonfinite": torch.zeros(()),
         }
-        if spec.map == "linear" and not any(s.normalization == "batch" for s in network.layer_map()):
+        if spec.map == "linear" and not any(
+            s.normalization == "batch" for s in network.layer_map()
+        ):
             row["sample_weight_grad_rms"] = (
-                torch.stack([torch.outer(d, i).norm() ** 2 for d, i in zip(delta, v, strict=True)]).mean().sqrt()
+                torch.stack([torch.outer(d, i).norm() ** 2 for d, i in zip(delta, v, strict=True)])
+                .mean()
+                .sqrt()
             )
         if spec.activation is not None:
             slope = torch.from_numpy(spec.activation.phi_prime(z.detach().numpy())).abs()
             row["saturation"] = (slope < 0.05 * spec.activation.slope_max).double().mean()
             units = a.transpose(0, 1).flatten(1)
             row["dead"] = (units == 0).all(1).double().mean()
-        rows.append({key: None if value is None else float(value.detach()) for key, value in row.items()})
+        rows.append(
+            {key: None if value is None else float(value.detach()) for key, value in row.items()}
+        )
     return rows
 
 

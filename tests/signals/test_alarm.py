@@ -19,8 +19,12 @@ def test_a_gradient_of_zero_has_no_median_to_be_above():
 
 
 def test_steps_that_were_skipped_say_nothing():
-    """Under a gradient scaler a norm may be inf or nan, also of the first steps: the median is one of numbers."""
-    calm, nan, inf = [1.0] * 10, float("nan"), float("inf")
+    """Under a gradient scaler a norm may be inf or nan, also of the first steps: the median is one
+    of numbers.
+    """
+    calm = [1.0] * 10
+    nan = float("nan")
+    inf = float("inf")
     assert GradientAlarm().see(0, [inf, nan, *calm, nan, *[30.0] * 3, nan, inf, 30.0, 30.0]) == [19]
 
 
@@ -28,7 +32,8 @@ def test_the_state_survives_a_resume_in_the_middle_of_an_excursion():
     norms = [1.0] * 20 + [30.0] * 5
     whole = GradientAlarm().see(0, norms)
     for cut in range(len(norms)):
-        first, second = GradientAlarm(), GradientAlarm()
+        first = GradientAlarm()
+        second = GradientAlarm()
         early = first.see(0, norms[:cut])
         second.load_state_dict(first.state_dict())
         assert early + second.see(cut, norms[cut:]) == whole == [24]

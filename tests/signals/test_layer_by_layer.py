@@ -1,4 +1,6 @@
-"""Layers measured as they compute, against the same step measured behind its forward and backward pass."""
+"""Layers measured as they compute, against the same step measured behind its forward and backward
+pass.
+"""
 
 import gc
 import weakref
@@ -30,7 +32,9 @@ class Residual(MLP):
 
 
 class Checkpointed(Residual):
-    """Computes its layers again in the backward pass, in its own way, with the probe in their hands."""
+    """Computes its layers again in the backward pass, in its own way, with the probe in their
+    hands.
+    """
 
     def forward(self, x, probe=None):
         x = self.layers[0](x.flatten(1), probe)
@@ -72,12 +76,15 @@ def prepared(name, dtype=torch.float32):
     network = NETWORKS[name]()
     FanScaled(gain=1.3)(network.layer_map(), torch.Generator().manual_seed(1))
     generator = torch.Generator().manual_seed(2)
-    x, labels = torch.randn(10, 1, 6, 6, generator=generator), torch.randint(0, 3, (10,), generator=generator)
+    x = torch.randn(10, 1, 6, 6, generator=generator)
+    labels = torch.randint(0, 3, (10,), generator=generator)
     return network.to(dtype), x.to(dtype), labels
 
 
 def steps(network, x, labels, recorder, micro_batches=1, count=2):
-    """Row by row [count, columns, layers], NaN where nothing is measured; the weights stay as they are."""
+    """Row by row [count, columns, layers], NaN where nothing is measured; the weights stay as they
+    are.
+    """
     for _ in range(count):
         network.zero_grad()
         for part, target in zip(x.chunk(micro_batches), labels.chunk(micro_batches), strict=True):
@@ -98,7 +105,9 @@ def steps(network, x, labels, recorder, micro_batches=1, count=2):
 def test_a_layer_measured_as_it_computes_is_the_same(name, dtype, micro_batches):
     """Sums in another order: the tolerance is that of float64 sums over a few hundred numbers."""
     network, x, labels = prepared(name, dtype)
-    afterwards = steps(network, x, labels, Recorder(network.layer_map(), keeps_tensors=True), micro_batches)
+    afterwards = steps(
+        network, x, labels, Recorder(network.layer_map(), keeps_tensors=True), micro_batches
+    )
     at_once = steps(network, x, labels, Recorder(network.layer_map()), micro_batches)
     np.testing.assert_allclose(at_once, afterwards, rtol=1e-11, atol=1e-15)
     assert np.isfinite(at_once[:, MEASURED.index("backprop_norm")]).all()
@@ -135,8 +144,11 @@ def test_a_layer_that_is_not_leaves_nothing_behind():
 def test_what_autograd_does_not_need_is_not_kept():
     """h of a rectifier, whose backward pass needs a alone."""
     network, x, labels = prepared("relu")
-    seen, recorder = [], Recorder(network.layer_map())
-    network.layers[1].weighted.register_forward_hook(lambda module, inputs, h: seen.append(weakref.ref(h)))
+    seen = []
+    recorder = Recorder(network.layer_map())
+    network.layers[1].weighted.register_forward_hook(
+        lambda module, inputs, h: seen.append(weakref.ref(h))
+    )
     _, loss = watched_step(network, x, labels, recorder)
     gc.collect()
     assert seen[0]() is None
@@ -165,7 +177,14 @@ def test_a_layer_that_is_applied_twice_is_measured_behind_the_pass():
 
 
 @pytest.mark.parametrize(
-    "h", [torch.randn(4, 7)[:, :6], torch.randn(3, 6), torch.randn(4, 5), torch.randn(24), torch.zeros(4, 6).half()]
+    "h",
+    [
+        torch.randn(4, 7)[:, :6],
+        torch.randn(3, 6),
+        torch.randn(4, 5),
+        torch.randn(24),
+        torch.zeros(4, 6).half(),
+    ],
 )
 def test_a_tensor_of_another_shape_or_layout_is_not_measured_at_once(h):
     network, _, _ = prepared("relu")

@@ -40,13 +40,27 @@ def assert_same(found, expected):
 @pytest.fixture
 def loops_only(monkeypatch):
     """Any use of torch's form is an error."""
-    for name in ("norms", "distances", "copy", "example_squares", "outer_products", "preactivations", "activations", "shares"):
-        monkeypatch.setattr(Reductions, name, lambda self, *args, name=name: pytest.fail(f"{name} was left to torch"))
+    for name in (
+        "norms",
+        "distances",
+        "copy",
+        "example_squares",
+        "outer_products",
+        "preactivations",
+        "activations",
+        "shares",
+    ):
+        monkeypatch.setattr(
+            Reductions,
+            name,
+            lambda self, *args, name=name: pytest.fail(f"{name} was left to torch"),
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_loops_are_used_for_what_lies_in_memory(dtype, loops_only):
-    at, tensors = reductions(CPU), batches(dtype)
+    at = reductions(CPU)
+    tensors = batches(dtype)
     at.norms(tensors)
     at.distances(tensors, tensors)
     at.copy(tensors, tensors, [torch.empty_like(x) for x in tensors])
@@ -59,7 +73,8 @@ def test_the_loops_are_used_for_what_lies_in_memory(dtype, loops_only):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_every_reduction_is_that_of_torch(dtype):
-    tensors, others = batches(dtype), [x.flip(0) * 3 for x in batches(dtype)]
+    tensors = batches(dtype)
+    others = [x.flip(0) * 3 for x in batches(dtype)]
     assert_same(*([pair] for pair in both("norms", tensors)))
     assert_same(*([pair] for pair in both("distances", tensors, others)))
     assert_same(*([pair] for pair in both("example_squares", tensors)))
@@ -81,12 +96,15 @@ def test_shares_without_intervals_are_no_number_or_zero():
 
 
 def test_copy_copies_and_measures_on_the_way():
-    tensors, origin = Fixed(batches()), Fixed(x + 1 for x in batches())
+    tensors = Fixed(batches())
+    origin = Fixed(x + 1 for x in batches())
     into = Fixed(torch.zeros_like(x) for x in tensors)
     norms, distances = NativeReductions(CPU).copy(tensors, origin, into)
     for x, y in zip(tensors, into, strict=True):
         assert torch.equal(x, y)
-    torch.testing.assert_close(norms, torch.stack([x.double().norm() for x in tensors]), rtol=1e-13, atol=0)
+    torch.testing.assert_close(
+        norms, torch.stack([x.double().norm() for x in tensors]), rtol=1e-13, atol=0
+    )
     expected = torch.stack([(x - y).double().norm() for x, y in zip(tensors, origin, strict=True)])
     torch.testing.assert_close(distances, expected, rtol=1e-13, atol=0)
 
@@ -101,8 +119,12 @@ def test_squares_are_taken_in_float64(magnitude):
 @pytest.mark.parametrize("magnitude", [0.0, 1e-44, 1e-30, 1e-13, 1.0, 1e17, 1e25, 1e38])
 @pytest.mark.parametrize("entries", [1, 1000, 10_000, 4 * 2 * kernels.BLOCK + 7])
 def test_screening_rounds_norms_but_keeps_the_range(magnitude, entries):
-    """Up to 4096 squares are added in float32: the relative error of a sum is below 4096 · 2⁻²⁴ = 2.4e-4, of its root half."""
-    x = torch.full((entries,), magnitude) * (1 + torch.rand(entries, generator=torch.Generator().manual_seed(0)))
+    """Up to 4096 squares are added in float32: the relative error of a sum is below 4096 · 2⁻²⁴ =
+    2.4e-4, of its root half.
+    """
+    x = torch.full((entries,), magnitude) * (
+        1 + torch.rand(entries, generator=torch.Generator().manual_seed(0))
+    )
     out = torch.zeros(1, 1, dtype=torch.float64)
     (place,) = NativeReductions(CPU).places(out)
     assert NativeReductions(CPU).screen([x], [], place)
@@ -112,7 +134,9 @@ def test_screening_rounds_norms_but_keeps_the_range(magnitude, entries):
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
 @pytest.mark.parametrize("where", ["none", "tensors", "others", "others of another type"])
 def test_screening_sees_every_non_finite_number(bad, where):
-    at, tensors, others = NativeReductions(CPU), batches(), [torch.tensor(2.0)]
+    at = NativeReductions(CPU)
+    tensors = batches()
+    others = [torch.tensor(2.0)]
     if where == "tensors":
         tensors[1][3, 3] = bad
     elif where == "others":
@@ -125,9 +149,13 @@ def test_screening_sees_every_non_finite_number(bad, where):
     torch.testing.assert_close(found[0], expected, rtol=1e-5, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("there", [None, torch.ones(2, 3).to(torch.bfloat16), torch.ones(2, 3).to_sparse(), torch.ones(2, 3).T])
+@pytest.mark.parametrize(
+    "there",
+    [None, torch.ones(2, 3).to(torch.bfloat16), torch.ones(2, 3).to_sparse(), torch.ones(2, 3).T],
+)
 def test_screening_vouches_for_nothing_it_cannot_read(there):
-    at, found = NativeReductions(CPU), torch.zeros(1, 2, dtype=torch.float64)
+    at = NativeReductions(CPU)
+    found = torch.zeros(1, 2, dtype=torch.float64)
     (place,) = at.places(found)
     assert at.screen([torch.ones(2), torch.ones(3)], [], place)
     assert not at.screen([torch.ones(2), there], [], place)
@@ -148,18 +176,20 @@ def test_watching_sees_every_non_finite_number(kind, bad, dtype):
 
 
 def test_elsewhere_nothing_is_screened():
-    at, found = Reductions(CPU), torch.zeros(1, 4, dtype=torch.float64)
+    at = Reductions(CPU)
+    found = torch.zeros(1, 4, dtype=torch.float64)
     assert not at.screen(batches(), [], at.places(found)[0])
     assert not found.any()
 
 
 @pytest.mark.parametrize("entries", [1, 2, 3, 4, 5, 7, 4 * kernels.BLOCK + 9])
 def test_screening_reads_every_entry_once(entries):
-    """Around the ends of the quarters and of their blocks: an entry alone among zeros is the norm, and one that is not finite
-    shows."""
+    """Around the ends of the quarters and of their blocks: an entry alone among zeros is the norm,
+    and one that is not finite shows."""
     quarter = entries // 4
     ends = {k * quarter + i for k in range(5) for i in (-1, 0, 1, kernels.BLOCK - 1, kernels.BLOCK)}
-    at, found = NativeReductions(CPU), torch.zeros(1, 1, dtype=torch.float64)
+    at = NativeReductions(CPU)
+    found = torch.zeros(1, 1, dtype=torch.float64)
     for i in sorted(k for k in {*ends, entries - 1} if 0 <= k < entries):
         x = torch.zeros(entries)
         x[i] = 2.0
@@ -171,8 +201,10 @@ def test_screening_reads_every_entry_once(entries):
 
 @pytest.mark.parametrize("kind", [NativeReductions, Reductions])
 def test_places_are_rows_of_the_tensor(kind):
-    at, rows = kind(CPU), torch.zeros(2, 3, 4, dtype=torch.float64)
-    above, below = torch.rand(2, 4, dtype=torch.float64), torch.rand(4, dtype=torch.float64)
+    at = kind(CPU)
+    rows = torch.zeros(2, 3, 4, dtype=torch.float64)
+    above = torch.rand(2, 4, dtype=torch.float64)
+    below = torch.rand(4, dtype=torch.float64)
     at.place_rows([above, below], at.places(rows)[1])
     assert torch.equal(rows[1], torch.stack([*above, below]))
     at.place(torch.tensor(2.0), at.places(rows[:, 0])[0])
@@ -194,10 +226,16 @@ def test_non_finite_entries_show(bad):
     assert NativeReductions(CPU).activations(tensors, (5, 9, 3, 1))[1][5 + 3] == 1  # not dead
 
 
-@pytest.mark.parametrize("spread", [1e-6, 0.01, 0.02, 0.1])  # 0.016: from there on the variance is not taken again, shifted
+@pytest.mark.parametrize(
+    "spread", [1e-6, 0.01, 0.02, 0.1]
+)  # 0.016: from there on the variance is not taken again, shifted
 def test_a_mean_far_from_zero_costs_no_digits(spread):
-    x = 0.5 + spread * torch.randn(64, 100, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    expected = pytest.approx((x - 0.5).var(correction=0).item(), rel=1e-9 if spread == 1e-6 else 1e-12)
+    x = 0.5 + spread * torch.randn(
+        64, 100, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+    expected = pytest.approx(
+        (x - 0.5).var(correction=0).item(), rel=1e-9 if spread == 1e-6 else 1e-12
+    )
     assert NativeReductions(CPU).preactivations([x], [None])[1].item() == expected
     assert NativeReductions(CPU).activations([x], (100,))[0][1].item() == expected
 
@@ -205,7 +243,9 @@ def test_a_mean_far_from_zero_costs_no_digits(spread):
 @pytest.mark.parametrize("value", [0.0, 0.5, 2.0**100])
 def test_a_constant_has_no_variance(value):
     x = torch.full((8, 5), value)
-    mean, variance, share = NativeReductions(CPU).preactivations([x], [((value, value),)])[:, 0].tolist()
+    mean, variance, share = (
+        NativeReductions(CPU).preactivations([x], [((value, value),)])[:, 0].tolist()
+    )
     assert (mean, variance, share) == (pytest.approx(value), 0.0, 1.0)
 
 
@@ -232,7 +272,9 @@ class Subclass(torch.Tensor):
 def test_what_does_not_simply_lie_in_memory_is_left_to_torch(tensors):
     assert memory(tensors) is None
     expected = torch.stack([x.as_subclass(torch.Tensor).double().norm() for x in tensors])
-    torch.testing.assert_close(NativeReductions(CPU).norms(tensors).as_subclass(torch.Tensor), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        NativeReductions(CPU).norms(tensors).as_subclass(torch.Tensor), expected, rtol=1e-6, atol=0
+    )
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (0, 4), (2, 1, 3), (1, 1)])
@@ -250,7 +292,8 @@ def test_a_sparse_tensor_has_no_address_and_leaves_no_exception_behind():
     sparse = torch.eye(3).to_sparse()
     assert memory([sparse]) is None
     (place,) = NativeReductions(CPU).places(torch.zeros(1, 2, dtype=torch.float64))
-    tensors, others = [torch.ones(4), sparse], [torch.ones(1)]
+    tensors = [torch.ones(4), sparse]
+    others = [torch.ones(1)]
     assert kernels.rough_norms(dlpack.ASK, id(tensors), id(others), place.address) == -1.0
     assert kernels.rough_norms(dlpack.ASK, id(others), id(tensors), place.address) == -1.0
 
@@ -269,7 +312,8 @@ def test_a_later_version_of_the_table_is_not_read(monkeypatch):
 
 
 def test_fixed_tensors_are_looked_for_once(monkeypatch):
-    at, weights = NativeReductions(CPU), Fixed(nn.Parameter(x) for x in batches())
+    at = NativeReductions(CPU)
+    weights = Fixed(nn.Parameter(x) for x in batches())
     first = at.norms(weights)
     monkeypatch.setattr(native, "memory", lambda tensors: pytest.fail("looked again"))
     with torch.no_grad():
@@ -301,7 +345,9 @@ def test_a_view_whose_memory_holds_the_negative_is_left_to_torch():
 
 
 def test_everything_is_compiled_once_for_each_type():
-    """Later calls find the code there: none waits for the compiler, and none compiles beside another process."""
+    """Later calls find the code there: none waits for the compiler, and none compiles beside
+    another process.
+    """
     ready = [native._ready(dtype) for dtype in (torch.float32, torch.float64)]
     assert [like.dtype for like in ready] == [np.float32, np.float64]
     native._ready_to_find()
@@ -341,16 +387,24 @@ for name in sys.argv[1:]:
 @pytest.mark.slow
 def test_two_types_compiled_at_once_do_not_mix_in_the_cache(tmp_path):
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    both = [subprocess.Popen([sys.executable, "-c", USE, name], env=environment) for name in ("float32", "float64")]
+    both = [
+        subprocess.Popen([sys.executable, "-c", USE, name], env=environment)
+        for name in ("float32", "float64")
+    ]
     assert [process.wait(120) for process in both] == [0, 0]
-    subprocess.run([sys.executable, "-c", USE, "float32", "float64"], env=environment, check=True, timeout=120)
+    subprocess.run(
+        [sys.executable, "-c", USE, "float32", "float64"], env=environment, check=True, timeout=120
+    )
     (index,) = tmp_path.rglob("kernels.distances-*.nbi")
     assert len(list(index.parent.glob("kernels.distances-*.nbc"))) == 2
 
 
 def test_threads_that_ask_at_once_get_the_same_array(monkeypatch):
-    """With two, a tensor seen through one and its copy seen through the other would not be of one type."""
-    threads, calls = 4, []
+    """With two, a tensor seen through one and its copy seen through the other would not be of one
+    type.
+    """
+    threads = 4
+    calls = []
     barrier = threading.Barrier(threads)
 
     def compile_slowly(like):
@@ -361,7 +415,9 @@ def test_threads_that_ask_at_once_get_the_same_array(monkeypatch):
     for name in ("_ready", "_load"):
         monkeypatch.setattr(native, name, functools.cache(getattr(native, name).__wrapped__))
     with ThreadPoolExecutor(threads) as pool:
-        found = list(pool.map(lambda _: (barrier.wait(), native._ready(torch.float32))[1], range(threads)))
+        found = list(
+            pool.map(lambda _: (barrier.wait(), native._ready(torch.float32))[1], range(threads))
+        )
     assert len({id(array) for array in found}) == len(calls) == 1
 
 

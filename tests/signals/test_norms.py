@@ -3,7 +3,13 @@ import math
 import pytest
 import torch
 
-from isometry.signals.norms import distances, groups_of, nonfinite_counts, norms, per_example_squares
+from isometry.signals.norms import (
+    distances,
+    groups_of,
+    nonfinite_counts,
+    norms,
+    per_example_squares,
+)
 from isometry.signals.workspace import WHOLE
 
 MAGNITUDES = [1e-44, 1e-40, 1e-30, 1e-22, 1e-10, 1.0, 1e10, 1e19, 1e25, 1e38]
@@ -12,14 +18,19 @@ MAGNITUDES = [1e-44, 1e-40, 1e-30, 1e-22, 1e-10, 1.0, 1e10, 1e19, 1e25, 1e38]
 @pytest.mark.parametrize("magnitude", MAGNITUDES)
 def test_norms_hold_over_float32s_range(magnitude):
     tensor = torch.full((30, 40), magnitude, dtype=torch.float32)
-    exact = float(tensor[0, 0].double()) * math.sqrt(1200)  # what float32 stores, denormals included
+    # what float32 stores, denormals included
+    exact = float(tensor[0, 0].double()) * math.sqrt(1200)
     assert norms([tensor])[0].item() == pytest.approx(exact, rel=1e-12)
-    assert per_example_squares(tensor.unsqueeze(0))[0, 0].sqrt().item() == pytest.approx(exact / math.sqrt(30), rel=1e-12)
+    assert per_example_squares(tensor.unsqueeze(0))[0, 0].sqrt().item() == pytest.approx(
+        exact / math.sqrt(30), rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("magnitude", [1e-30, 1e25])
 def test_the_usual_norm_is_wrong_there(magnitude):
-    """What every other tool reports: 0 or inf. If torch mends this, the float64 norms may become float32 ones."""
+    """What every other tool reports: 0 or inf. If torch mends this, the float64 norms may become
+    float32 ones.
+    """
     assert torch.full((30, 40), magnitude).norm().item() in (0.0, math.inf)
 
 
@@ -36,7 +47,12 @@ def test_non_finite_entries_are_seen_and_counted(bad):
     tensors[1][[3, 7]] = bad
     assert not math.isfinite(norms(tensors)[1])
     assert nonfinite_counts(tensors).tolist() == [0, 2, 0]
-    assert norms(tensors).isfinite().tolist() == [True, False, True]  # the third overflows in float32
+    # the third overflows in float32
+    assert norms(tensors).isfinite().tolist() == [
+        True,
+        False,
+        True,
+    ]
 
 
 SHAPES = {
@@ -52,13 +68,17 @@ SHAPES = {
 @pytest.mark.parametrize("magnitude", [1e-40, 1.0, 1e38])
 def test_tensors_taken_together_have_the_numbers_of_each_alone(shapes, magnitude):
     generator = torch.Generator().manual_seed(0)
-    tensors, others = ([torch.rand(s, generator=generator) * magnitude for s in shapes] for _ in range(2))
+    tensors, others = (
+        [torch.rand(s, generator=generator) * magnitude for s in shapes] for _ in range(2)
+    )
     expected = torch.stack([t.double().norm() for t in tensors])
     torch.testing.assert_close(norms(tensors), expected, rtol=1e-12, atol=0)
     expected = torch.stack([(t - o).double().norm() for t, o in zip(tensors, others, strict=True)])
     torch.testing.assert_close(distances(tensors, others), expected, rtol=1e-12, atol=0)
     tensors[1].view(-1)[:2] = math.inf
-    assert nonfinite_counts(tensors).tolist() == [min(2, tensors[1].numel()) if k == 1 else 0 for k in range(len(shapes))]
+    assert nonfinite_counts(tensors).tolist() == [
+        min(2, tensors[1].numel()) if k == 1 else 0 for k in range(len(shapes))
+    ]
 
 
 def test_what_is_taken_together():

@@ -1,4 +1,6 @@
-"""The recorder against the plain account in `reference.py`, and against itself where the mathematics says "the same"."""
+"""The recorder against the plain account in `reference.py`, and against itself where the
+mathematics says "the same".
+"""
 
 import importlib.util
 import math
@@ -24,7 +26,14 @@ reference = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(reference)
 
 
-def build(kind="mlp", activation="tanh", normalization="none", depth=4, initializer=None, dtype=torch.float64):
+def build(
+    kind="mlp",
+    activation="tanh",
+    normalization="none",
+    depth=4,
+    initializer=None,
+    dtype=torch.float64,
+):
     torch.manual_seed(0)
     phi = getattr(activations, activation)()
     if kind == "mlp":
@@ -33,7 +42,11 @@ def build(kind="mlp", activation="tanh", normalization="none", depth=4, initiali
         network = ConvNet((1, 6, 6), 3, phi, normalization, depth=depth, channels=4, stages=2)
     (initializer or FanScaled(gain=1.3))(network.layer_map(), torch.Generator().manual_seed(1))
     side = 4 if kind == "mlp" else 6
-    return network.to(dtype), torch.randn(10, 1, side, side, dtype=dtype), torch.randint(0, 3, (10,))
+    return (
+        network.to(dtype),
+        torch.randn(10, 1, side, side, dtype=dtype),
+        torch.randint(0, 3, (10,)),
+    )
 
 
 def measure(network, x, labels, micro_batches=1, lr=0.1, recorder=None, clip=None, first=True):
@@ -57,7 +70,11 @@ def measure(network, x, labels, micro_batches=1, lr=0.1, recorder=None, clip=Non
 
 def row(flush, step, layer):
     """The measured columns of one (step, layer) as a dict."""
-    return {c: flush.values[step, i, layer] for i, c in enumerate(MEASURED) if flush.measured[step, i, layer]}
+    return {
+        c: flush.values[step, i, layer]
+        for i, c in enumerate(MEASURED)
+        if flush.measured[step, i, layer]
+    }
 
 
 def test_weights_that_were_moved_in_memory_are_found_again():
@@ -69,14 +86,18 @@ def test_weights_that_were_moved_in_memory_are_found_again():
     flush = measure(network, x, labels, recorder=recorder).flush()
     for layer, (spec, before) in enumerate(zip(network.layer_map(), start, strict=True)):
         assert row(flush, 1, layer)["weight_norm"] == pytest.approx(before.norm().item(), rel=1e-12)
-        assert row(flush, 1, layer)["update_norm"] == pytest.approx((spec.weighted.weight - before).norm().item(), rel=1e-9)
+        assert row(flush, 1, layer)["update_norm"] == pytest.approx(
+            (spec.weighted.weight - before).norm().item(), rel=1e-9
+        )
 
 
 def test_a_layer_that_is_not_called_is_named():
     network, x, labels = build()
     skipped = network.layers[2]
     network.run = lambda layer, x, probe: x if layer is skipped else layer(x, probe)
-    with pytest.raises(UserError, match=r"layer 3 \(layers.2\) took no part in the forward pass of step 0"):
+    with pytest.raises(
+        UserError, match=r"layer 3 \(layers.2\) took no part in the forward pass of step 0"
+    ):
         measure(network, x, labels)
 
 
@@ -93,7 +114,9 @@ class Positions(MLP):
 def test_what_does_not_exist_for_a_sequence_is_null():
     torch.manual_seed(0)
     network = Positions((1, 4, 4), 3, activations.tanh(), "none", depth=4, width=6).double()
-    flush = measure(network, torch.randn(10, 1, 4, 4, dtype=torch.float64), torch.randint(0, 3, (10,))).flush()
+    flush = measure(
+        network, torch.randn(10, 1, 4, 4, dtype=torch.float64), torch.randint(0, 3, (10,))
+    ).flush()
     for layer in range(4):
         measured = row(flush, 0, layer)
         assert measured["weight_grad_norm"] > 0
@@ -114,19 +137,26 @@ def test_every_column_is_the_float64_definition(kind, activation, normalization,
     for layer, wanted in enumerate(expected):
         measured = row(flush, 0, layer)
         for column, value in wanted.items():
-            assert reference.close(measured[column], value, 1e-9), (layer, column, measured[column], value)
+            assert reference.close(measured[column], value, 1e-9), (
+                layer,
+                column,
+                measured[column],
+                value,
+            )
 
 
 def test_null_is_where_a_value_does_not_exist():
     network, x, labels = build("convnet", "linear")
     flush = measure(network, x, labels).flush()
-    hidden, readout = row(flush, 0, 0), row(flush, 0, 3)
+    hidden = row(flush, 0, 0)
+    readout = row(flush, 0, 3)
     assert "sample_weight_grad_rms" not in hidden  # a convolution would need extra backward passes
     assert "sample_weight_grad_rms" in readout
     assert "dead" not in readout
     assert "saturation" not in readout
     network, x, labels = build("mlp", "relu", "batch")
-    assert "sample_weight_grad_rms" not in row(measure(network, x, labels).flush(), 0, 0)  # examples interact
+    # examples interact
+    assert "sample_weight_grad_rms" not in row(measure(network, x, labels).flush(), 0, 0)
 
 
 def test_update_columns_are_what_happened_to_the_weights():
@@ -138,18 +168,24 @@ def test_update_columns_are_what_happened_to_the_weights():
     end = [spec.weighted.weight.detach() for spec in network.layer_map()]
     flush = recorder.flush()
     for layer, (w0, w1, w2) in enumerate(zip(start, middle, end, strict=True)):
-        first, second = row(flush, 0, layer), row(flush, 1, layer)
+        first = row(flush, 0, layer)
+        second = row(flush, 1, layer)
         assert first["update_norm"] == pytest.approx(float((w1 - w0).norm()), rel=1e-12)
-        assert second["update_ratio"] == pytest.approx(float((w2 - w1).norm() / w1.norm()), rel=1e-12)
+        assert second["update_ratio"] == pytest.approx(
+            float((w2 - w1).norm() / w1.norm()), rel=1e-12
+        )
         assert first["displacement"] == 0
-        assert second["displacement"] == pytest.approx(float((w1 - w0).norm() / w0.norm()), rel=1e-12)
+        assert second["displacement"] == pytest.approx(
+            float((w1 - w0).norm() / w0.norm()), rel=1e-12
+        )
 
 
 def test_clipping_changes_the_clipped_norm_only():
     network, x, labels = build()
     plain = measure(*build()).flush()
     clipped = measure(network, x, labels, clip=1e-3).flush()
-    before, after = MEASURED.index("weight_grad_norm"), MEASURED.index("weight_grad_norm_clipped")
+    before = MEASURED.index("weight_grad_norm")
+    after = MEASURED.index("weight_grad_norm_clipped")
     np.testing.assert_allclose(clipped.values[:, before], plain.values[:, before], rtol=1e-12)
     np.testing.assert_allclose(plain.values[:, after], plain.values[:, before], rtol=1e-12)
     assert np.sqrt((clipped.values[0, after] ** 2).sum()) <= 1e-3
@@ -157,14 +193,21 @@ def test_clipping_changes_the_clipped_norm_only():
 
 @pytest.mark.parametrize("micro_batches", [2, 5])
 def test_accumulation_measures_the_whole_batch(micro_batches):
-    whole, parts = measure(*build()).flush(), measure(*build(), micro_batches=micro_batches).flush()
+    whole = measure(*build()).flush()
+    parts = measure(*build(), micro_batches=micro_batches).flush()
     np.testing.assert_array_equal(whole.measured, parts.measured)
-    np.testing.assert_allclose(parts.values[whole.measured], whole.values[whole.measured], rtol=1e-9, atol=1e-300)
+    np.testing.assert_allclose(
+        parts.values[whole.measured], whole.values[whole.measured], rtol=1e-9, atol=1e-300
+    )
 
 
 def test_vanishing_gradients_are_numbers_in_float32():
-    """Twelve sigmoid layers with N(0, 1e-4²): δ at layer 1 is of the order of 1e-41, a float32 denormal, and not 0."""
-    network, x, labels = build(activation="sigmoid", depth=12, initializer=Normal(1e-3), dtype=torch.float32)
+    """Twelve sigmoid layers with N(0, 1e-4²): δ at layer 1 is of the order of 1e-41, a float32
+    denormal, and not 0.
+    """
+    network, x, labels = build(
+        activation="sigmoid", depth=12, initializer=Normal(1e-3), dtype=torch.float32
+    )
     flush = measure(network, x, labels).flush()
     delta = flush.values[0, MEASURED.index("backprop_norm")]
     double, *_ = build(activation="sigmoid", depth=12, initializer=Normal(1e-3))
@@ -181,7 +224,11 @@ def test_the_first_non_finite_forward_layer_is_named():
     measure(network, x, labels, recorder=recorder)
     measure(network, x, labels, recorder=recorder)
     flush = recorder.flush()
-    assert (flush.divergence.step, flush.divergence.kind, flush.divergence.layer) == (1, "forward", 3)
+    assert (flush.divergence.step, flush.divergence.kind, flush.divergence.layer) == (
+        1,
+        "forward",
+        3,
+    )
     assert flush.steps.tolist() == [0, 1]  # rows after the divergence are noise
 
 
@@ -232,20 +279,26 @@ def test_a_watched_step_keeps_no_activations_under_checkpointing(checkpointing):
     assert entries == ([1] * 4 if checkpointing else [60, 60, 60, 30])
 
 
-@pytest.mark.parametrize("way", ["direct", "after another hook", "before another hook", "with a handle"])
+@pytest.mark.parametrize(
+    "way", ["direct", "after another hook", "before another hook", "with a handle"]
+)
 @pytest.mark.parametrize("skips", [False, True])
 def test_deltas_are_kept_as_they_come_by(way, skips, monkeypatch):
-    """Whichever way the hook is set; what the hooks of others do is seen; and autograd, which adds up in place what comes over
-    several paths where it can, leaves them alone."""
+    """Whichever way the hook is set; what the hooks of others do is seen; and autograd, which adds
+    up in place what comes over several paths where it can, leaves them alone."""
     if way == "with a handle":  # a torch without the short way
         monkeypatch.setattr(probe, "hasattr", lambda *words: False, raising=False)
     network, x, labels = build()
     monkeypatch.setattr(
         network,
         "run",
-        lambda layer, x, probe: x + layer(x, probe) if skips and layer in network.layers[1:3] else layer(x, probe),
+        lambda layer, x, probe: (
+            x + layer(x, probe) if skips and layer in network.layers[1:3] else layer(x, probe)
+        ),
     )
-    original, hooked, seen_by_other = probe.call_with_gradient, [], []
+    original = probe.call_with_gradient
+    hooked = []
+    seen_by_other = []
 
     def call(h, hook):
         if way == "after another hook":
@@ -284,7 +337,9 @@ def test_initial_weights_go_through_a_checkpoint():
     again.restore_initial(before[2:])  # as older checkpoints hold them
     assert torch.equal(again.initial[0], torch.cat([weight.flatten() for weight in before[2:]]))
     entries = [weight.numel() ** 0.5 / weight.double().norm().item() for weight in before]
-    np.testing.assert_allclose(later.flush().values[0, MEASURED.index("displacement")], entries, rtol=1e-6)
+    np.testing.assert_allclose(
+        later.flush().values[0, MEASURED.index("displacement")], entries, rtol=1e-6
+    )
 
 
 def test_displacement_from_zero_does_not_exist():
@@ -294,12 +349,17 @@ def test_displacement_from_zero_does_not_exist():
     recorder = measure(network, x, labels)
     measure(network, x, labels, recorder=recorder)
     flush = recorder.flush()
-    assert flush.measured[:, MEASURED.index("displacement")].tolist() == [[True, False, True, True]] * 2
+    assert (
+        flush.measured[:, MEASURED.index("displacement")].tolist()
+        == [[True, False, True, True]] * 2
+    )
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_address_is_the_same_on_recorded_and_on_watched_steps(checkpointing):
-    """An infinite weight below tanh: the loss stays finite, the gradient of layer 2 is 0 · inf, layer 3 was the first to go."""
+    """An infinite weight below tanh: the loss stays finite, the gradient of layer 2 is 0 · inf,
+    layer 3 was the first to go.
+    """
     for recorded in (True, False):
         network, x, labels = build(depth=5)
         network.activation_checkpointing = checkpointing
@@ -314,19 +374,22 @@ def test_the_address_is_the_same_on_recorded_and_on_watched_steps(checkpointing)
         recorder.before_update(recorded)
         recorder.after_update(recorded)
         divergence = recorder.flush().divergence
+        # 0 · inf in the layer below
         assert (divergence.kind, divergence.forward_layer, divergence.gradient_layer) == (
             "forward",
             3,
             2,
-        )  # 0 · inf in the layer below
+        )
 
 
 @pytest.mark.parametrize("poison", [False, True])
 def test_a_network_in_bfloat16(poison, up_to_the_gradients):
     """Its loss has no counterpart in numpy; recorded, watched, and lost on a watched step."""
     network, x, labels = build()
-    network, x = network.bfloat16(), x.bfloat16()
-    recorder, optimizer = Recorder(network.layer_map()), torch.optim.SGD(network.parameters(), lr=0.0)
+    network = network.bfloat16()
+    x = x.bfloat16()
+    recorder = Recorder(network.layer_map())
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
     for recorded in (True, False):
         if poison and not recorded:
             with torch.no_grad():
@@ -337,9 +400,15 @@ def test_a_network_in_bfloat16(poison, up_to_the_gradients):
     flush = recorder.flush()
     expected = [spec.weights[0].grad.double().norm().item() for spec in network.layer_map()]
     if poison:
-        assert (flush.divergence.step, flush.divergence.kind, flush.divergence.layer) == (1, "forward", 2)
+        assert (flush.divergence.step, flush.divergence.kind, flush.divergence.layer) == (
+            1,
+            "forward",
+            2,
+        )
     else:
-        np.testing.assert_allclose(flush.values[0, MEASURED.index("weight_grad_norm")], expected, rtol=1e-12)
+        np.testing.assert_allclose(
+            flush.values[0, MEASURED.index("weight_grad_norm")], expected, rtol=1e-12
+        )
         np.testing.assert_allclose(flush.gradient_norms, np.linalg.norm(expected), rtol=1e-12)
 
 
@@ -394,7 +463,9 @@ def test_the_alarms_norm_of_gradients_below_float32s_squares():
         recorder.before_update(recorded)
         recorder.after_update(recorded)
         entries = sum(spec.weighted.weight.numel() for spec in network.layer_map())
-        assert recorder.flush().gradient_norms[0] == pytest.approx(1e-30 * math.sqrt(entries), rel=1e-5)
+        assert recorder.flush().gradient_norms[0] == pytest.approx(
+            1e-30 * math.sqrt(entries), rel=1e-5
+        )
 
 
 def shared(network):
@@ -411,7 +482,9 @@ def frozen(network):
 
 @pytest.mark.parametrize("change", [None, shared, parametrized, frozen])
 @pytest.mark.parametrize("scale", [1.0, 1024.0, torch.tensor(1024.0)], ids=str)
-def test_the_alarms_norm_is_that_of_all_weights_without_the_loss_scale(change, scale, up_to_the_gradients):
+def test_the_alarms_norm_is_that_of_all_weights_without_the_loss_scale(
+    change, scale, up_to_the_gradients
+):
     network, x, labels = build(dtype=torch.float32)
     if change is not None:
         change(network)
@@ -421,7 +494,9 @@ def test_the_alarms_norm_is_that_of_all_weights_without_the_loss_scale(change, s
         recorder.after_update(False)
     weights = {id(weight): weight for spec in network.layer_map() for weight in spec.weights}
     gradients = [weight.grad.double() for weight in weights.values() if weight.grad is not None]
-    expected = math.sqrt(sum(gradient.square().sum().item() for gradient in gradients)) / float(scale)
+    expected = math.sqrt(sum(gradient.square().sum().item() for gradient in gradients)) / float(
+        scale
+    )
     flush = recorder.flush()
     assert flush.divergence is None
     np.testing.assert_allclose(flush.gradient_norms, expected, rtol=1e-5)
@@ -438,7 +513,9 @@ def test_a_loss_that_is_not_finite_by_itself_is_a_divergence(dtype, recorded, up
     """The logits are finite too: it is the readout's, the last of four layers."""
     network, x, labels = build(dtype=dtype)
     recorder = Recorder(network.layer_map())
-    up_to_the_gradients(recorder, network, x, labels, recorded, replay(network, x), criterion=infinite)
+    up_to_the_gradients(
+        recorder, network, x, labels, recorded, replay(network, x), criterion=infinite
+    )
     recorder.after_update(recorded)
     divergence = recorder.flush().divergence
     assert (divergence.kind, divergence.layer, divergence.gradient_layer) == ("forward", 4, None)

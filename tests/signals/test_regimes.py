@@ -1,5 +1,5 @@
-"""The recorder in the regimes where other tools report something else. Each test has its mutation: the number without the
-unscaling, the all-reduce or the aggregation is shown to differ."""
+"""The recorder in the regimes where other tools report something else. Each test has its mutation:
+the number without the unscaling, the all-reduce or the aggregation is shown to differ."""
 
 from __future__ import annotations
 
@@ -34,7 +34,11 @@ def build(dtype=torch.float32, depth=4):
     network = MLP((1, 4, 4), 3, activations.tanh(), depth=depth, width=6)
     FanScaled(gain=1.3)(network.layer_map(), torch.Generator().manual_seed(1))
     generator = torch.Generator().manual_seed(2)
-    return network.to(dtype), torch.randn(10, 1, 4, 4, generator=generator).to(dtype), torch.arange(10) % 3
+    return (
+        network.to(dtype),
+        torch.randn(10, 1, 4, 4, generator=generator).to(dtype),
+        torch.arange(10) % 3,
+    )
 
 
 def column(flush, name, step=0):
@@ -54,7 +58,9 @@ def one_step(network, x, labels):
 
 
 def amp_step(optimizer_options, poison=False, unscale=True):
-    """One step as Lightning's fp16 precision does it, with a real GradScaler; returns flush, scaler and the network."""
+    """One step as Lightning's fp16 precision does it, with a real GradScaler; returns flush, scaler
+    and the network.
+    """
     network, x, labels = build()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, **optimizer_options)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
@@ -80,7 +86,13 @@ def test_gradients_and_deltas_are_unscaled_under_a_gradient_scaler(options):
     network, x, labels = build(torch.float64)
     expected = reference.columns(network, x, labels)
     flush, _ = amp_step(options)
-    for name in ("weight_grad_norm", "backprop_norm", "sample_weight_grad_rms", "bias_grad_norm", "weight_grad_norm_clipped"):
+    for name in (
+        "weight_grad_norm",
+        "backprop_norm",
+        "sample_weight_grad_rms",
+        "bias_grad_norm",
+        "weight_grad_norm_clipped",
+    ):
         wanted = [row.get(name, row["weight_grad_norm"]) for row in expected]
         np.testing.assert_allclose(column(flush, name), wanted, rtol=1e-4, err_msg=name)
 
@@ -101,14 +113,22 @@ def test_a_skipped_step_is_recorded_as_skipped_and_is_no_divergence(options):
     assert np.isinf(column(flush, "weight_grad_norm")[1])
     assert (column(flush, "update_norm") == 0).all()
     # nothing was clipped; the kernel of a fused optimizer that skips leaves the loss scale in
-    np.testing.assert_array_equal(column(flush, "weight_grad_norm_clipped"), column(flush, "weight_grad_norm"))
+    np.testing.assert_array_equal(
+        column(flush, "weight_grad_norm_clipped"), column(flush, "weight_grad_norm")
+    )
 
 
 @pytest.mark.parametrize("clip", [None, 1e-3])
-def test_clipped_gradients_are_read_before_the_optimizer_computes_in_their_memory(clip, up_to_the_gradients):
-    """torch's SGD with Nesterov's momentum adds the momentum to the gradients, in place, where it takes them all at once."""
+def test_clipped_gradients_are_read_before_the_optimizer_computes_in_their_memory(
+    clip, up_to_the_gradients
+):
+    """torch's SGD with Nesterov's momentum adds the momentum to the gradients, in place, where it
+    takes them all at once.
+    """
     network, x, labels = build(torch.float64)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, nesterov=True, foreach=True)
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=0.1, momentum=0.9, nesterov=True, foreach=True
+    )
     recorder = Recorder(network.layer_map(), flush_every=2)
     up_to_the_gradients(recorder, network, x, labels)
     if clip is not None:
@@ -117,7 +137,9 @@ def test_clipped_gradients_are_read_before_the_optimizer_computes_in_their_memor
     recorder.after_clipping(True)
     optimizer.step()
     recorder.after_update(True)
-    np.testing.assert_allclose(column(recorder.flush(), "weight_grad_norm_clipped"), expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        column(recorder.flush(), "weight_grad_norm_clipped"), expected, rtol=1e-12
+    )
     assert network.layer_map()[0].weighted.weight.grad.norm().item() > 1.5 * expected[0]  # it did
 
 
@@ -126,7 +148,12 @@ def test_an_update_relative_to_weights_of_zero_is_null():
     with torch.no_grad():
         network.layer_map()[-1].weighted.weight.zero_()
     recorder = one_step(network, x, labels)
-    assert recorder.measured[0, MEASURED.index("update_ratio")].tolist() == [True, True, True, False]
+    assert recorder.measured[0, MEASURED.index("update_ratio")].tolist() == [
+        True,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_a_frozen_layer_has_no_gradient_and_is_null():
@@ -143,12 +170,19 @@ def test_a_frozen_layer_has_no_gradient_and_is_null():
     recorder.after_update(True)
     flush = recorder.flush()
     assert flush.divergence is None
-    for name in ("weight_grad_norm", "weight_grad_norm_clipped", "bias_grad_norm", "nonfinite", "sample_weight_grad_rms"):
+    for name in (
+        "weight_grad_norm",
+        "weight_grad_norm_clipped",
+        "bias_grad_norm",
+        "nonfinite",
+        "sample_weight_grad_rms",
+    ):
         assert flush.measured[0, MEASURED.index(name)].tolist() == [True, False, True, True], name
     assert column(flush, "update_norm")[1] == 0  # measured: it did not move
     whole, x, labels = build(torch.float64)
     expected = [row["backprop_norm"] for row in reference.columns(whole, x, labels)]
-    np.testing.assert_allclose(column(flush, "backprop_norm"), expected, rtol=1e-9)  # δ passes through
+    # δ passes through
+    np.testing.assert_allclose(column(flush, "backprop_norm"), expected, rtol=1e-9)
 
 
 class Shared(Network):
@@ -157,7 +191,9 @@ class Shared(Network):
     def __init__(self):
         super().__init__()
         phi = activations.tanh()
-        first, shared, readout = (Layer(nn.Linear(16, 6), phi), Layer(nn.Linear(6, 6), phi), Layer(nn.Linear(6, 3)))
+        first = Layer(nn.Linear(16, 6), phi)
+        shared = Layer(nn.Linear(6, 6), phi)
+        readout = Layer(nn.Linear(6, 3))
         self.finish([first, shared, shared, shared, readout])
 
     def forward(self, x, probe=None):
@@ -166,15 +202,21 @@ class Shared(Network):
 
 def test_a_shared_weight_is_one_layer():
     torch.manual_seed(0)
-    network, (_, x, labels) = Shared().double(), build(torch.float64)
+    network = Shared().double()
+    (_, x, labels) = build(torch.float64)
     layers = network.layer_map()
-    assert [(spec.index, spec.kind, spec.uses) for spec in layers] == [(1, "hidden", 1), (2, "hidden", 3), (3, "readout", 1)]
+    assert [(spec.index, spec.kind, spec.uses) for spec in layers] == [
+        (1, "hidden", 1),
+        (2, "hidden", 3),
+        (3, "readout", 1),
+    ]
     flush = one_step(network, x, labels)
     grads = [spec.weighted.weight.grad.norm().item() for spec in layers]
     np.testing.assert_allclose(column(flush, "weight_grad_norm"), grads, rtol=1e-12)
     assert not flush.measured[0, MEASURED.index("sample_weight_grad_rms"), 1]
     # δ of the shared layer: all three applications together
-    h, hs = x.flatten(1), []
+    h = x.flatten(1)
+    hs = []
     for layer in network.layers:
         h = layer.weighted(h)
         h.retain_grad()
@@ -182,13 +224,16 @@ def test_a_shared_weight_is_one_layer():
         h = h if layer.activation is None else layer.activation(h)
     F.cross_entropy(h, labels).backward()
     squares = [(10 * value.grad).square().sum(1).mean() for value in hs]
-    assert column(flush, "backprop_norm")[1] == pytest.approx(sum(squares[1:4]).sqrt().item(), rel=1e-9)
+    assert column(flush, "backprop_norm")[1] == pytest.approx(
+        sum(squares[1:4]).sqrt().item(), rel=1e-9
+    )
 
 
 def test_tied_weights_count_once():
     """Two layers of one parameter: each shows its gradient, and their sum has it once."""
     network, x, labels = build(torch.float64, depth=5)
-    first, second = network.layers[1].weighted, network.layers[3].weighted
+    first = network.layers[1].weighted
+    second = network.layers[3].weighted
     second.weight = first.weight
     flush = one_step(network, x, labels)
     grads = [network.layers[i].weighted.weight.grad.norm().item() for i in range(5)]
@@ -196,7 +241,13 @@ def test_tied_weights_count_once():
     distinct = [grads[0], grads[1], grads[2], grads[4]]
     np.testing.assert_allclose(flush.gradient_norms, [np.linalg.norm(distinct)], rtol=1e-12)
     # the gradient of one example is a sum of two outer products
-    assert flush.measured[0, MEASURED.index("sample_weight_grad_rms")].tolist() == [True, False, True, False, True]
+    assert flush.measured[0, MEASURED.index("sample_weight_grad_rms")].tolist() == [
+        True,
+        False,
+        True,
+        False,
+        True,
+    ]
 
 
 def test_a_parametrized_weight_is_one_layer_of_its_originals():
@@ -207,7 +258,9 @@ def test_a_parametrized_weight_is_one_layer_of_its_originals():
     flush = one_step(network, x, labels)
     expected = torch.cat([p.grad.flatten() for p in spec.weights]).norm().item()
     assert column(flush, "weight_grad_norm")[1] == pytest.approx(expected, rel=1e-12)
-    assert column(flush, "weight_grad_norm")[1] != pytest.approx(spec.weights[0].grad.norm().item(), rel=1e-3)
+    assert column(flush, "weight_grad_norm")[1] != pytest.approx(
+        spec.weights[0].grad.norm().item(), rel=1e-3
+    )
 
 
 def _sharded(rank: int, port: int, folder: str) -> None:
@@ -223,7 +276,9 @@ def _sharded(rank: int, port: int, folder: str) -> None:
     placements = [(mesh, [Shard(0)]), (mesh, [Shard(1)]), (mesh, [Replicate()])]
     plane = init_device_mesh("cpu", (2, 1))
     placements += [(plane, [Shard(0), Replicate()]), (plane, [Replicate(), Shard(0)])]
-    parameters = [nn.Parameter(distribute_tensor(t, m, p)) for t, (m, p) in zip(full, placements, strict=True)]
+    parameters = [
+        nn.Parameter(distribute_tensor(t, m, p)) for t, (m, p) in zip(full, placements, strict=True)
+    ]
     layers = LayerParameters([[parameter] for parameter in parameters])
     local = norms(layers.values)
     whole = layers.norm_by_layer(local)
@@ -233,7 +288,9 @@ def _sharded(rank: int, port: int, folder: str) -> None:
     gradients, positions = layers.with_gradient()
     torch.save((whole, local, norms(full), ones, gradients, positions), f"{folder}/{rank}.pt")
     dist.barrier()
-    os._exit(0)  # past the C++ destructors: gloo's threads race with them at exit, and one time in a hundred abort
+    # past the C++ destructors: gloo's threads race with them at exit, and one time in a hundred
+    # abort
+    os._exit(0)
 
 
 def test_sharded_parameters_are_measured_whole(tmp_path):
@@ -254,7 +311,9 @@ def test_sharded_parameters_are_measured_whole(tmp_path):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_compiled_network_measures_the_same_without_breaking_the_graph(checkpointing, up_to_the_gradients):
+def test_compiled_network_measures_the_same_without_breaking_the_graph(
+    checkpointing, up_to_the_gradients
+):
     import torch._dynamo as dynamo
 
     dynamo.reset()
@@ -274,6 +333,9 @@ def test_compiled_network_measures_the_same_without_breaking_the_graph(checkpoin
         flushes.append(recorder.flush())
     eager, graph = flushes
     np.testing.assert_array_equal(eager.measured, graph.measured)
-    np.testing.assert_allclose(graph.values[eager.measured], eager.values[eager.measured], rtol=1e-4, atol=1e-9)
+    np.testing.assert_allclose(
+        graph.values[eager.measured], eager.values[eager.measured], rtol=1e-4, atol=1e-9
+    )
     assert not dynamo.utils.counters["graph_break"]
-    assert dynamo.utils.counters["stats"]["unique_graphs"] == 2  # recorded steps and the others; no recompilation
+    # recorded steps and the others; no recompilation
+    assert dynamo.utils.counters["stats"]["unique_graphs"] == 2

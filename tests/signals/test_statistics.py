@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from isometry.signals.reductions import Reductions
-from isometry.signals.statistics import count_inside, largest_by_unit, merge_moments, moments, shifted_sums
+from isometry.signals.statistics import (
+    count_inside,
+    largest_by_unit,
+    merge_moments,
+    moments,
+    shifted_sums,
+)
 
 
 def moments_of(block):
@@ -27,28 +33,38 @@ def test_moments_of_tiny_float32_values_do_not_underflow():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_moments_of_large_16_bit_tensors_are_those_of_their_values(dtype):
-    """The differences from the first entry, 4, would be rounded to 16 bit: the others are 400 times smaller."""
+    """The differences from the first entry, 4, would be rounded to 16 bit: the others are 400 times
+    smaller.
+    """
     x = (torch.rand(64, 4, 30, 30, generator=torch.Generator().manual_seed(0)) / 100).to(dtype)
     x[0, 0, 0, 0] = 4.0
     device = torch.device("cpu")
     found = Reductions(device).preactivations([x, x], [None, None])
     expected = torch.tensor([x.double().mean(), x.double().var(correction=0)], dtype=torch.float64)
     for k in range(2):
-        torch.testing.assert_close(found[:2, k], expected, rtol=1e-5, atol=0)  # float32's differences
+        # float32's differences
+        torch.testing.assert_close(found[:2, k], expected, rtol=1e-5, atol=0)
 
 
 def test_merged_moments_are_those_of_the_union():
     torch.manual_seed(0)
-    parts = [torch.randn(1, count, 7, dtype=torch.float64) * scale + scale for count, scale in ((5, 1.0), (12, 3.0), (1, 0.1))]
+    parts = [
+        torch.randn(1, count, 7, dtype=torch.float64) * scale + scale
+        for count, scale in ((5, 1.0), (12, 3.0), (1, 0.1))
+    ]
     means, variances = (torch.stack(c) for c in zip(*map(moments_of, parts), strict=True))
     merged = torch.stack(merge_moments(torch.tensor([5.0, 12.0, 1.0]), means, variances), dim=1)
     union = torch.cat(parts, dim=1)
-    torch.testing.assert_close(merged[0], torch.stack([union.mean(), union.var(correction=0)]), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        merged[0], torch.stack([union.mean(), union.var(correction=0)]), rtol=1e-12, atol=0
+    )
 
 
 def test_entries_in_closed_intervals_are_counted():
     x = torch.tensor([[[-3.0, -1.0, 0.0, 0.5, 2.0, math.nan]]])
-    assert count_inside(x, torch.empty_like(x), ((-math.inf, -1.0), (2.0, math.inf))).tolist() == [3]
+    assert count_inside(x, torch.empty_like(x), ((-math.inf, -1.0), (2.0, math.inf))).tolist() == [
+        3
+    ]
     assert count_inside(x, torch.empty_like(x), ((0.0, 0.5),)).tolist() == [2]
     assert count_inside(x, torch.empty_like(x), ()).tolist() == [0]
 

@@ -19,7 +19,15 @@ PHI = activations.tanh()
 _ = PHI.saturated_intervals  # computed once, on real numbers
 
 # operations that hand a number or a tensor of unknown size to the host
-SYNCHRONIZING = {"_local_scalar_dense", "item", "nonzero", "masked_select", "unique", "is_nonzero", "equal"}
+SYNCHRONIZING = {
+    "_local_scalar_dense",
+    "item",
+    "nonzero",
+    "masked_select",
+    "unique",
+    "is_nonzero",
+    "equal",
+}
 
 
 def build(kind):
@@ -31,7 +39,9 @@ def build(kind):
 def step(recorder, network, x, optimizer, recorded):
     """One step of training; what is between the marks is ours."""
     optimizer.zero_grad()
-    loss = F.cross_entropy(network(x, recorder.begin(recorded, len(x))), torch.zeros(len(x), dtype=torch.long))
+    loss = F.cross_entropy(
+        network(x, recorder.begin(recorded, len(x))), torch.zeros(len(x), dtype=torch.long)
+    )
     recorder.after_forward(loss)
     loss.backward()
     recorder.after_backward(1 / len(x))
@@ -67,12 +77,15 @@ class Count(TorchDispatchMode):
 
 
 def test_dispatched_operations_of_a_step(monkeypatch):
-    """No synchronizing operation; and steps that are not recorded cost a handful of operations, whatever the depth."""
+    """No synchronizing operation; and steps that are not recorded cost a handful of operations,
+    whatever the depth.
+    """
     monkeypatch.setattr(norms, "SCREENED", frozenset())
     extra = {}
     for depth in (4, 40):
         network = MLP((1, 4, 4), 3, PHI, depth=depth, width=6)
-        x, optimizer = torch.randn(10, 1, 4, 4), torch.optim.SGD(network.parameters(), lr=0.1, foreach=True)
+        x = torch.randn(10, 1, 4, 4)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1, foreach=True)
         recorder = Recorder(network.layer_map(), flush_every=8)
         step(recorder, network, x, optimizer, True)
         for recorded in (True, False):
@@ -86,16 +99,22 @@ def test_dispatched_operations_of_a_step(monkeypatch):
             recorder._open_step()
             with Count() as plain:
                 network(x)
-            extra[depth, recorded] = len([n for n in ours.names if n not in ("detach", "view")]) - len(plain.names)
+            extra[depth, recorded] = len(
+                [n for n in ours.names if n not in ("detach", "view")]
+            ) - len(plain.names)
     assert extra[40, False] <= extra[4, False] + 5
     assert extra[40, False] < 40
 
 
 def operations(depth, recorded):
-    """Operations, views left out, that the recorder's own calls ask for in one step of a network that has run before."""
+    """Operations, views left out, that the recorder's own calls ask for in one step of a network
+    that has run before.
+    """
     network = MLP((1, 4, 4), 3, PHI, depth=depth, width=6)
-    x, labels = torch.randn(10, 1, 4, 4), torch.zeros(10, dtype=torch.long)
-    optimizer, recorder = torch.optim.SGD(network.parameters(), lr=0.1), Recorder(network.layer_map(), flush_every=8)
+    x = torch.randn(10, 1, 4, 4)
+    labels = torch.zeros(10, dtype=torch.long)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    recorder = Recorder(network.layer_map(), flush_every=8)
     step(recorder, network, x, optimizer, recorded)
     optimizer.zero_grad()
     with Count() as ours:
@@ -114,27 +133,47 @@ def operations(depth, recorded):
     return len([name for name in ours.names if name not in VIEWS])
 
 
-VIEWS = {"detach", "view", "unsqueeze", "slice", "select", "alias", "unbind", "split", "t", "_unsafe_view", "empty", "permute"}
+VIEWS = {
+    "detach",
+    "view",
+    "unsqueeze",
+    "slice",
+    "select",
+    "alias",
+    "unbind",
+    "split",
+    "t",
+    "_unsafe_view",
+    "empty",
+    "permute",
+}
 
 
 @pytest.mark.parametrize(("recorded", "most"), [(True, 130), (False, 15)])
 def test_the_recorders_operations_do_not_grow_with_depth(recorded, most, monkeypatch):
-    """On an accelerator a step costs what the host needs to ask for it: 3 shapes, 120 operations (12 where only watched)."""
+    """On an accelerator a step costs what the host needs to ask for it: 3 shapes, 120 operations
+    (12 where only watched).
+    """
     monkeypatch.setattr(norms, "SCREENED", frozenset())
     assert operations(40, recorded) == operations(12, recorded) <= most
 
 
 class Copies(TorchDispatchMode):
-    """Operations on tensors of the host and of the device at once (the host waits for such copies), or that look at a value."""
+    """Operations on tensors of the host and of the device at once (the host waits for such copies),
+    or that look at a value.
+    """
 
     def __init__(self):
         super().__init__()
-        self.on, self.found = False, []
+        self.on = False
+        self.found = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         if self.on:
-            tensors = [t for t in tree_leaves((args, kwargs, result)) if isinstance(t, torch.Tensor)]
+            tensors = [
+                t for t in tree_leaves((args, kwargs, result)) if isinstance(t, torch.Tensor)
+            ]
             name = function.__name__.split(".")[0]
             if len({t.device.type for t in tensors}) > 1 or name in SYNCHRONIZING:
                 self.found.append(name)
@@ -186,17 +225,29 @@ REGIMES = {
 @pytest.mark.parametrize("regime", REGIMES)
 def test_no_step_copies_between_host_and_device(regime):
     """On a pretended GPU, after the first two steps, which make what lies there for good."""
-    options = {"kind": MLP, "width": 6, "activation": PHI, "accumulated": 1, "change": lambda network: None, **REGIMES[regime]}
-    kind, phi, accumulated, change = (options.pop(name) for name in ("kind", "activation", "accumulated", "change"))
+    options = {
+        "kind": MLP,
+        "width": 6,
+        "activation": PHI,
+        "accumulated": 1,
+        "change": lambda network: None,
+        **REGIMES[regime],
+    }
+    kind, phi, accumulated, change = (
+        options.pop(name) for name in ("kind", "activation", "accumulated", "change")
+    )
     options = {name: value for name, value in options.items() if value is not None}
     with FakeTensorMode(), Copies() as copies:
         with torch.device("cuda"):
-            network, x, labels = kind((1, 6, 6), 3, phi, depth=4, **options), torch.randn(10, 1, 6, 6), torch.zeros(10).long()
+            network = kind((1, 6, 6), 3, phi, depth=4, **options)
+            x = torch.randn(10, 1, 6, 6)
+            labels = torch.zeros(10).long()
             change(network)
         recorder = Recorder(network.layer_map(), flush_every=8)
         optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
         for index in range(6):
-            copies.on, recorded = index >= 2, index % 2 == 0
+            copies.on = index >= 2
+            recorded = index % 2 == 0
             optimizer.zero_grad()
             for _ in range(accumulated):
                 loss = F.cross_entropy(network(x, recorder.begin(recorded, 10)), labels)
@@ -224,7 +275,9 @@ def test_one_copy_to_the_host_a_flush(monkeypatch):
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     copies = []
     original = torch.Tensor.cpu
-    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: (copies.append(tuple(self.shape)), original(self))[1])
+    monkeypatch.setattr(
+        torch.Tensor, "cpu", lambda self: (copies.append(tuple(self.shape)), original(self))[1]
+    )
     for _ in range(4):
         step(recorder, network, x, optimizer, True)
     assert copies == []

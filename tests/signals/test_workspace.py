@@ -6,7 +6,9 @@ from isometry.signals.workspace import CHUNK, WHOLE, Workspace, runs
 
 
 def test_consecutive_equal_shapes_make_a_run_and_a_large_tensor_is_alone():
-    shapes = [torch.Size(s) for s in ((2, 3), (2, 3), (2, 5), (2, 3), (WHOLE + 1, 1), (WHOLE + 1, 1))]
+    shapes = [
+        torch.Size(s) for s in ((2, 3), (2, 3), (2, 5), (2, 3), (WHOLE + 1, 1), (WHOLE + 1, 1))
+    ]
     assert [list(r) for r in runs(tuple(shapes))] == [[0, 1], [2], [3], [4], [5]]
     assert [list(r) for r in runs(tuple(shapes[:2]), ("a", "b"))] == [[0], [1]]
 
@@ -24,7 +26,9 @@ def test_map_keeps_the_order_and_the_values():
     workspace = Workspace(torch.device("cpu"))
     for _ in range(2):  # the second time in memory that is there
         result = workspace.map(tensors, lambda block: block.flatten(1).sum(1, dtype=torch.float64))
-        torch.testing.assert_close(result, torch.stack([t.double().sum() for t in tensors]), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            result, torch.stack([t.double().sum() for t in tensors]), rtol=1e-12, atol=1e-12
+        )
     assert workspace.map([], torch.clone).shape == (0,)
 
 

@@ -12,7 +12,20 @@ from isometry.theory.correlation import correlation_map
 from isometry.theory.fixed_points import fixed_points, limit, limit_of
 from isometry.theory.meanfield import NoCriticalPoint, chi, critical, variance_map
 
-NAMES = ["linear", "sigmoid", "tanh", "relu", "gelu", "silu", "selu", "erf", "hard_tanh", "softplus", "sine", "squared_relu"]
+NAMES = [
+    "linear",
+    "sigmoid",
+    "tanh",
+    "relu",
+    "gelu",
+    "silu",
+    "selu",
+    "erf",
+    "hard_tanh",
+    "softplus",
+    "sine",
+    "squared_relu",
+]
 
 
 def test_phases_of_tanh():
@@ -58,7 +71,9 @@ def test_a_fixed_point_is_left_alone_and_a_stable_one_attracts(name, sigma_w, si
         if not 0 < point.q < math.inf:
             continue
         assert variance_map(phi, point.q, sigma_w, sigma_b) == pytest.approx(point.q, rel=1e-6)
-        up, down = (variance_map(phi, f * point.q, sigma_w, sigma_b) / point.q for f in (1.001, 0.999))
+        up, down = (
+            variance_map(phi, f * point.q, sigma_w, sigma_b) / point.q for f in (1.001, 0.999)
+        )
         assert (up - down) / 0.002 == pytest.approx(point.slope, rel=2e-3, abs=2e-3)
         assert (abs(up - 1) < 1e-3) is point.stable
 
@@ -73,14 +88,22 @@ def test_gelus_critical_point_says_that_it_is_unstable(name):
 
 
 def test_normalized_networks():
-    """relu: π/(π-1) under batch norm (Yang et al. 2019); exactly 1 under RMS norm, whatever σ_w, without biases."""
-    assert limit_of(activations.relu(), "batch", 1.0, 0.0, 4096)[0] == pytest.approx(math.pi / (math.pi - 1), rel=1e-3)
+    """relu: π/(π-1) under batch norm (Yang et al. 2019); exactly 1 under RMS norm, whatever σ_w,
+    without biases.
+    """
+    assert limit_of(activations.relu(), "batch", 1.0, 0.0, 4096)[0] == pytest.approx(
+        math.pi / (math.pi - 1), rel=1e-3
+    )
     for sigma_w in (0.3, 1.0, 5.0):
-        assert limit_of(activations.relu(), "rms", sigma_w, 0.0, 128)[0] == pytest.approx(1.0, rel=1e-9)
+        assert limit_of(activations.relu(), "rms", sigma_w, 0.0, 128)[0] == pytest.approx(
+            1.0, rel=1e-9
+        )
 
 
 def corners():
-    for name, sigma_w, sigma_b in itertools.product(NAMES, [0.0, 1e-8, 1e-3, 30.0, 1e6], [0.0, 1e-8, 2.0]):
+    for name, sigma_w, sigma_b in itertools.product(
+        NAMES, [0.0, 1e-8, 1e-3, 30.0, 1e6], [0.0, 1e-8, 2.0]
+    ):
         # a wave of hundreds of periods takes ten seconds: one corner in the fast tier
         long = name == "sine" and sigma_w >= 30 and sigma_b != 1e-8
         yield pytest.param(name, sigma_w, sigma_b, marks=(pytest.mark.slow,) if long else ())
@@ -103,7 +126,9 @@ scales = st.one_of(st.just(0.0), st.floats(1e-12, 1e9))
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.sampled_from(NAMES), st.floats(1e-12, 1e9), scales, st.floats(1e-20, 1e12), st.floats(-1, 1))
+@given(
+    st.sampled_from(NAMES), st.floats(1e-12, 1e9), scales, st.floats(1e-20, 1e12), st.floats(-1, 1)
+)
 def test_anywhere_on_the_domain_maps_are_finite_and_lengths_positive(name, sigma_w, sigma_b, q, c):
     phi = getattr(activations, name)()
     length = variance_map(phi, q, sigma_w, sigma_b)
@@ -121,7 +146,11 @@ def test_a_critical_point_has_chi_one_or_is_a_named_error(name, sigma_b):
         point = critical(phi, sigma_b)
     except NoCriticalPoint:
         return
-    q = {0.0: 1e-20, math.inf: 1e8}.get(point.q_star, 1.0 if math.isnan(point.q_star) else point.q_star)
+    q = {0.0: 1e-20, math.inf: 1e8}.get(
+        point.q_star, 1.0 if math.isnan(point.q_star) else point.q_star
+    )
     assert chi(phi, q, point.sigma_w) == pytest.approx(1.0, rel=1e-6)
     if 0 < point.q_star < math.inf:
-        assert variance_map(phi, point.q_star, point.sigma_w, sigma_b) == pytest.approx(point.q_star, rel=1e-6)
+        assert variance_map(phi, point.q_star, point.sigma_w, sigma_b) == pytest.approx(
+            point.q_star, rel=1e-6
+        )

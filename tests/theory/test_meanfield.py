@@ -13,21 +13,29 @@ from isometry.theory.quadrature import error_estimate, expectation
 @pytest.mark.parametrize("q", [1e-12, 1e-3, 1.0, 50.0, 1e6])
 def test_gaussian_moments(q):
     for power, double_factorial in ((2, 1), (4, 3), (6, 15)):
-        assert expectation(lambda h, p=power: h**p, q) == pytest.approx(double_factorial * q ** (power / 2), rel=1e-12)
+        assert expectation(lambda h, p=power: h**p, q) == pytest.approx(
+            double_factorial * q ** (power / 2), rel=1e-12
+        )
 
 
 @pytest.mark.parametrize("q", [1e-6, 0.3, 4.0, 1e4])
 def test_relu_family(q):
     assert second_moment(activations.relu(), q) == pytest.approx(q / 2, rel=1e-12)
     assert slope_moment(activations.relu(), q) == pytest.approx(0.5, rel=1e-12)
-    assert second_moment(activations.leaky_relu(0.2), q) == pytest.approx(q * (1 + 0.04) / 2, rel=1e-12)
+    assert second_moment(activations.leaky_relu(0.2), q) == pytest.approx(
+        q * (1 + 0.04) / 2, rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("q", [1e-6, 0.3, 4.0, 1e4])
 def test_erf(q):
     """E erf(√q z)² = (2/π) asin(2q/(1+2q)) (Williams 1997); E erf'² = (4/π)/√(1+4q)."""
-    assert second_moment(activations.erf(), q) == pytest.approx(2 / math.pi * math.asin(2 * q / (1 + 2 * q)), rel=1e-10)
-    assert slope_moment(activations.erf(), q) == pytest.approx(4 / math.pi / math.sqrt(1 + 4 * q), rel=1e-10)
+    assert second_moment(activations.erf(), q) == pytest.approx(
+        2 / math.pi * math.asin(2 * q / (1 + 2 * q)), rel=1e-10
+    )
+    assert slope_moment(activations.erf(), q) == pytest.approx(
+        4 / math.pi / math.sqrt(1 + 4 * q), rel=1e-10
+    )
 
 
 def test_selu_has_its_fixed_point_at_one():
@@ -60,7 +68,9 @@ def test_tanh_with_bias_is_schoenholzs():
     """Schoenholz et al. 2017 use σ_b² = 0.05, where σ_w² = 1.76 is critical."""
     point = critical(activations.tanh(), math.sqrt(0.05))
     assert point.sigma_w**2 == pytest.approx(1.76, abs=5e-3)
-    assert variance_map(activations.tanh(), point.q_star, point.sigma_w, point.sigma_b) == pytest.approx(point.q_star, rel=1e-9)
+    assert variance_map(
+        activations.tanh(), point.q_star, point.sigma_w, point.sigma_b
+    ) == pytest.approx(point.q_star, rel=1e-9)
     assert chi(activations.tanh(), point.q_star, point.sigma_w) == pytest.approx(1.0, rel=1e-9)
 
 
@@ -80,7 +90,7 @@ def test_the_error_estimate_bounds_the_error(q):
     assert error <= error_estimate(lambda h: erf.phi(h) ** 2, q)
     for name in ("tanh", "gelu", "selu", "sigmoid", "softsign"):
         phi = getattr(activations, name)()
-        assert error_estimate(lambda h, phi=phi: phi.phi(h) ** 2, q, phi.kinks) < 1e-10 * expectation(
+        assert error_estimate(
             lambda h, phi=phi: phi.phi(h) ** 2, q, phi.kinks
-        )
+        ) < 1e-10 * expectation(lambda h, phi=phi: phi.phi(h) ** 2, q, phi.kinks)
     assert error_estimate(lambda h: np.maximum(h - 0.3 * np.sqrt(q), 0.0) ** 2, q) > 1e-10 * q

@@ -1,4 +1,6 @@
-"""The per-layer prediction against networks that are drawn and differentiated here, in float64 and without our layers."""
+"""The per-layer prediction against networks that are drawn and differentiated here, in float64 and
+without our layers.
+"""
 
 import functools
 import math
@@ -16,15 +18,32 @@ SCALES = {
     "critical": lambda critical: critical,
     "chaotic": lambda critical: 1.5 * critical,
 }
-CRITICAL = {  # σ_w, rounded, from closed forms or the literature: a theory value is not compared with itself
-    "linear": 1.0, "relu": math.sqrt(2), "leaky_relu": math.sqrt(2 / 1.0001), "tanh": 1.0, "erf": math.sqrt(math.pi) / 2,
-    "softsign": 1.0, "hard_tanh": 1.0, "arctan": 1.0, "gelu": 2.0, "silu": 2.0, "selu": 0.96, "elu": 1.2, "sine": 1.0,
-    "sigmoid": 10.15, "softplus": 1.4, "mish": 1.6,
+# σ_w, rounded, from closed forms or the literature: a theory value is not compared with itself
+CRITICAL = {
+    "linear": 1.0, "relu": math.sqrt(2), "leaky_relu": math.sqrt(2 / 1.0001), "tanh": 1.0,
+    "erf": math.sqrt(math.pi) / 2, "softsign": 1.0, "hard_tanh": 1.0, "arctan": 1.0, "gelu": 2.0,
+    "silu": 2.0, "selu": 0.96, "elu": 1.2, "sine": 1.0, "sigmoid": 10.15, "softplus": 1.4,
+    "mish": 1.6,
 }  # fmt: skip
-FAST = {("relu", "critical"), ("tanh", "chaotic"), ("sigmoid", "ordered"), ("gelu", "critical"), ("linear", "chaotic")}
+FAST = {
+    ("relu", "critical"),
+    ("tanh", "chaotic"),
+    ("sigmoid", "ordered"),
+    ("gelu", "critical"),
+    ("linear", "chaotic"),
+}
 
 
-def network(name, sigma_w, sigma_b=0.0, depth=8, width=200, normalization="none", distribution="gaussian", inputs=None):
+def network(
+    name,
+    sigma_w,
+    sigma_b=0.0,
+    depth=8,
+    width=200,
+    normalization="none",
+    distribution="gaussian",
+    inputs=None,
+):
     phi = getattr(activations, name)()
     sizes = [inputs or width, *[width] * (depth - 1), 10]
     return [
@@ -56,7 +75,8 @@ def draw(layer, seeds, generator):
     if layer.distribution == "uniform":
         unit = (torch.rand(shape, generator=generator, dtype=torch.float64) - 0.5) * math.sqrt(12)
     elif layer.distribution == "orthogonal":
-        large, small = max(shape[1:]), min(shape[1:])
+        large = max(shape[1:])
+        small = min(shape[1:])
         normal = torch.randn(seeds, large, small, generator=generator, dtype=torch.float64)
         q, r = torch.linalg.qr(normal)
         q = q * torch.sign(torch.diagonal(r, dim1=1, dim2=2)).unsqueeze(1)
@@ -67,10 +87,16 @@ def draw(layer, seeds, generator):
 
 
 def simulate(layers, x, seeds):
-    """log q_l, log ‖δ_l‖² relative to the last hidden layer, log ‖δ_l‖²‖x_{l-1}‖²; [L, seeds] each."""
+    """log q_l, log ‖δ_l‖² relative to the last hidden layer, log ‖δ_l‖²‖x_{l-1}‖²; [L, seeds]
+    each.
+    """
     generator = torch.Generator().manual_seed(0)
-    modules = [None if layer.activation is None else layer.activation.module().double() for layer in layers]
-    a, hs, sizes = x.expand(seeds, -1), [], []
+    modules = [
+        None if layer.activation is None else layer.activation.module().double() for layer in layers
+    ]
+    a = x.expand(seeds, -1)
+    hs = []
+    sizes = []
     for layer, module in zip(layers, modules, strict=True):
         sizes.append(a.square().sum(1))
         h = torch.bmm(draw(layer, seeds, generator), a.unsqueeze(2)).squeeze(2)
@@ -91,8 +117,12 @@ def simulate(layers, x, seeds):
 
 
 def check(layers, seeds, allowance):
-    """Means within 4.5 standard errors plus what second order may add; standard deviations within 15 % and their error."""
-    x = torch.randn(layers[0].inputs, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    """Means within 4.5 standard errors plus what second order may add; standard deviations within
+    15 % and their error.
+    """
+    x = torch.randn(
+        layers[0].inputs, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
     predicted = predict(layers, np.full((1, 1, 1), float(x.square().mean())), 128)
     assert predicted.reason is None
     f = predicted.fluctuations
@@ -103,11 +133,14 @@ def check(layers, seeds, allowance):
     ]
     for measured, (mean, std) in zip(simulate(layers, x, seeds), expected, strict=True):
         # increments between layers: the layers of one network are correlated
-        steps, wanted = np.diff(measured, axis=0), np.diff(mean)
+        steps = np.diff(measured, axis=0)
+        wanted = np.diff(mean)
         error = 4.5 * steps.std(1) / math.sqrt(seeds) + allowance
         assert (np.abs(steps.mean(1) - wanted) < error).all(), (steps.mean(1), wanted, error)
         spread = measured.std(1)
-        assert (np.abs(spread - std) < 0.15 * std + 3.5 * spread / math.sqrt(2 * seeds) + allowance).all(), (spread, std)
+        assert (
+            np.abs(spread - std) < 0.15 * std + 3.5 * spread / math.sqrt(2 * seeds) + allowance
+        ).all(), (spread, std)
 
 
 def cases():
@@ -119,7 +152,9 @@ def cases():
 
 @pytest.mark.parametrize(("name", "sigma_w"), list(cases()))
 def test_every_activation_in_every_phase(name, sigma_w):
-    """Second order in 1/width moves a mean by a few /n² a layer, near a critical point by more: 2/n is allowed."""
+    """Second order in 1/width moves a mean by a few /n² a layer, near a critical point by more: 2/n
+    is allowed.
+    """
     check(network(name, sigma_w, sigma_b=0.1), seeds=150, allowance=2 / 200)
 
 
@@ -133,20 +168,33 @@ def test_every_activation_in_every_phase(name, sigma_w):
     ],
 )
 def test_distributions_and_norms(name, sigma_w, sigma_b, distribution, normalization):
-    layers = network(name, sigma_w, sigma_b, width=100, depth=6, normalization=normalization, distribution=distribution)
+    layers = network(
+        name,
+        sigma_w,
+        sigma_b,
+        width=100,
+        depth=6,
+        normalization=normalization,
+        distribution=distribution,
+    )
     check(layers, seeds=150, allowance=2 / 100)
 
 
 def test_an_orthogonal_linear_network_does_not_fluctuate():
-    f = predict(network("linear", 1.0, distribution="orthogonal"), np.ones((1, 1, 1)), 128).fluctuations
+    f = predict(
+        network("linear", 1.0, distribution="orthogonal"), np.ones((1, 1, 1)), 128
+    ).fluctuations
     np.testing.assert_allclose(f.delta_std, 0.0, atol=1e-6)
     np.testing.assert_allclose(f.delta_shift, 0.0, atol=1e-12)
 
 
 def test_relu_is_hanin_and_rolnicks():
     """Mean -2.5/n and variance 5/n a layer in log ‖x‖², to first order in 1/n."""
-    width, depth = 100, 11
-    f = predict(network("relu", math.sqrt(2), width=width, depth=depth), np.ones((1, 1, 1)), 128).fluctuations
+    width = 100
+    depth = 11
+    f = predict(
+        network("relu", math.sqrt(2), width=width, depth=depth), np.ones((1, 1, 1)), 128
+    ).fluctuations
     hidden = depth - 2
     assert f.delta_std[0] ** 2 == pytest.approx(hidden * 5 / width, rel=1e-9)
     assert f.delta_shift[0] == pytest.approx(-hidden * 2.5 / width, rel=1e-9)
@@ -155,8 +203,13 @@ def test_relu_is_hanin_and_rolnicks():
 def test_depth_1000_at_rate_a_quarter_is_a_number():
     layers = network("linear", 0.25, depth=1001, width=10_000)
     predicted = predict(layers, np.ones((1, 1, 1)), 128)
-    assert 0.5 * predicted.log_delta[0] / math.log(10) == pytest.approx(999 * math.log10(0.25), rel=1e-9)  # 10^-601.5
-    assert predicted.log_q[-1] / math.log(10) == pytest.approx(1001 * 2 * math.log10(0.25), rel=1e-9)
+    # 10^-601.5
+    assert 0.5 * predicted.log_delta[0] / math.log(10) == pytest.approx(
+        999 * math.log10(0.25), rel=1e-9
+    )
+    assert predicted.log_q[-1] / math.log(10) == pytest.approx(
+        1001 * 2 * math.log10(0.25), rel=1e-9
+    )
 
 
 def test_weight_gradients_of_relu_are_equal_in_all_hidden_layers_whatever_sigma_w():
@@ -189,4 +242,6 @@ def test_sine_at_any_length():
     log_q = np.linspace(-30, 50, 80)
     found = MomentTable(activations.sine()).at(log_q)
     np.testing.assert_allclose(np.exp(found.log_p), -np.expm1(-2 * np.exp(log_q)) / 2, rtol=1e-5)
-    np.testing.assert_allclose(np.exp(found.log_slope), (1 + np.exp(-2 * np.exp(log_q))) / 2, rtol=1e-5)
+    np.testing.assert_allclose(
+        np.exp(found.log_slope), (1 + np.exp(-2 * np.exp(log_q))) / 2, rtol=1e-5
+    )

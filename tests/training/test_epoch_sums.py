@@ -16,7 +16,10 @@ SIZES = [7] * 40 + [3]
 def batches():
     generator = torch.Generator().manual_seed(0)
     for size in SIZES:
-        yield torch.randn(size, 4, generator=generator), torch.randint(0, 4, (size,), generator=generator)
+        yield (
+            torch.randn(size, 4, generator=generator),
+            torch.randint(0, 4, (size,), generator=generator),
+        )
 
 
 @pytest.mark.parametrize("start", [None, [10.0, 2.0, 5.0]])
@@ -26,7 +29,8 @@ def test_sums_are_those_of_all_examples(start):
     for logits, labels in batches():
         total.add(logits, labels, F.cross_entropy(logits, labels))
         loss += F.cross_entropy(logits.double(), labels, reduction="sum").item()
-        correct, count = correct + int((logits.argmax(1) == labels).sum()), count + len(labels)
+        correct = correct + int((logits.argmax(1) == labels).sum())
+        count = count + len(labels)
     # 1e-6: the mean loss of a batch is a float32
     assert total.totals().tolist() == pytest.approx([loss, correct, count], rel=1e-6)
 
@@ -36,9 +40,15 @@ def test_nothing_is_known_before_the_first_batch():
 
 
 def test_sums_of_a_checkpoint_are_on_the_cpu_and_go_on_where_the_training_is():
-    """Lightning reads a checkpoint before it moves the network: a resume in the middle of an epoch failed on every GPU."""
+    """Lightning reads a checkpoint before it moves the network: a resume in the middle of an epoch
+    failed on every GPU.
+    """
     with FakeTensorMode():
         total = EpochSums(torch.zeros(3, dtype=torch.float64))
         for _ in range(epoch_sums.BATCHES + 1):
-            total.add(torch.empty(7, 4, device="cuda"), torch.empty(7, device="cuda").long(), torch.empty((), device="cuda"))
+            total.add(
+                torch.empty(7, 4, device="cuda"),
+                torch.empty(7, device="cuda").long(),
+                torch.empty((), device="cuda"),
+            )
         assert total.totals().device.type == "cuda"

@@ -30,7 +30,9 @@ def weights(summary, config):
 
 
 NO_GROUPS = ("__pycache__", "figure", "hydra", "wandb_sweep")
-GROUPS = sorted(path.name for path in conf_dir().iterdir() if path.is_dir() and path.name not in NO_GROUPS)
+GROUPS = sorted(
+    path.name for path in conf_dir().iterdir() if path.is_dir() and path.name not in NO_GROUPS
+)
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -41,7 +43,9 @@ def test_every_option_of_every_group_composes_and_is_valid(group):
 
 
 def test_the_wandb_sweep_sets_keys_that_train_has():
-    sweep = OmegaConf.to_container(OmegaConf.load(conf_dir() / "wandb_sweep" / "initialization.yaml"), resolve=False)
+    sweep = OmegaConf.to_container(
+        OmegaConf.load(conf_dir() / "wandb_sweep" / "initialization.yaml"), resolve=False
+    )
 
     def first(node):
         return node.get("value", node.get("min", (node.get("values") or [None])[0]))
@@ -91,14 +95,18 @@ def test_every_logger_leaves_its_files(make_config, option):
 
         accumulator = EventAccumulator(str(events[0].parent))
         accumulator.Reload()
-        values = {event.step: event.value for event in accumulator.Scalars("backprop_norm/layer_001")}
+        values = {
+            event.step: event.value for event in accumulator.Scalars("backprop_norm/layer_001")
+        }
         stored = read_signals(run.signals).query("layer == 1").set_index("step")["backprop_norm"]
         assert values[2] == pytest.approx(stored[2], rel=1e-6)  # event files hold float32
 
 
 @pytest.mark.parametrize("option", options("debug"))
 def test_every_debug_option(make_config, option, capfd):
-    config = make_config("model.depth=3", "trainer.max_steps=-1", f"debug={option}", "trainer.max_epochs=2")
+    config = make_config(
+        "model.depth=3", "trainer.max_steps=-1", f"debug={option}", "trainer.max_epochs=2"
+    )
     summary = train(config)
     run = run_of(summary, config)
     assert summary["study"] == "debug"
@@ -121,17 +129,30 @@ def test_overfitting_one_batch_learns_it_by_heart(make_config):
 
 
 def test_anomaly_detection_names_the_operation(make_config):
-    config = make_config("model.depth=12", "activation=relu", "initializer=normal", "trainer.max_steps=60", "debug=anomaly")
-    with pytest.raises(RuntimeError, match="returned nan values"), pytest.warns(UserWarning, match="Error detected in"):
+    config = make_config(
+        "model.depth=12",
+        "activation=relu",
+        "initializer=normal",
+        "trainer.max_steps=60",
+        "debug=anomaly",
+    )
+    with (
+        pytest.raises(RuntimeError, match="returned nan values"),
+        pytest.warns(UserWarning, match="Error detected in"),
+    ):
         train(config)
 
 
 def test_accumulation_of_two_halves_is_the_whole_batch(make_config):
     whole = make_config("model.depth=3", "trainer.precision=64-true", "data.batch_size=64")
     halves = make_config(
-        "model.depth=3", "trainer.precision=64-true", "data.batch_size=32", "trainer.accumulate_grad_batches=2"
+        "model.depth=3",
+        "trainer.precision=64-true",
+        "data.batch_size=32",
+        "trainer.accumulate_grad_batches=2",
     )
-    first, second = train(whole), train(halves)
+    first = train(whole)
+    second = train(halves)
     for key, value in weights(first, whole).items():
         torch.testing.assert_close(weights(second, halves)[key], value, rtol=1e-10, atol=1e-12)
     a, b = (read_signals(run_of(s, c).signals) for s, c in ((first, whole), (second, halves)))
@@ -143,7 +164,9 @@ def test_clipping(make_config, algorithm, bound):
     clip = [f"trainer.gradient_clip_val={bound}", f"trainer.gradient_clip_algorithm={algorithm}"]
     config = make_config("model.depth=3", "model.bias=false", *clip)
     rows = read_signals(run_of(train(config), config).signals).query("step == 0")
-    before, after = ((rows[c] ** 2).sum() ** 0.5 for c in ("weight_grad_norm", "weight_grad_norm_clipped"))
+    before, after = (
+        (rows[c] ** 2).sum() ** 0.5 for c in ("weight_grad_norm", "weight_grad_norm_clipped")
+    )
     assert before > after
     if algorithm == "norm":
         assert after == pytest.approx(bound, rel=1e-3)  # clip_grad_norm_ divides by norm + 1e-6
@@ -151,8 +174,10 @@ def test_clipping(make_config, algorithm, bound):
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
 def test_precision(make_config, precision):
-    plain, other = make_config("model.depth=3"), make_config("model.depth=3", f"trainer.precision={precision}")
-    first, second = train(plain), train(other)
+    plain = make_config("model.depth=3")
+    other = make_config("model.depth=3", f"trainer.precision={precision}")
+    first = train(plain)
+    second = train(other)
     dtype = next(iter(weights(second, other).values())).dtype
     assert dtype == (torch.float64 if precision == "64-true" else torch.float32)
     assert first["train_loss"] != second["train_loss"]
@@ -161,8 +186,10 @@ def test_precision(make_config, precision):
 
 def test_activation_checkpointing_changes_no_number(make_config):
     words = ["model.depth=5", "callbacks.signals.every_n_steps=2"]  # step 1 is only watched
-    plain, saving = make_config(*words), make_config(*words, "activation_checkpointing=true")
-    first, second = train(plain), train(saving)
+    plain = make_config(*words)
+    saving = make_config(*words, "activation_checkpointing=true")
+    first = train(plain)
+    second = train(saving)
     for key, value in weights(first, plain).items():
         assert torch.equal(weights(second, saving)[key], value)
     a, b = (read_signals(run_of(s, c).signals) for s, c in ((first, plain), (second, saving)))
@@ -170,8 +197,15 @@ def test_activation_checkpointing_changes_no_number(make_config):
 
 
 def test_a_divergence_under_bf16_on_a_step_that_is_only_watched(make_config):
-    """The address is looked for outside of autocast, where the weights have another precision than the inputs."""
-    words = ["trainer.precision=bf16-mixed", "callbacks.signals.every_n_steps=50", "trainer.max_steps=40", "model.depth=6"]
+    """The address is looked for outside of autocast, where the weights have another precision than
+    the inputs.
+    """
+    words = [
+        "trainer.precision=bf16-mixed",
+        "callbacks.signals.every_n_steps=50",
+        "trainer.max_steps=40",
+        "model.depth=6",
+    ]
     summary = train(make_config(*words, "activation=relu", "initializer=normal", "optimizer.lr=10"))
     assert summary["state"] == "diverged"
     assert summary["first_nonfinite_step"] > 0
@@ -181,15 +215,21 @@ def test_a_divergence_under_bf16_on_a_step_that_is_only_watched(make_config):
 @pytest.mark.filterwarnings("default")
 def test_compiling_changes_no_number_beyond_rounding(make_config):
     words = ["model.depth=5", "callbacks.signals.every_n_steps=2"]
-    plain, compiled = make_config(*words), make_config(*words, "compile=true")
-    first, second = train(plain), train(compiled)
+    plain = make_config(*words)
+    compiled = make_config(*words, "compile=true")
+    first = train(plain)
+    second = train(compiled)
     a, b = (read_signals(run_of(s, c).signals) for s, c in ((first, plain), (second, compiled)))
     pd.testing.assert_frame_equal(a, b, rtol=1e-4, atol=1e-6)
     assert not any(key.startswith("network._orig_mod") for key in weights(second, compiled))
 
 
 def test_early_stopping(make_config):
-    overrides = ["callbacks.early_stopping.patience=1", "callbacks.early_stopping.min_delta=10", "trainer.max_epochs=9"]
+    overrides = [
+        "callbacks.early_stopping.patience=1",
+        "callbacks.early_stopping.min_delta=10",
+        "trainer.max_epochs=9",
+    ]
     config = make_config("model.depth=3", "trainer.max_steps=-1", *overrides)
     assert train(config)["steps"] == 2 * 62
 
@@ -222,16 +262,26 @@ def write_raw_files(source, folder):
     rng = np.random.default_rng(0)
     if source in ("mnist", "fashion_mnist"):
         for stem, count in (("train", 120), ("t10k", 20)):
-            for kind, shape, magic in (("images-idx3", (count, 28, 28), 3), ("labels-idx1", (count,), 1)):
+            for kind, shape, magic in (
+                ("images-idx3", (count, 28, 28), 3),
+                ("labels-idx1", (count,), 1),
+            ):
                 body = rng.integers(0, 10 if magic == 1 else 256, shape, dtype=np.uint8)
                 header = bytes([0, 0, 8, magic]) + np.array(shape, dtype=">u4").tobytes()
                 (folder / f"{stem}-{kind}-ubyte").write_bytes(header + body.tobytes())
         return
-    names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"] if source == "cifar10" else ["train", "test"]
+    names = (
+        [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
+        if source == "cifar10"
+        else ["train", "test"]
+    )
     key = "labels" if source == "cifar10" else "fine_labels"
     for name in names:
         count = 20 if name.startswith("test") else 120
-        batch = {"data": rng.integers(0, 256, (count, 3072), dtype=np.uint8), key: rng.integers(0, 10, count).tolist()}
+        batch = {
+            "data": rng.integers(0, 256, (count, 3072), dtype=np.uint8),
+            key: rng.integers(0, 10, count).tolist(),
+        }
         (folder / name).write_bytes(pickle.dumps(batch))
 
 
@@ -248,4 +298,7 @@ def test_every_data_set_trains_three_steps_from_its_own_files(make_config, tmp_p
 
 @pytest.mark.parametrize("option", ["auto", "cpu"])
 def test_every_trainer_that_this_machine_has(make_config, option):
-    assert train(make_config("model.depth=3", f"trainer={option}", "trainer.max_steps=3"))["steps"] == 3
+    assert (
+        train(make_config("model.depth=3", f"trainer={option}", "trainer.max_steps=3"))["steps"]
+        == 3
+    )

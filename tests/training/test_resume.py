@@ -43,7 +43,9 @@ SMALL = [
 
 
 def StopAt(hook, step):
-    """A callback that ends the training abruptly at a point of a step, as a kill would: nothing is saved."""
+    """A callback that ends the training abruptly at a point of a step, as a kill would: nothing is
+    saved.
+    """
 
     def stop(self, trainer, *args, **kwargs):
         if trainer.global_step >= step:
@@ -74,7 +76,12 @@ def state_of(config, summary=None):
     run = RunDirectory(path.parent)
     checkpoint = torch.load(run.last_checkpoint, weights_only=True)
     metrics = pd.read_csv(run.metrics).drop(columns="images_per_second", errors="ignore")
-    return run, checkpoint, pd.read_parquet(run.signals).sort_values(["step", "layer"], ignore_index=True), metrics
+    return (
+        run,
+        checkpoint,
+        pd.read_parquet(run.signals).sort_values(["step", "layer"], ignore_index=True),
+        metrics,
+    )
 
 
 def assert_same(first, second):
@@ -83,7 +90,9 @@ def assert_same(first, second):
     for key, value in a["state_dict"].items():
         assert torch.equal(value, b["state_dict"][key]), key
     for (key, x), y in zip(
-        a["optimizer_states"][0]["state"][0].items(), b["optimizer_states"][0]["state"][0].values(), strict=True
+        a["optimizer_states"][0]["state"][0].items(),
+        b["optimizer_states"][0]["state"][0].values(),
+        strict=True,
     ):
         assert torch.equal(torch.as_tensor(x), torch.as_tensor(y)), key
     pd.testing.assert_frame_equal(signals_a, signals_b, check_exact=True)
@@ -100,7 +109,10 @@ def cut(make_config):
 def undisturbed(tmp_path_factory, data_cache):
     """Of the run that nothing happens to: what it left, and its summary."""
     small = ["pictures=false", "logger=csv", "trainer=cpu", *SMALL]
-    config = compose("train", [f"paths.runs={tmp_path_factory.mktemp('whole')}", f"paths.data={data_cache}", *small])
+    config = compose(
+        "train",
+        [f"paths.runs={tmp_path_factory.mktemp('whole')}", f"paths.data={data_cache}", *small],
+    )
     summary = train(config)
     return state_of(config), summary
 
@@ -142,7 +154,9 @@ def test_cut_anywhere_and_resumed_equals_undisturbed(cut, undisturbed, monkeypat
 
 
 def test_float64_weights_are_not_rounded_by_a_resume(make_config, tmp_path, monkeypatch):
-    """Lightning reads the checkpoint into a module of float32, and makes it one of float64 behind that."""
+    """Lightning reads the checkpoint into a module of float32, and makes it one of float64 behind
+    that.
+    """
     words = [*SMALL, "trainer.precision=64-true"]
     whole, cut = (make_config(*words, f"paths.runs={tmp_path}/{name}") for name in ("whole", "cut"))
     train(whole)
@@ -154,17 +168,27 @@ def test_float64_weights_are_not_rounded_by_a_resume(make_config, tmp_path, monk
     assert_same(state_of(whole), state_of(cut))
 
 
-WRITES = [("config.yaml", 1), ("status.json", 1), ("*.parquet", 2), ("metrics.csv", 2), ("last.ckpt", 2), ("summary.json", 1)]
+WRITES = [
+    ("config.yaml", 1),
+    ("status.json", 1),
+    ("*.parquet", 2),
+    ("metrics.csv", 2),
+    ("last.ckpt", 2),
+    ("summary.json", 1),
+]
 WRITES += [("initial_weights.pt", 1)]
 
 
 def killed_in_a_write(config, name, count, stage):
-    """Train in a child that kills itself in its count-th write of such a file: with half of it written, or just behind it."""
+    """Train in a child that kills itself in its count-th write of such a file: with half of it
+    written, or just behind it.
+    """
     child = os.fork()
     if child:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
         return
-    original, seen = files._write_whole, 0
+    original = files._write_whole
+    seen = 0
 
     def write(path, fill):
         nonlocal seen
@@ -245,7 +269,11 @@ def test_resume_by_directory(cut, undisturbed, monkeypatch):
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             train(cut)
     run = state_of(cut)[0]
-    train(OmegaConf.merge(cut, {"resume": str(run.path), "paths": {"runs": f"{cut.paths.runs}/elsewhere"}}))
+    train(
+        OmegaConf.merge(
+            cut, {"resume": str(run.path), "paths": {"runs": f"{cut.paths.runs}/elsewhere"}}
+        )
+    )
     assert_same(undisturbed[0], state_of(cut))
     assert run.status()["attempt"] == 1
 
@@ -262,7 +290,14 @@ def launch(cut, *more):
         "trainer.max_epochs=40",
         f"paths.runs={cut.paths.runs}",
     ]
-    return [ISOMETRY, "train", *overrides, f"paths.data={cut.paths.data}", "callbacks.checkpoints.every_n_steps=4", *more]
+    return [
+        ISOMETRY,
+        "train",
+        *overrides,
+        f"paths.data={cut.paths.data}",
+        "callbacks.checkpoints.every_n_steps=4",
+        *more,
+    ]
 
 
 def wait_for_checkpoint(process, runs):
@@ -274,7 +309,10 @@ def wait_for_checkpoint(process, runs):
     raise AssertionError(f"no checkpoint: {process.communicate()}")
 
 
-@pytest.mark.parametrize(("number", "state", "code"), [(signal.SIGINT, "interrupted", 130), (signal.SIGKILL, "running", -9)])
+@pytest.mark.parametrize(
+    ("number", "state", "code"),
+    [(signal.SIGINT, "interrupted", 130), (signal.SIGKILL, "running", -9)],
+)
 def test_ctrl_c_and_kill_leave_a_checkpoint_that_resumes(cut, typed, tmp_path, number, state, code):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(launch(cut), env=environment, stderr=subprocess.PIPE, text=True)
@@ -295,7 +333,12 @@ def test_ctrl_c_and_kill_leave_a_checkpoint_that_resumes(cut, typed, tmp_path, n
 
 @pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed"])
 def test_eval_repeats_the_runs_own_test_accuracy(make_config, precision):
-    config = make_config("model.depth=3", "trainer.max_steps=-1", "trainer.max_epochs=1", f"trainer.precision={precision}")
+    config = make_config(
+        "model.depth=3",
+        "trainer.max_steps=-1",
+        "trainer.max_epochs=1",
+        f"trainer.precision={precision}",
+    )
     summary = train(config)
     path = Path(config.paths.runs) / summary["study"] / summary["run_id"]
     choices = OmegaConf.create({"run": str(path), "checkpoint": "last", "split": "test"})

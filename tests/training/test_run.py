@@ -45,7 +45,11 @@ def run_of(summary, config):
 
 def test_a_short_training_learns_and_leaves_a_whole_run_directory(make_config):
     config = make_config(
-        "model.depth=3", "activation=relu", "initializer=he_normal", "trainer.max_steps=-1", "trainer.max_epochs=3"
+        "model.depth=3",
+        "activation=relu",
+        "initializer=he_normal",
+        "trainer.max_steps=-1",
+        "trainer.max_epochs=3",
     )
     summary = train(config)
     run = run_of(summary, config)
@@ -56,7 +60,9 @@ def test_a_short_training_learns_and_leaves_a_whole_run_directory(make_config):
     assert summary["steps"] == 3 * 62
     assert yaml.safe_load(run.config.read_text())["model"]["depth"] == 3
     metrics = pd.read_csv(run.metrics)
-    assert {"train_loss", "val_accuracy", "test_accuracy", "lr", "images_per_second"} <= set(metrics)
+    assert {"train_loss", "val_accuracy", "test_accuracy", "lr", "images_per_second"} <= set(
+        metrics
+    )
     assert metrics["lr"].dropna().unique().tolist() == [0.05]
 
 
@@ -71,7 +77,9 @@ def test_checkpoints_load_with_weights_only(make_config):
 
 
 def test_an_explosion_is_a_result(make_config):
-    config = make_config("model.depth=20", "activation=relu", "initializer=normal", "trainer.max_steps=60")
+    config = make_config(
+        "model.depth=20", "activation=relu", "initializer=normal", "trainer.max_steps=60"
+    )
     summary = train(config)
     assert summary["state"] == "diverged"
     assert summary["verdict_init"] == "exploding"
@@ -85,21 +93,35 @@ def test_an_explosion_is_a_result(make_config):
     assert rows.query("step == 0")["update_ratio"].max() > 1e10
     account = json.loads((run_of(summary, config).path / "divergence.json").read_text())
     step = summary["first_nonfinite_step"]
-    assert (account["batch"], account["last_finite_step"]) == (step, step - 1)  # one batch a step, every step recorded
+    # one batch a step, every step recorded
+    assert (account["batch"], account["last_finite_step"]) == (
+        step,
+        step - 1,
+    )
     assert account["forward_layer"] == summary["first_nonfinite_layer"]
     profile = [row["backprop_norm"] for row in account["last_finite_profile"]]
     expected = rows[rows["step"] == step - 1].sort_values("layer")["backprop_norm"]
     assert profile == expected.to_list()
     status = json.loads((run_of(summary, config).path / "status.json").read_text())
-    assert f"layer {summary['first_nonfinite_layer']} at step {step}, batch {step}" in status["reason"]
+    assert (
+        f"layer {summary['first_nonfinite_layer']} at step {step}, batch {step}" in status["reason"]
+    )
 
 
 def test_the_share_of_clipped_steps(make_config):
     overrides = ("model.depth=3", "activation=tanh", "trainer.max_steps=6")
     free = train(make_config(*overrides))
     always = train(make_config(*overrides, "trainer.gradient_clip_val=1e-3"))
-    never = train(make_config(*overrides, "trainer.gradient_clip_val=1e3", "trainer.gradient_clip_algorithm=value"))
-    assert (free["clipped_share"], always["clipped_share"], never["clipped_share"]) == (0.0, 1.0, 0.0)
+    never = train(
+        make_config(
+            *overrides, "trainer.gradient_clip_val=1e3", "trainer.gradient_clip_algorithm=value"
+        )
+    )
+    assert (free["clipped_share"], always["clipped_share"], never["clipped_share"]) == (
+        0.0,
+        1.0,
+        0.0,
+    )
 
 
 def test_a_growing_gradient_is_announced(make_config):
@@ -110,7 +132,9 @@ def test_a_growing_gradient_is_announced(make_config):
 
 @pytest.mark.parametrize("initializer", ["normal", "normal_small", "he_normal"])
 def test_every_run_gets_its_two_pictures(make_config, initializer):
-    config = make_config("model.depth=20", "activation=relu", f"initializer={initializer}", "pictures=true")
+    config = make_config(
+        "model.depth=20", "activation=relu", f"initializer={initializer}", "pictures=true"
+    )
     run = run_of(train(config), config)
     for name in ("profile.png", "heatmap.png"):
         assert (run.path / name).read_bytes().startswith(b"\x89PNG")
@@ -136,8 +160,11 @@ def test_a_vanishing_gradient_leaves_the_first_layer_unmoved(make_config):
     summary = train(config)
     assert summary["verdict_init"] == "vanishing"
     # the prediction of this very network, ± finite width
-    assert summary["gradient_rate_predicted"] == pytest.approx(summary["gradient_rate_init"], rel=0.03)
-    # χ₁ = 0.0557 at the fixed point of sigmoid under Glorot's scale: rate 0.236 (closed form by quadrature), ± finite width
+    assert summary["gradient_rate_predicted"] == pytest.approx(
+        summary["gradient_rate_init"], rel=0.03
+    )
+    # χ₁ = 0.0557 at the fixed point of sigmoid under Glorot's scale: rate 0.236 (closed form by
+    # quadrature), ± finite width
     assert summary["gradient_rate_init"] == pytest.approx(0.236, rel=0.05)
     rows = pd.read_parquet(run_of(summary, config).signals).query("step == 60").set_index("layer")
     assert rows.loc[1, "displacement"] < 1e-6 < 1e-3 < rows.loc[20, "displacement"]

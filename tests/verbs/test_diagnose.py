@@ -1,4 +1,6 @@
-"""`isometry diagnose`: its measurement lies in its own predicted band, its JSON is DESIGN.md's, its advice is computed."""
+"""`isometry diagnose`: its measurement lies in its own predicted band, its JSON is DESIGN.md's, its
+advice is computed.
+"""
 
 import json
 import math
@@ -20,7 +22,10 @@ TEN = [
     "activation=sigmoid model.depth=20",
     "activation=relu initializer=he_normal model.depth=30",
     "activation=tanh initializer=critical model.depth=50",
-    "activation=tanh initializer=gaussian initializer.sigma_w=1.5 initializer.sigma_b=0.2 model.depth=20",
+    (
+        "activation=tanh initializer=gaussian initializer.sigma_w=1.5 initializer.sigma_b=0.2 "
+        "model.depth=20"
+    ),
     "activation=gelu initializer=critical model.depth=20",
     "activation=selu initializer=lecun_normal model.depth=40",
     "activation=relu initializer=torch_default model.depth=20",
@@ -33,7 +38,10 @@ TEN = [
 @pytest.fixture
 def run(tmp_path, data_cache):
     def call(words):
-        config = compose("diagnose", [f"paths.runs={tmp_path}", f"paths.data={data_cache}", "trainer=cpu", *words.split()])
+        config = compose(
+            "diagnose",
+            [f"paths.runs={tmp_path}", f"paths.data={data_cache}", "trainer=cpu", *words.split()],
+        )
         result = diagnose(config)
         (path,) = tmp_path.glob("diagnose/*/diagnosis.json")
         assert json.loads(path.read_text()) == result
@@ -44,7 +52,9 @@ def run(tmp_path, data_cache):
 
 @pytest.mark.parametrize("words", TEN)
 def test_the_measurement_lies_in_the_predicted_band(run, words):
-    """Rate inside 95 % (± rounding for a network that does not fluctuate); layers inside 3.5 standard deviations."""
+    """Rate inside 95 % (± rounding for a network that does not fluctuate); layers inside 3.5
+    standard deviations.
+    """
     found = run(words)
     low, high = found["gradient_rate_predicted_band"]
     assert low * (1 - 1e-6) <= found["gradient_rate"] <= high * (1 + 1e-6)
@@ -52,17 +62,24 @@ def test_the_measurement_lies_in_the_predicted_band(run, words):
     for row in found["layers"]:
         for name in ("forward_second_moment", "backprop_norm", "sample_weight_grad_rms"):
             off = abs(math.log(row[name]) - row[f"{name}_predicted_log10"] * math.log(10))
-            # examples of larger norm have other losses: their product's mean is not the product of means, by some percent
+            # examples of larger norm have other losses: their product's mean is not the product of
+            # means, by some percent
             allowance = 0.1 if name == "sample_weight_grad_rms" else 1e-6
             assert off < 3.5 * row[f"{name}_std"] + allowance, (row["layer"], name)
 
 
 def test_batch_norm_explodes_as_predicted(run):
-    """Behind the first layers (whose examples are images, not the fixed point) by √(π/(π-1)) a layer, ± 5 % at width 100."""
+    """Behind the first layers (whose examples are images, not the fixed point) by √(π/(π-1)) a
+    layer, ± 5 % at width 100.
+    """
     found = run("activation=relu normalization=batch model.depth=20 data.batch_size=256")
     deltas = np.log([row["backprop_norm"] for row in found["layers"][5:19]])
-    assert math.exp((deltas[0] - deltas[-1]) / 13) == pytest.approx(math.sqrt(math.pi / (math.pi - 1)), rel=0.05)
-    assert found["gradient_rate_predicted"] == pytest.approx(math.sqrt(math.pi / (math.pi - 1)), rel=0.01)
+    assert math.exp((deltas[0] - deltas[-1]) / 13) == pytest.approx(
+        math.sqrt(math.pi / (math.pi - 1)), rel=0.05
+    )
+    assert found["gradient_rate_predicted"] == pytest.approx(
+        math.sqrt(math.pi / (math.pi - 1)), rel=0.01
+    )
     assert "batch norm" in found["reason"]
 
 
@@ -87,7 +104,15 @@ def test_advice_is_the_rate_of_the_changed_network(run, tmp_path, data_cache):
     (line, *_) = run("activation=sigmoid model.depth=20")["advice"]
     assert line.startswith("initializer=critical brings the rate from 0.23")
     promised = float(line.rsplit(" ", 1)[1])
-    config = compose("diagnose", [f"paths.runs={tmp_path}/b", f"paths.data={data_cache}", "trainer=cpu", "activation=sigmoid"])
+    config = compose(
+        "diagnose",
+        [
+            f"paths.runs={tmp_path}/b",
+            f"paths.data={data_cache}",
+            "trainer=cpu",
+            "activation=sigmoid",
+        ],
+    )
     config.initializer = compose("diagnose", ["initializer=critical"]).initializer
     config.model.depth = 20
     assert diagnose(config)["gradient_rate"] == pytest.approx(promised, abs=0.05)
@@ -113,7 +138,8 @@ def test_the_jacobian_is_the_product_of_its_layers():
     torch.manual_seed(0)
     network = MLP((1, 3, 3), 4, activations.tanh(), depth=5, width=7).double()
     x = torch.randn(1, 1, 3, 3, dtype=torch.float64)
-    product, a = torch.eye(7, dtype=torch.float64), x.flatten(1)
+    product = torch.eye(7, dtype=torch.float64)
+    a = x.flatten(1)
     hidden = network.layer_map()[:-1]
     for index, spec in enumerate(hidden):
         h = spec.weighted(a)
@@ -122,7 +148,12 @@ def test_the_jacobian_is_the_product_of_its_layers():
             product = hidden[index + 1].weighted.weight @ torch.diag(1 - a[0].square()) @ product
     expected = torch.linalg.svdvals(product).detach().numpy()
     np.testing.assert_allclose(jacobian_singular_values(network, x), expected, rtol=1e-9)
-    assert jacobian_singular_values(MLP((1, 3, 3), 4, activations.tanh(), depth=3, width=1025), x.float()) is None
+    assert (
+        jacobian_singular_values(
+            MLP((1, 3, 3), 4, activations.tanh(), depth=3, width=1025), x.float()
+        )
+        is None
+    )
 
 
 def test_depth_of_fall_and_advice_for_a_healthy_network():
@@ -131,7 +162,8 @@ def test_depth_of_fall_and_advice_for_a_healthy_network():
     (line,) = advise(Situation(0.99, 10, "healthy", 0.1), [("initializer=critical", lambda: 1.0)])
     assert line.startswith("nothing")
     vanishing = advise(
-        Situation(0.5, 30, "vanishing", None), [("a=b", lambda: 0.9), ("c=d", lambda: 0.55), ("e=f", lambda: None)]
+        Situation(0.5, 30, "vanishing", None),
+        [("a=b", lambda: 0.9), ("c=d", lambda: 0.55), ("e=f", lambda: None)],
     )
     assert vanishing == [
         "a=b brings the rate from 0.5 to 0.9",
@@ -144,7 +176,9 @@ def test_depth_of_fall_and_advice_for_a_healthy_network():
 def test_gain_auto_declares_the_critical_scale(make_config, group, activation):
     from isometry.theory.meanfield import critical
 
-    config = make_config("model.depth=4", f"initializer={group}", "initializer.gain=auto", f"activation={activation}")
+    config = make_config(
+        "model.depth=4", f"initializer={group}", "initializer.gain=auto", f"activation={activation}"
+    )
     layers = build_network(config, (1, 28, 28), 10).layer_map()
     expected = critical(getattr(activations, activation)()).sigma_w
     assert layers[1].sigma_w == pytest.approx(expected, rel=1e-9)  # a square layer

@@ -19,7 +19,9 @@ def test_the_card_of_tanh(capsys, tmp_path):
     assert (tmp_path / "plots" / "phase-tanh.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("option", sorted(path.stem for path in (conf_dir() / "activation").glob("*.yaml")))
+@pytest.mark.parametrize(
+    "option", sorted(path.stem for path in (conf_dir() / "activation").glob("*.yaml"))
+)
 def test_every_activation_has_a_card(option, capsys, tmp_path):
     assert cli.run(["isometry", "theory", f"activation={option}", f"paths.runs={tmp_path}"]) == 0
     assert "χ₁" in capsys.readouterr().out

@@ -1,1 +1,3 @@
-"""The few lines by which Hydra finds isometry's launcher; Hydra loads plugins only from this namespace."""
+"""The few lines by which Hydra finds isometry's launcher; Hydra loads plugins only from this
+namespace.
+"""

@@ -1,4 +1,6 @@
-"""Shims: Hydra executes plugin modules at every start, and without `sys.modules`, so nothing but names stands here."""
+"""Shims: Hydra executes plugin modules at every start, and without `sys.modules`, so nothing but
+names stands here.
+"""
 
 from hydra.plugins.launcher import Launcher
 

@@ -32,7 +32,9 @@ def integer(low: int) -> Check:
 
 def optional_integer(low: int) -> Check:
     """The same, or null."""
-    return (lambda value: value is None or _is_integer(value, low)), f"must be a whole number of at least {low}, or null"
+    return (
+        lambda value: value is None or _is_integer(value, low)
+    ), f"must be a whole number of at least {low}, or null"
 
 
 def positive() -> Check:
@@ -47,7 +49,9 @@ def non_negative() -> Check:
 
 def optional_positive() -> Check:
     """A finite number above 0, or null."""
-    return (lambda value: value is None or (_is_number(value) and value > 0)), "must be a finite number above 0, or null"
+    return (
+        lambda value: value is None or (_is_number(value) and value > 0)
+    ), "must be a finite number above 0, or null"
 
 
 def share() -> Check:
@@ -68,7 +72,11 @@ def flag() -> Check:
 
 
 def _is_devices(value: Any) -> bool:
-    return _is_integer(value, 1) or value == "auto" or (isinstance(value, list) and all(_is_integer(v, 0) for v in value))
+    return (
+        _is_integer(value, 1)
+        or value == "auto"
+        or (isinstance(value, list) and all(_is_integer(v, 0) for v in value))
+    )
 
 
 def _is_gain(value: Any) -> bool:
@@ -84,7 +92,10 @@ CHECKS: dict[str, Check] = {
     "model.width": integer(1),
     "model.channels": integer(1),
     "model.stages": integer(1),
-    "model.kernel_size": ((lambda value: _is_integer(value, 1) and value % 2 == 1), "must be an odd whole number"),
+    "model.kernel_size": (
+        (lambda value: _is_integer(value, 1) and value % 2 == 1),
+        "must be an odd whole number",
+    ),
     "model.padding": one_of("circular", "zeros"),
     "model.channel_multiplier": integer(1),
     "model.bias": flag(),
@@ -100,13 +111,23 @@ CHECKS: dict[str, Check] = {
     "initializer.a": non_negative(),
     "scheduler.gamma": non_negative(),
     "scheduler.final": non_negative(),
-    "scheduler.warmup": ((lambda value: _is_number(value) and 0 <= value <= 1), "must lie between 0 and 1"),
+    "scheduler.warmup": (
+        (lambda value: _is_number(value) and 0 <= value <= 1),
+        "must lie between 0 and 1",
+    ),
     "data.augmentation": one_of("none", "crop_flip"),
     "data.train_size": optional_integer(1),
-    "data.source": one_of("mnist_5k", "unit_vectors", "mnist", "fashion_mnist", "cifar10", "cifar100"),
+    "data.source": one_of(
+        "mnist_5k", "unit_vectors", "mnist", "fashion_mnist", "cifar10", "cifar100"
+    ),
     "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
-    "trainer.devices": (_is_devices, "must be a whole number of at least 1, a list of device indices, or auto"),
-    "trainer.precision": one_of("64-true", "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true"),
+    "trainer.devices": (
+        _is_devices,
+        "must be a whole number of at least 1, a list of device indices, or auto",
+    ),
+    "trainer.precision": one_of(
+        "64-true", "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true"
+    ),
     "trainer.gradient_clip_val": optional_positive(),
     "trainer.gradient_clip_algorithm": one_of("norm", "value"),
     "trainer.check_val_every_n_epoch": integer(1),
@@ -145,20 +166,31 @@ CHECKS: dict[str, Check] = {
     "data.eval_batch_size": integer(1),
     "data.val_size": integer(1),
     "trainer.max_epochs": optional_integer(1),
-    "trainer.max_steps": ((lambda value: value == -1 or _is_integer(value, 1)), "must be at least 1, or -1 for no limit"),
+    "trainer.max_steps": (
+        (lambda value: value == -1 or _is_integer(value, 1)),
+        "must be at least 1, or -1 for no limit",
+    ),
     "trainer.accumulate_grad_batches": integer(1),
     "callbacks.signals.every_n_steps": optional_integer(1),
     "callbacks.signals.flush_every": integer(1),
-    "callbacks.signals.alarm_factor": ((lambda value: _is_number(value) and value > 1), "must be a number above 1"),
+    "callbacks.signals.alarm_factor": (
+        (lambda value: _is_number(value) and value > 1),
+        "must be a number above 1",
+    ),
     "callbacks.signals.alarm_steps": optional_integer(1),
     "logger.patience": positive(),
     "callbacks.checkpoints.every_n_steps": optional_integer(1),
     "callbacks.checkpoints.every_n_epochs": integer(1),
     "threads": optional_integer(1),
-    "seed": ((lambda value: _is_integer(value, 0) and value < 2**32), "must be a whole number from 0 to 4294967295"),
+    "seed": (
+        (lambda value: _is_integer(value, 0) and value < 2**32),
+        "must be a whole number from 0 to 4294967295",
+    ),
     "rerun": one_of(*RERUN),
 }
-"""Key to test and the words for what is allowed; a key that a config does not have is not tested."""
+"""Key to test and the words for what is allowed; a key that a config does not have is not
+tested.
+"""
 
 
 def validate(config: Mapping[str, Any]) -> None:
@@ -172,9 +204,13 @@ def validate(config: Mapping[str, Any]) -> None:
             raise bad_value(key, lookup(config, key), allowed)
     check_targets(config)
     if lookup(config, "trainer.max_epochs") is None and lookup(config, "trainer.max_steps") == -1:
-        raise bad_value("trainer.max_epochs", "null", "needs trainer.max_steps, or training would not end")
+        raise bad_value(
+            "trainer.max_epochs", "null", "needs trainer.max_steps, or training would not end"
+        )
     if lookup(config, "model.name") == "convnet" and config["model"]["depth"] < 2:
-        raise bad_value("model.depth", config["model"]["depth"], "must be at least 2 for model=convnet")
+        raise bad_value(
+            "model.depth", config["model"]["depth"], "must be at least 2 for model=convnet"
+        )
 
 
 def has(config: Mapping[str, Any], key: str) -> bool:

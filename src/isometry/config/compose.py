@@ -22,7 +22,9 @@ def conf_dir() -> Path:
 
 
 def extra_conf_dir() -> Path | None:
-    """A folder of a user's own options, from the environment variable `ISOMETRY_CONF`; searched before `conf_dir`."""
+    """A folder of a user's own options, from the environment variable `ISOMETRY_CONF`; searched
+    before `conf_dir`.
+    """
     named = os.environ.get("ISOMETRY_CONF")
     return Path(named).resolve() if named else None
 
@@ -42,7 +44,9 @@ def resolved(config: DictConfig) -> dict[str, Any]:
 
 
 def compose(verb: str = "train", overrides: Iterable[str] = ()) -> DictConfig:
-    """The config that `isometry VERB overrides` would run with, without Hydra's own node; for code and notebooks."""
+    """The config that `isometry VERB overrides` would run with, without Hydra's own node; for code
+    and notebooks.
+    """
     from hydra import compose as hydra_compose
 
     with hydra_of_our_own() as search:
@@ -51,7 +55,9 @@ def compose(verb: str = "train", overrides: Iterable[str] = ()) -> DictConfig:
 
 @contextmanager
 def hydra_of_our_own() -> Iterator[list[str]]:
-    """Hydra set up on `conf/`, also where the running verb has one already; yields the overrides that find a fork's folder."""
+    """Hydra set up on `conf/`, also where the running verb has one already; yields the overrides
+    that find a fork's folder.
+    """
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 

@@ -1,4 +1,6 @@
-"""What a config asks of this machine and the machine does not have, told before anything is built."""
+"""What a config asks of this machine and the machine does not have, told before anything is
+built.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,23 @@ def check_machine(config: DictConfig) -> None:
     Raises:
         UserError: where there is no such accelerator, or not so many.
     """
-    accelerator, devices = config.trainer.accelerator, config.trainer.devices
+    accelerator = config.trainer.accelerator
+    devices = config.trainer.devices
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise bad_value("trainer.accelerator", accelerator, "this machine has no CUDA GPU that torch can use; cpu or auto work")
+        raise bad_value(
+            "trainer.accelerator",
+            accelerator,
+            "this machine has no CUDA GPU that torch can use; cpu or auto work",
+        )
     if accelerator == "mps" and not torch.backends.mps.is_available():
-        raise bad_value("trainer.accelerator", accelerator, "this machine has no Apple GPU; cpu or auto work")
-    if accelerator in ("gpu", "cuda") and isinstance(devices, int) and devices > torch.cuda.device_count():
-        raise bad_value("trainer.devices", devices, f"this machine has {torch.cuda.device_count()} CUDA GPUs")
+        raise bad_value(
+            "trainer.accelerator", accelerator, "this machine has no Apple GPU; cpu or auto work"
+        )
+    if (
+        accelerator in ("gpu", "cuda")
+        and isinstance(devices, int)
+        and devices > torch.cuda.device_count()
+    ):
+        raise bad_value(
+            "trainer.devices", devices, f"this machine has {torch.cuda.device_count()} CUDA GPUs"
+        )

@@ -29,7 +29,9 @@ def explain(error: Exception, verb: str, arguments: Sequence[str]) -> str:
         arguments: behind the verb.
     """
     text = str(error)
-    if found := re.search(r"Could not override '([^']+)'|Key '[^']+' is not in struct\s+full_key: (\S+)", text):
+    if found := re.search(
+        r"Could not override '([^']+)'|Key '[^']+' is not in struct\s+full_key: (\S+)", text
+    ):
         return _unknown_key(found.group(1) or found.group(2), verb, arguments)
     if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         return _unknown_option(found.group(1), found.group(2), options(found.group(1)))
@@ -39,16 +41,28 @@ def explain(error: Exception, verb: str, arguments: Sequence[str]) -> str:
 
 
 def _unknown_option(group: str, option: str, allowed: list[str]) -> str:
-    return f"{group}={option}: no such option{nearest(option, allowed)}; allowed are {', '.join(allowed)}"
+    return (
+        f"{group}={option}: no such option{nearest(option, allowed)}; allowed are "
+        f"{', '.join(allowed)}"
+    )
 
 
 def _unknown_key(key: str, verb: str, arguments: Sequence[str]) -> str:
     """The nearest key of the whole config, else what stands beside the misspelt one."""
     known = sorted(leaves(compose(verb, [word for word in arguments if _is_choice(word)])))
-    value = next((word.partition("=")[2] for word in arguments if word.lstrip("+~").startswith(f"{key}=")), "")
+    value = next(
+        (word.partition("=")[2] for word in arguments if word.lstrip("+~").startswith(f"{key}=")),
+        "",
+    )
     parent = key.rpartition(".")[0]
-    beside = [name for name in known if name.startswith(f"{parent}.")] if parent else [n for n in known if "." not in n]
-    return f"{key}={value}: no such key{nearest(key, known)}; allowed are {', '.join(beside or known)}"
+    beside = (
+        [name for name in known if name.startswith(f"{parent}.")]
+        if parent
+        else [n for n in known if "." not in n]
+    )
+    return (
+        f"{key}={value}: no such key{nearest(key, known)}; allowed are {', '.join(beside or known)}"
+    )
 
 
 def _is_choice(word: str) -> bool:

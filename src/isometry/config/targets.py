@@ -21,7 +21,9 @@ _REGISTERED: set[str] = set()
 
 
 def register_target(path: str) -> None:
-    """Honour a `_target_` that stands in no config of the installation (for forks that build configs in code)."""
+    """Honour a `_target_` that stands in no config of the installation (for forks that build
+    configs in code).
+    """
     _REGISTERED.add(path)
 
 
@@ -33,7 +35,9 @@ def _installed_targets(folders: tuple[Path, ...]) -> frozenset[str]:
 
 
 def allowed_targets() -> frozenset[str]:
-    """Every `_target_` of the installed configs, of `ISOMETRY_CONF`, and those a fork registered."""
+    """Every `_target_` of the installed configs, of `ISOMETRY_CONF`, and those a fork
+    registered.
+    """
     folders = tuple(folder for folder in (conf_dir(), extra_conf_dir()) if folder is not None)
     return _installed_targets(folders) | _REGISTERED
 
@@ -48,13 +52,17 @@ def instantiate(node: DictConfig | Mapping[str, Any], *args: Any, **kwargs: Any)
     Raises:
         UserError: for a target that is not honoured, and for an argument the target refuses.
     """
-    plain = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
+    plain = (
+        OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
+    )
     check_targets(plain)  # type: ignore[arg-type]
     import hydra.utils
 
     assert isinstance(plain, dict)
     target = plain["_target_"]
-    arguments = {str(key): value for key, value in plain.items() if key not in (*METADATA, "_target_")}
+    arguments = {
+        str(key): value for key, value in plain.items() if key not in (*METADATA, "_target_")
+    }
     try:
         factory = hydra.utils.get_object(target)
     except (ImportError, AttributeError, ValueError) as error:
@@ -98,6 +106,7 @@ def _check_target(target: str) -> None:
         raise bad_value(
             "_target_",
             target,
-            "stands in no config of this installation; put it into a file of conf/ (or of the folder ISOMETRY_CONF names) "
+            "stands in no config of this installation; put it into a file of conf/ (or of the "
+            "folder ISOMETRY_CONF names) "
             "or call isometry.config.compose.register_target",
         )

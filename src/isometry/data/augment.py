@@ -14,7 +14,8 @@ PADDING = 4
 
 
 def crop_flip(images: Tensor, generator: Generator) -> Tensor:
-    """A random crop of the image padded by 4 black pixels, mirrored half of the time (He et al. 2016, sec. 4.2).
+    """A random crop of the image padded by 4 black pixels, mirrored half of the time (He et al.
+    2016, sec. 4.2).
 
     Args:
         images: uint8 [B, C, H, W].
@@ -28,7 +29,11 @@ def crop_flip(images: Tensor, generator: Generator) -> Tensor:
     columns = left[:, None] + torch.where(mirrored[:, None], straight.flip(0), straight)
     padded = F.pad(images, (PADDING,) * 4)
     example = torch.arange(batch, device=images.device)
-    return padded[example[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+    return (
+        padded[example[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+        .permute(0, 3, 1, 2)
+        .contiguous()
+    )
 
 
 AUGMENTATIONS: dict[str, Augment | None] = {"none": None, "crop_flip": crop_flip}

@@ -51,7 +51,9 @@ def read(path: Path) -> Images:
 
 
 def _corrupt(path: Path, why: str) -> UserError:
-    return UserError(f"the data cache {path} is corrupt ({why}): remove the file, it is decoded again")
+    return UserError(
+        f"the data cache {path} is corrupt ({why}): remove the file, it is decoded again"
+    )
 
 
 def digest(tensors: dict[str, Tensor]) -> str:
@@ -64,9 +66,15 @@ def digest(tensors: dict[str, Tensor]) -> str:
 
 
 def cache_name(source: str, raw_dir: Path | None) -> str:
-    """File name of a source's cache; files that a user points at get one of their own per folder and change time."""
+    """File name of a source's cache; files that a user points at get one of their own per folder
+    and change time.
+    """
     if raw_dir is None:
         return f"{source}.safetensors"
-    stamps = sorted((p.name, p.stat().st_mtime_ns, p.stat().st_size) for p in raw_dir.rglob("*") if p.is_file())
-    key = hashlib.blake2b(f"{os.path.realpath(raw_dir)}{stamps}".encode(), digest_size=4).hexdigest()
+    stamps = sorted(
+        (p.name, p.stat().st_mtime_ns, p.stat().st_size) for p in raw_dir.rglob("*") if p.is_file()
+    )
+    key = hashlib.blake2b(
+        f"{os.path.realpath(raw_dir)}{stamps}".encode(), digest_size=4
+    ).hexdigest()
     return f"{source}-{key}.safetensors"

@@ -1,4 +1,6 @@
-"""The two file formats the data sets come in: IDX (MNIST, Fashion-MNIST) and CIFAR's pickles. Gzipped or not."""
+"""The two file formats the data sets come in: IDX (MNIST, Fashion-MNIST) and CIFAR's pickles.
+Gzipped or not.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_idx(path: Path) -> Tensor:
-    """An IDX file of unsigned bytes as a uint8 tensor of the shape in its header (LeCun's format, magic 0x08)."""
+    """An IDX file of unsigned bytes as a uint8 tensor of the shape in its header (LeCun's format,
+    magic 0x08).
+    """
     raw = read_bytes(path)
     if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
         raise BrokenFileError(f"{path} is not an IDX file of unsigned bytes")
@@ -42,7 +46,10 @@ def read_idx(path: Path) -> Tensor:
     shape = struct.unpack(f">{rank}I", raw[4 : 4 + 4 * rank])
     body = np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * rank)
     if body.size != int(np.prod(shape)):
-        raise BrokenFileError(f"{path} is truncated: its header promises {int(np.prod(shape))} bytes, it has {body.size}")
+        raise BrokenFileError(
+            f"{path} is truncated: its header promises {int(np.prod(shape))} bytes, it has "
+            f"{body.size}"
+        )
     return torch.from_numpy(body.reshape(shape).copy())
 
 
@@ -56,7 +63,9 @@ _ARRAY_PARTS = {
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """CIFAR's batches hold numpy arrays and plain containers; nothing else is ever built from a user's file."""
+    """CIFAR's batches hold numpy arrays and plain containers; nothing else is ever built from a
+    user's file.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ARRAY_PARTS:
@@ -71,14 +80,22 @@ def read_cifar_batch(raw: bytes, label_key: str, where: str) -> tuple[Tensor, Te
         images = np.asarray(batch["data"], dtype=np.uint8).reshape(-1, 3, 32, 32)
         labels = np.asarray(batch[label_key], dtype=np.int64)
     except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, IndexError) as error:
-        raise BrokenFileError(f"{where} is not a batch of CIFAR's python version ({error})") from error
+        raise BrokenFileError(
+            f"{where} is not a batch of CIFAR's python version ({error})"
+        ) from error
     return torch.from_numpy(images.copy()), torch.from_numpy(labels)
 
 
 def members(folder: Path, archive: str, inner: str, names: list[str]) -> dict[str, bytes]:
-    """The named batches out of `folder`, from its sub-folder `inner`, or from the tar archive in it, in that order."""
+    """The named batches out of `folder`, from its sub-folder `inner`, or from the tar archive in
+    it, in that order.
+    """
     for base in (folder, folder / inner):
-        found = {name: path for name in names if (path := first_existing(base, [name, f"{name}.gz"])) is not None}
+        found = {
+            name: path
+            for name in names
+            if (path := first_existing(base, [name, f"{name}.gz"])) is not None
+        }
         if len(found) == len(names):
             return {name: read_bytes(path) for name, path in found.items()}
     tar = first_existing(folder, [archive, archive.removesuffix(".gz")])

@@ -21,9 +21,13 @@ class Normalization:
 
     @classmethod
     def of(cls, images: Tensor) -> Normalization:
-        """The channel statistics of uint8 images [N, C, H, W], exact (a histogram of 256 values, in float64)."""
+        """The channel statistics of uint8 images [N, C, H, W], exact (a histogram of 256 values, in
+        float64).
+        """
         values = torch.arange(256, dtype=torch.float64) / 255
-        counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.transpose(0, 1)])
+        counts = torch.stack(
+            [torch.bincount(channel.flatten(), minlength=256) for channel in images.transpose(0, 1)]
+        )
         share = counts.double() / counts.sum(1, keepdim=True)
         mean = share @ values
         std = (share @ values.square() - mean.square()).clamp_min(0).sqrt()
@@ -40,11 +44,12 @@ class Normalization:
 
 
 class DeviceLoader:
-    """Shuffled batches of an in-memory data set, sharded by rank, resumable in the middle of an epoch.
+    """Shuffled batches of an in-memory data set, sharded by rank, resumable in the middle of an
+    epoch.
 
-    The order of an epoch depends on (seed, epoch) only. `batch_size` is global: rank r of n takes rows r, r+n, ... of each
-    global batch. With `drop_last` (training) every batch is full and every rank has the same number of rows; without
-    it (evaluation) the last batch is short.
+    The order of an epoch depends on (seed, epoch) only. `batch_size` is global: rank r of n takes
+    rows r, r+n, ... of each global batch. With `drop_last` (training) every batch is full and every
+    rank has the same number of rows; without it (evaluation) the last batch is short.
 
     Args:
         images, labels: uint8 [N, C, H, W] and int64 [N], on the device that trains.
@@ -54,7 +59,8 @@ class DeviceLoader:
         seed: of the order.
         drop_last: leave out the last batch if it is short.
         rank, world_size: this process's shard.
-        augment: (uint8 images of a global batch, generator) to images of the same shape; None leaves them as they are.
+        augment: (uint8 images of a global batch, generator) to images of the same shape; None
+            leaves them as they are.
     """
 
     def __init__(
@@ -70,9 +76,16 @@ class DeviceLoader:
         world_size: int = 1,
         augment: Augment | None = None,
     ):
-        self.images, self.labels, self.normalization = images, labels, normalization.to(images.device)
-        self.batch_size, self.shuffle, self.seed, self.drop_last = batch_size, shuffle, seed, drop_last
-        self.rank, self.world_size, self.augment = rank, world_size, augment
+        self.images = images
+        self.labels = labels
+        self.normalization = normalization.to(images.device)
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.drop_last = drop_last
+        self.rank = rank
+        self.world_size = world_size
+        self.augment = augment
         self.epoch = 0
         self.position = 0  # batches of this epoch already handed out
 
@@ -84,24 +97,31 @@ class DeviceLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         # Lightning never runs past the last batch of a sized iterator, so the epoch turns over here
         if self.position >= len(self):
-            self.epoch, self.position = self.epoch + 1, 0
+            self.epoch = self.epoch + 1
+            self.position = 0
         order = self.order(self.epoch)
         while self.position < len(self):
             start = self.position * self.batch_size
             rows = order[start : start + self.batch_size]
             images = self._augmented(rows)[self.rank :: self.world_size]
-            self.position += 1  # before the yield: a checkpoint taken while this batch trains must not repeat it
+            self.position += (
+                1  # before the yield: a checkpoint taken while this batch trains must not repeat it
+            )
             yield self.normalization(images), self.labels[rows[self.rank :: self.world_size]]
 
     def _augmented(self, rows: Tensor) -> Tensor:
-        """The images of a global batch; what is random depends on (seed, epoch, position), so a resume draws the same."""
+        """The images of a global batch; what is random depends on (seed, epoch, position), so a
+        resume draws the same.
+        """
         if self.augment is None:
             return self.images[rows]
         generator = torch.Generator().manual_seed(_mixed(self.seed, self.epoch, self.position))
         return self.augment(self.images[rows], generator)
 
     def order(self, epoch: int) -> Tensor:
-        """Indices of an epoch, on the device: a permutation drawn on the CPU, the same on every machine."""
+        """Indices of an epoch, on the device: a permutation drawn on the CPU, the same on every
+        machine.
+        """
         if not self.shuffle:
             return torch.arange(len(self.labels), device=self.images.device)
         generator = torch.Generator().manual_seed((self.seed << 20) + epoch)
@@ -113,7 +133,8 @@ class DeviceLoader:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on from there: the remaining batches of the epoch come exactly once."""
-        self.epoch, self.position = state["epoch"], state["position"]
+        self.epoch = state["epoch"]
+        self.position = state["position"]
 
 
 def _mixed(*numbers: int) -> int:

@@ -17,7 +17,9 @@ from isometry.data.sources import SOURCES, Images, stratified_split
 from isometry.errors import bad_value
 
 SPLITS = ("train", "val", "test")
-SPLIT_SEED = 0  # of the validation split: fixed, so that `seed` changes the training and not the task
+SPLIT_SEED = (
+    0  # of the validation split: fixed, so that `seed` changes the training and not the task
+)
 
 
 class ImageData(LightningDataModule):
@@ -51,27 +53,46 @@ class ImageData(LightningDataModule):
         self.source = SOURCES[source]
         self.cache_dir = Path(cache_dir)
         self.raw_dir = None if raw_dir is None else Path(raw_dir)
-        self.batch_size, self.eval_batch_size, self.val_size, self.seed = batch_size, eval_batch_size, val_size, seed
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.val_size = val_size
+        self.seed = seed
         self.train_size = train_size
         self._resume_at: dict[str, int] | None = None
         if augmentation not in AUGMENTATIONS:
-            raise bad_value("data.augmentation", augmentation, f"allowed are {', '.join(AUGMENTATIONS)}")
+            raise bad_value(
+                "data.augmentation", augmentation, f"allowed are {', '.join(AUGMENTATIONS)}"
+            )
         self.augment = AUGMENTATIONS[augmentation]
         self._check_sizes()
 
     def _check_sizes(self) -> None:
         if self.raw_dir is not None and not self.raw_dir.is_dir():
-            raise bad_value("data.raw_dir", self.raw_dir, f"no such folder; {self.source.name} needs {self.source.files} there")
+            raise bad_value(
+                "data.raw_dir",
+                self.raw_dir,
+                f"no such folder; {self.source.name} needs {self.source.files} there",
+            )
         available = len(self.images.train_labels)
         if not 0 < self.val_size < available:
-            raise bad_value("data.val_size", self.val_size, f"must lie between 1 and {available - 1} ({self.source.name})")
+            raise bad_value(
+                "data.val_size",
+                self.val_size,
+                f"must lie between 1 and {available - 1} ({self.source.name})",
+            )
         left = available - self.val_size
         if self.train_size is not None and not 0 < self.train_size <= left:
-            raise bad_value("data.train_size", self.train_size, f"must lie between 1 and {left} ({self.source.name})")
+            raise bad_value(
+                "data.train_size",
+                self.train_size,
+                f"must lie between 1 and {left} ({self.source.name})",
+            )
         left = self.train_size or left
         if self.batch_size > left:
             raise bad_value(
-                "data.batch_size", self.batch_size, f"is larger than the training set of {left} examples ({self.source.name})"
+                "data.batch_size",
+                self.batch_size,
+                f"is larger than the training set of {left} examples ({self.source.name})",
             )
 
     @cached_property
@@ -98,11 +119,16 @@ class ImageData(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Put the splits on the device that trains; once."""
         if not hasattr(self, "splits"):
-            device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+            device = (
+                self.trainer.strategy.root_device
+                if self.trainer is not None
+                else torch.device("cpu")
+            )
             self.splits = self._split(device)
 
     def _split(self, device: torch.device) -> dict[str, tuple[Tensor, Tensor]]:
-        images, labels = self.images.train_images, self.images.train_labels
+        images = self.images.train_images
+        labels = self.images.train_labels
         train, val = stratified_split(labels, self.val_size, SPLIT_SEED)
         parts = {
             "train": (images[train[: self.train_size]], labels[train[: self.train_size]]),
@@ -133,8 +159,9 @@ class ImageData(LightningDataModule):
             self._resume_at = None
         return self.training
 
-    # Lightning restores a loader's position by itself, except where `estimated_stepping_batches` was asked before (as any
-    # scheduler does): the loader is made then, and its state is silently not loaded
+    # Lightning restores a loader's position by itself, except where `estimated_stepping_batches`
+    # was asked before (as any scheduler does): the loader is made then, and its state is silently
+    # not loaded
     def state_dict(self) -> dict[str, Any]:
         return {"training": self.training.state_dict()}
 

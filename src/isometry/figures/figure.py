@@ -35,7 +35,9 @@ class Figure(Protocol):
     """A paper's figure. Its constructor takes the settings of a preset."""
 
     def measure(self, lab: Lab, seeds: Sequence[int]) -> pd.DataFrame:
-        """Everything that is drawn or checked, with a column `seed`; called again with more seeds if a claim is undecided."""
+        """Everything that is drawn or checked, with a column `seed`; called again with more seeds
+        if a claim is undecided.
+        """
 
     def draw(self, data: pd.DataFrame) -> Drawing:
         """The picture."""
@@ -78,7 +80,9 @@ def figure(config: DictConfig) -> None:
     if len(ids) == 1:
         good = all_pass(make(config, choices))
     else:
-        results = [_one_of_all(compose("figure", [f"figure={name}", *words]), choices) for name in ids]
+        results = [
+            _one_of_all(compose("figure", [f"figure={name}", *words]), choices) for name in ids
+        ]
         good = all(results)
         show_list(Path(config.paths.runs))
     if not good:
@@ -103,11 +107,14 @@ def make(config: DictConfig, choices: Sequence[str] = ()) -> list[dict[str, Any]
     """Measure (unless `draw_only`), draw, check, store, print; returns the claims."""
     started = time.perf_counter()
     plain = resolved(config)
-    target, wall = folder_of(plain), None
+    target = folder_of(plain)
+    wall = None
     if config.draw_only:
-        config.figure.presets = stored_presets(target)  # what is drawn belongs to the settings it was measured with
+        # what is drawn belongs to the settings it was measured with
+        config.figure.presets = stored_presets(target)
         plain = resolved(config)
-    preset, claims = preset_of(plain), claims_of(plain)
+    preset = preset_of(plain)
+    claims = claims_of(plain)
     code: Figure = instantiate({"_target_": plain["figure"]["_target_"], **preset.settings})
     check_types(code, f"figure.presets.{plain['preset']}")
     if config.draw_only:
@@ -134,13 +141,22 @@ def preset_of(plain: dict[str, Any]) -> Preset:
     """
     presets = plain["figure"]["presets"]
     if plain["preset"] not in presets:
-        raise bad_value("preset", plain["preset"], f"allowed are {', '.join(presets)}{nearest(plain['preset'], presets)}")
+        raise bad_value(
+            "preset",
+            plain["preset"],
+            f"allowed are {', '.join(presets)}{nearest(plain['preset'], presets)}",
+        )
     node = dict(presets[plain["preset"]])
-    seeds, minutes = node.pop("seeds", None), node.pop("minutes", 1)
+    seeds = node.pop("seeds", None)
+    minutes = node.pop("minutes", 1)
     most = node.pop("max_seeds", seeds)
     for key, value in {"seeds": seeds, "max_seeds": most}.items():
         if not isinstance(value, int) or value < 2:
-            raise bad_value(f"figure.presets.{plain['preset']}.{key}", value, "must be a whole number of at least 2")
+            raise bad_value(
+                f"figure.presets.{plain['preset']}.{key}",
+                value,
+                "must be a whole number of at least 2",
+            )
     return Preset(float(minutes), seeds, most, node)
 
 
@@ -154,14 +170,18 @@ def claims_of(plain: dict[str, Any]) -> list[Claim]:
         claims = [Claim(**entry) for entry in plain["figure"]["claims"]]
     except TypeError as error:
         allowed = ", ".join(field.name for field in fields(Claim))
-        raise bad_value("figure.claims", plain["figure"]["claims"], f"{error}; keys of a claim are {allowed}") from error
+        raise bad_value(
+            "figure.claims", plain["figure"]["claims"], f"{error}; keys of a claim are {allowed}"
+        ) from error
     for claim in claims:
         claim.tolerance(1.0 if claim.expected is None else claim.expected)
     return claims
 
 
 def folder_of(plain: dict[str, Any]) -> Path:
-    """Where the figure goes; other seeds than the usual ones (a pilot) have a folder of their own."""
+    """Where the figure goes; other seeds than the usual ones (a pilot) have a folder of their
+    own.
+    """
     first = plain["first_seed"]
     name = plain["preset"] if first == 0 else f"{plain['preset']}-from-seed-{first}"
     return Path(plain["paths"]["runs"]) / "figures" / plain["figure"]["id"] / name
@@ -170,24 +190,42 @@ def folder_of(plain: dict[str, Any]) -> Path:
 def make_lab(config: DictConfig, choices: Sequence[str]) -> Lab:
     """The lab in the configured folders."""
     paths = Path(config.paths.runs), Path(config.paths.data)
-    return Lab(f"figure-{config.figure.id}", *paths, partial(launch, choices=choices), int(config.first_seed))
+    return Lab(
+        f"figure-{config.figure.id}",
+        *paths,
+        partial(launch, choices=choices),
+        int(config.first_seed),
+    )
 
 
-def measure(code: Figure, claims: Sequence[Claim], lab: Lab, preset: Preset, first: int) -> pd.DataFrame:
+def measure(
+    code: Figure, claims: Sequence[Claim], lab: Lab, preset: Preset, first: int
+) -> pd.DataFrame:
     """More seeds, twice as many each time, while a claim is undecided and there may be more."""
-    count, data = preset.seeds, code.measure(lab, range(first, first + preset.seeds))
-    while count < preset.max_seeds and any(e["result"] == "undecided" for e in judge_all(claims, code.check(data))):
+    count = preset.seeds
+    data = code.measure(lab, range(first, first + preset.seeds))
+    while count < preset.max_seeds and any(
+        e["result"] == "undecided" for e in judge_all(claims, code.check(data))
+    ):
         more = min(count, preset.max_seeds - count)
         console.print(f"{count} seeds leave a claim undecided: {more} more", soft_wrap=True)
         new = code.measure(lab, range(first + count, first + count + more))
-        data, count = pd.concat([data, new], ignore_index=True), count + more
+        data = pd.concat([data, new], ignore_index=True)
+        count = count + more
     return data
 
 
 def store(
-    target: Path, config: DictConfig, data: pd.DataFrame, claims: list[dict[str, Any]], drawing: Drawing, wall: float | None
+    target: Path,
+    config: DictConfig,
+    data: pd.DataFrame,
+    claims: list[dict[str, Any]],
+    drawing: Drawing,
+    wall: float | None,
 ) -> None:
-    """`figure.*`, `data.parquet`, `claims.json`, `config.yaml`, and `wall.json` where something was measured."""
+    """`figure.*`, `data.parquet`, `claims.json`, `config.yaml`, and `wall.json` where something was
+    measured.
+    """
     try:
         target.mkdir(parents=True, exist_ok=True)
         write_whole(target / "data.parquet", lambda path: data.to_parquet(path, index=False))
@@ -195,7 +233,10 @@ def store(
         write_json(target / "claims.json", claims)
         save(drawing, target / "figure", FORMATS)
         if wall is not None:
-            write_json(target / "wall.json", {"wall_seconds": round(wall, 1), "seeds": int(data["seed"].nunique())})
+            write_json(
+                target / "wall.json",
+                {"wall_seconds": round(wall, 1), "seeds": int(data["seed"].nunique())},
+            )
     except OSError as error:
         raise UserError(f"paths.runs={config.paths.runs}: cannot write there ({error})") from error
 
@@ -208,7 +249,9 @@ def check_types(code: Any, prefix: str) -> None:
     """
     for setting in fields(code):
         value = getattr(code, setting.name)
-        if setting.type in ("int", "float") and (isinstance(value, bool) or not isinstance(value, int | float)):
+        if setting.type in ("int", "float") and (
+            isinstance(value, bool) or not isinstance(value, int | float)
+        ):
             raise bad_value(f"{prefix}.{setting.name}", value, "must be a number")
         if str(setting.type).startswith("Sequence") and not isinstance(value, list):
             raise bad_value(f"{prefix}.{setting.name}", value, "must be a list")
@@ -231,16 +274,21 @@ def stored(target: Path) -> pd.DataFrame:
         UserError: where nothing was.
     """
     if not (target / "data.parquet").exists():
-        raise UserError(f"draw_only=true: nothing has been measured in {target}; leave it out to measure")
+        raise UserError(
+            f"draw_only=true: nothing has been measured in {target}; leave it out to measure"
+        )
     return pd.read_parquet(target / "data.parquet")
 
 
-# ---- what a person sees -------------------------------------------------------------------------------------------------
+# ---- what a person sees --------------------------------------------------------------------------
 
 
 def known_figures() -> list[str]:
     """The ids, of the installed figures and of a fork's."""
-    folders = [conf_dir() / "figure", *([] if extra_conf_dir() is None else [Path(str(extra_conf_dir())) / "figure"])]
+    folders = [
+        conf_dir() / "figure",
+        *([] if extra_conf_dir() is None else [Path(str(extra_conf_dir())) / "figure"]),
+    ]
     return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")} - {"all"})
 
 
@@ -250,9 +298,15 @@ def show_claims(name: str, entries: Sequence[dict[str, Any]]) -> None:
     for heading in ("claim", "expected", "measured", "95 % interval", "tolerance", ""):
         table.add_column(heading, overflow="fold")
     for entry in entries:
-        colour, low_high = RESULT_COLOURS[entry["result"]], "{} to {}".format(*map(number, entry["interval"]))
+        colour = RESULT_COLOURS[entry["result"]]
+        low_high = "{} to {}".format(*map(number, entry["interval"]))
         words = f"[{colour}]{entry['result'].upper()}[/]"
-        cells = (number(entry["expected"]), number(entry["measured"]), low_high, tolerance_words(entry))
+        cells = (
+            number(entry["expected"]),
+            number(entry["measured"]),
+            low_high,
+            tolerance_words(entry),
+        )
         table.add_row(entry["statement"], *cells, words)
     wide_console().print(table)
 
@@ -277,8 +331,17 @@ def show_list(runs: Path) -> None:
         table.add_column(heading, overflow="fold")
     for name in known_figures():
         node = resolved(compose("figure", [f"figure={name}"]))["figure"]
-        presets = ", ".join(f"{preset} {duration(entry['minutes'])}" for preset, entry in node["presets"].items())
-        table.add_row(name, node["paper"], node["title"], presets, str(len(node["claims"])), last_result(runs, name))
+        presets = ", ".join(
+            f"{preset} {duration(entry['minutes'])}" for preset, entry in node["presets"].items()
+        )
+        table.add_row(
+            name,
+            node["paper"],
+            node["title"],
+            presets,
+            str(len(node["claims"])),
+            last_result(runs, name),
+        )
     wide_console().print(table)
 
 
@@ -291,9 +354,14 @@ def duration(minutes: float) -> str:
 
 def last_result(runs: Path, name: str) -> str:
     """Claims that passed, of the preset that was run last."""
-    found = sorted((runs / "figures" / name).glob("*/claims.json"), key=lambda path: path.stat().st_mtime)
+    found = sorted(
+        (runs / "figures" / name).glob("*/claims.json"), key=lambda path: path.stat().st_mtime
+    )
     if not found:
         return "-"
     results = [entry["result"] for entry in json.loads(found[-1].read_text())]
     passed = results.count("pass")
-    return f"[{'green' if passed == len(results) else 'red'}]{passed} of {len(results)}[/] ({found[-1].parent.name})"
+    return (
+        f"[{'green' if passed == len(results) else 'red'}]{passed} of {len(results)}[/] "
+        f"({found[-1].parent.name})"
+    )

@@ -1,4 +1,6 @@
-"""What figures work with: networks composed from `conf/`, observed at initialization or trained by a launcher."""
+"""What figures work with: networks composed from `conf/`, observed at initialization or trained by
+a launcher.
+"""
 
 from __future__ import annotations
 
@@ -47,19 +49,26 @@ class Lab:
     data: Path
     launch: Launch
     first_seed: int = 0
-    _composed: dict[Overrides, DictConfig] = field(default_factory=dict, init=False, repr=False)  # half a second each
+    # half a second each
+    _composed: dict[Overrides, DictConfig] = field(default_factory=dict, init=False, repr=False)
 
-    # ---- networks at initialization -------------------------------------------------------------------------------------
+    # ---- networks at initialization --------------------------------------------------------------
 
     def config(self, overrides: Overrides) -> DictConfig:
-        """The config of `isometry train` with these overrides; a copy of its own for each caller."""
+        """The config of `isometry train` with these overrides; a copy of its own for each
+        caller.
+        """
         words = (*overrides, f"paths.data={self.data}", f"paths.runs={self.runs}")
         if words not in self._composed:
             self._composed[words] = compose("train", words)
         return copy.deepcopy(self._composed[words])
 
     def networks(
-        self, overrides: Overrides, seeds: Sequence[int], input_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10
+        self,
+        overrides: Overrides,
+        seeds: Sequence[int],
+        input_shape: tuple[int, ...] = (1, 28, 28),
+        classes: int = 10,
     ) -> Iterator[tuple[int, Network]]:
         """For each seed the network that training would begin with, in float64."""
         config = self.config(overrides)
@@ -68,11 +77,18 @@ class Lab:
             yield seed, build_network(config, input_shape, classes).double()
 
     def redrawn(
-        self, overrides: Overrides, draws: Sequence[int], input_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10
+        self,
+        overrides: Overrides,
+        draws: Sequence[int],
+        input_shape: tuple[int, ...] = (1, 28, 28),
+        classes: int = 10,
     ) -> Iterator[tuple[int, Network]]:
-        """Likewise, but one network whose weights are drawn again and again: for thousands of draws."""
+        """Likewise, but one network whose weights are drawn again and again: for thousands of
+        draws.
+        """
         config = self.config(overrides)
-        network, initialize = build_network(config, input_shape, classes).double(), instantiate(config.initializer)
+        network = build_network(config, input_shape, classes).double()
+        initialize = instantiate(config.initializer)
         for draw in draws:
             initialize(network.layer_map(), torch.Generator().manual_seed(draw))
             yield draw, network
@@ -88,14 +104,20 @@ class Lab:
         return data
 
     def digits(self, count: int) -> tuple[Tensor, Tensor]:
-        """The first `count` training digits of `mnist_5k`, normalized, float64 [count, 1, 28, 28], and their labels."""
+        """The first `count` training digits of `mnist_5k`, normalized, float64 [count, 1, 28, 28],
+        and their labels.
+        """
         images, labels = self._digits.splits["train"]
         return self._digits.normalization(images[:count]).double(), labels[:count]
 
     def noise(self, count: int) -> tuple[Tensor, Tensor]:
-        """Images of the same shape whose pixels are independent N(0, 1), the same every time, and labels."""
+        """Images of the same shape whose pixels are independent N(0, 1), the same every time, and
+        labels.
+        """
         generator = torch.Generator().manual_seed(0)
-        return torch.randn(count, 1, 28, 28, generator=generator, dtype=torch.float64), torch.arange(count) % 10
+        return torch.randn(
+            count, 1, 28, 28, generator=generator, dtype=torch.float64
+        ), torch.arange(count) % 10
 
     def profiles(
         self,
@@ -120,15 +142,19 @@ class Lab:
             for seed, network in self.networks(overrides, seeds, tuple(batch[0].shape[1:])):
                 seen = observe(network, [batch])
                 layers = network.layer_map()
-                frame = pd.DataFrame(seen.columns).assign(variant=name, seed=seed, layer=[spec.index for spec in layers])
+                frame = pd.DataFrame(seen.columns).assign(
+                    variant=name, seed=seed, layer=[spec.index for spec in layers]
+                )
                 frames.append(frame.assign(hidden=[spec.kind == "hidden" for spec in layers]))
                 if each is not None:
                     each(name, seed, seen, network)
         return pd.concat(frames, ignore_index=True)
 
-    # ---- training -------------------------------------------------------------------------------------------------------
+    # ---- training --------------------------------------------------------------------------------
 
-    def train(self, variants: Mapping[str, Overrides], seeds: Sequence[int]) -> list[tuple[str, int, RunDirectory]]:
+    def train(
+        self, variants: Mapping[str, Overrides], seeds: Sequence[int]
+    ) -> list[tuple[str, int, RunDirectory]]:
         """Train every variant with every seed; runs that are over are used again.
 
         Raises:
@@ -139,7 +165,9 @@ class Lab:
             (name, seed, [*common, *overrides, f"seed={seed}"])
             for (name, overrides), seed in itertools.product(variants.items(), seeds)
         ]
-        self.launch([[*words, f"paths.runs={self.runs}", f"paths.data={self.data}"] for _, _, words in jobs])
+        self.launch(
+            [[*words, f"paths.runs={self.runs}", f"paths.data={self.data}"] for _, _, words in jobs]
+        )
         found = [
             (name, seed, run)
             for name, overrides in variants.items()
@@ -148,7 +176,8 @@ class Lab:
         missing = [run.run_id for _, _, run in found if run.summary() is None]
         if missing:
             raise UserError(
-                f"{len(missing)} of {len(jobs)} runs have not come to an end ({missing[0]}, ...); logs lie in "
+                f"{len(missing)} of {len(jobs)} runs have not come to an end ({missing[0]}, "
+                "...); logs lie in "
                 f"{self.runs / self.study / 'logs'}; the same command goes on"
             )
         return found

@@ -18,14 +18,25 @@ ROWS = 10_000
 """Rows of the data table that W&B is sent at most; data.parquet has all."""
 
 
-def send(target: Path, config: dict[str, Any], data: pd.DataFrame, claims: list[dict[str, Any]]) -> None:
+def send(
+    target: Path, config: dict[str, Any], data: pd.DataFrame, claims: list[dict[str, Any]]
+) -> None:
     """Log one figure; what goes wrong with W&B is a warning."""
     options = {key: value for key, value in config["logger"].items() if key != "names"}
     attempt = 1 + len(list(target.glob("wandb/*run-*")))
-    logger = make_wandb(RunDirectory(target), attempt, {**config, "tags": [config["figure"]["id"]]}, **options)
-    logger._wandb_init |= {"group": "figures", "job_type": "figure", "name": f"{config['figure']['id']} {config['preset']}"}
-    place = hashlib.sha256(f"{platform.node()}:{target.resolve()}".encode()).hexdigest()[:8]  # two machines, two runs
-    logger._wandb_init["id"] = f"figure-{config['figure']['id']}-{target.name}-{place}-{attempt}"[-MAX_ID:]
+    logger = make_wandb(
+        RunDirectory(target), attempt, {**config, "tags": [config["figure"]["id"]]}, **options
+    )
+    logger._wandb_init |= {
+        "group": "figures",
+        "job_type": "figure",
+        "name": f"{config['figure']['id']} {config['preset']}",
+    }
+    # two machines, two runs
+    place = hashlib.sha256(f"{platform.node()}:{target.resolve()}".encode()).hexdigest()[:8]
+    logger._wandb_init["id"] = f"figure-{config['figure']['id']}-{target.name}-{place}-{attempt}"[
+        -MAX_ID:
+    ]
     logger.begin()
     rows: list[Any] = [[entry[name] for name in COLUMNS] for entry in claims]
     logger.guarded(

@@ -17,7 +17,8 @@ TASK = "isometry.launch.ddp:train"
 
 
 def launch(jobs: Sequence[Sequence[str]], choices: Sequence[str] = ()) -> None:
-    """Run `isometry train` once for each list of overrides, as a multirun does; returns when the launcher does.
+    """Run `isometry train` once for each list of overrides, as a multirun does; returns when the
+    launcher does.
 
     A grid of Hydra's sweeper is a product; these lists need not be one.
 
@@ -26,13 +27,18 @@ def launch(jobs: Sequence[Sequence[str]], choices: Sequence[str] = ()) -> None:
         choices: overrides of the launcher, `hydra/launcher=slurm` say.
 
     Raises:
-        whatever Hydra and the launcher raise: UserError for a job that cannot be trained, before anything runs.
+        whatever Hydra and the launcher raise: UserError for a job that cannot be trained, before
+        anything runs.
     """
     with hydra_of_our_own() as search:
         hydra: Any = GlobalHydra.instance().hydra
-        config = hydra.compose_config("train", [*choices, *search], run_mode=RunMode.MULTIRUN, with_log_configuration=False)
+        config = hydra.compose_config(
+            "train", [*choices, *search], run_mode=RunMode.MULTIRUN, with_log_configuration=False
+        )
         context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks())
-        launcher = Plugins.instance().instantiate_launcher(config=config, hydra_context=context, task_function=_train)
+        launcher = Plugins.instance().instantiate_launcher(
+            config=config, hydra_context=context, task_function=_train
+        )
         launcher.launch([list(job) for job in jobs], initial_job_idx=0)
 
 

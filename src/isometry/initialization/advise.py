@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from isometry.gradient_rate import Verdict
 
 FALL = 1e6
-"""The factor by which a gradient may fall or grow from the last hidden layer to the first before it is called lost."""
+"""The factor by which a gradient may fall or grow from the last hidden layer to the first before it
+is called lost.
+"""
 
 BETTER = 0.5
 """A choice is worth a line if it brings |log rate| under this share of the present one."""
@@ -34,10 +36,16 @@ class Situation:
 
 def depth_of_fall(rate: float) -> float:
     """Layers over which the gradient falls or grows by `FALL`; inf at rate 1."""
-    return math.inf if rate <= 0 or abs(math.log(rate)) < 1e-9 else math.log(FALL) / abs(math.log(rate))
+    return (
+        math.inf
+        if rate <= 0 or abs(math.log(rate)) < 1e-9
+        else math.log(FALL) / abs(math.log(rate))
+    )
 
 
-def advise(now: Situation, alternatives: Sequence[tuple[str, Callable[[], float | None]]]) -> list[str]:
+def advise(
+    now: Situation, alternatives: Sequence[tuple[str, Callable[[], float | None]]]
+) -> list[str]:
     """Lines of advice, the best first.
 
     Args:
@@ -47,7 +55,9 @@ def advise(now: Situation, alternatives: Sequence[tuple[str, Callable[[], float 
     depth = depth_of_fall(now.rate)
     if now.verdict == "healthy" and depth > now.hidden:
         return [_healthy(now, depth), *_noise(now)]
-    found = [(override, rate) for override, compute in alternatives if (rate := compute()) is not None]
+    found = [
+        (override, rate) for override, compute in alternatives if (rate := compute()) is not None
+    ]
     better = sorted((abs(math.log(rate)), override, rate) for override, rate in found if rate > 0)
     bound = BETTER * abs(math.log(now.rate)) if now.rate > 0 else math.inf
     lines = [
@@ -56,19 +66,27 @@ def advise(now: Situation, alternatives: Sequence[tuple[str, Callable[[], float 
         if distance < bound
     ]
     otherwise = "or keep" if lines else "keep"
-    return [*lines, f"{otherwise} model.depth under {max(2, int(depth) + 1)}, where the gradient changes by 10^6", *_noise(now)]
+    limit = max(2, int(depth) + 1)
+    shallower = f"{otherwise} model.depth under {limit}, where the gradient changes by 10^6"
+    return [*lines, shallower, *_noise(now)]
 
 
 def _healthy(now: Situation, depth: float) -> str:
     reach = "at no depth" if math.isinf(depth) else f"at a depth of about {depth:,.0f}"
-    return f"nothing: the gradient reaches the first of {now.hidden} hidden layers; it would change by 10^6 {reach}"
+    return (
+        f"nothing: the gradient reaches the first of {now.hidden} hidden layers; it would change "
+        f"by 10^6 {reach}"
+    )
 
 
 def _noise(now: Situation) -> list[str]:
-    """A line where chance decides: the gradient of one network lies a factor of 10 or more off the expectation."""
+    """A line where chance decides: the gradient of one network lies a factor of 10 or more off the
+    expectation.
+    """
     if now.spread is None or now.spread < 0.5:
         return []
     return [
-        f"seeds differ: the ratio of first to last layer's gradient varies by a factor of {10**now.spread:.2g} (one standard "
+        "seeds differ: the ratio of first to last layer's gradient varies by a factor of "
+        f"{10**now.spread:.2g} (one standard "
         f"deviation) over seeds; a larger model.width or a smaller depth narrows it"
     ]

@@ -37,7 +37,8 @@ def jacobian_singular_values(
     Args:
         network: any network that yields a layer map; in its own precision.
         image: one example [1, channels, height, width].
-        first, last: layers, from 1; the last hidden one if not given, so that all hidden layers are passed through.
+        first, last: layers, from 1; the last hidden one if not given, so that all hidden layers are
+            passed through.
 
     Returns:
         None for fewer than two hidden layers, or more than `LIMIT` units in one of the two.
@@ -47,8 +48,11 @@ def jacobian_singular_values(
     hidden = probe.preactivations[: (len(probe.preactivations) - 1) if last is None else last]
     if len(hidden) <= first or max(hidden[first - 1].numel(), hidden[-1].numel()) > LIMIT:
         return None
-    start, end = hidden[first - 1], hidden[-1]
+    start = hidden[first - 1]
+    end = hidden[-1]
     rows = torch.eye(end.numel(), dtype=end.dtype, device=end.device).view(-1, *end.shape)
     (jacobian,) = torch.autograd.grad(end, start, rows, is_grads_batched=True)
-    values: NDArray[np.float64] = torch.linalg.svdvals(jacobian.reshape(len(rows), -1)).double().cpu().numpy()
+    values: NDArray[np.float64] = (
+        torch.linalg.svdvals(jacobian.reshape(len(rows), -1)).double().cpu().numpy()
+    )
     return values

@@ -22,7 +22,8 @@ class Observation:
     """What was measured.
 
     Attributes:
-        columns: [L] of each measured column, NaN where it does not exist; empty if the loss or a gradient is not finite.
+        columns: [L] of each measured column, NaN where it does not exist; empty if the loss or a
+            gradient is not finite.
         probe: the tensors of the last batch.
         examples: its size.
     """
@@ -39,15 +40,20 @@ class Observation:
         """
         found = dict(zip(*self.probe.kept(), strict=True))
         if len(found) < self.probe.layers:
-            raise ValueError(f"δ is kept only of layers of up to {WHOLE} entries; observe fewer examples")
+            raise ValueError(
+                f"δ is kept only of layers of up to {WHOLE} entries; observe fewer examples"
+            )
         return [found[layer] * self.examples for layer in range(self.probe.layers)]
 
 
 def observe(
-    network: Network, batches: Iterable[tuple[Tensor, Tensor]], loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy
+    network: Network,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
 ) -> Observation:
-    """Measure a network as it is, in training mode, over all batches together. It is converted to float64, where gradients of
-    1e-300 are still numbers; its weights are those from which training would begin.
+    """Measure a network as it is, in training mode, over all batches together. It is converted to
+    float64, where gradients of 1e-300 are still numbers; its weights are those from which training
+    would begin.
 
     Args:
         network: with weights drawn.

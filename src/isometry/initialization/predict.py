@@ -1,4 +1,6 @@
-"""From a built network to what the theory predicts of it: the layer map as plain records, the inputs as second moments."""
+"""From a built network to what the theory predicts of it: the layer map as plain records, the
+inputs as second moments.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from isometry.layers.spec import LayerSpec
 from isometry.theory.propagation import LayerRecord, Prediction, predict
 
 EXAMPLES = 64
-"""Examples whose second moments enter a prediction: layers after the first see hardly a difference between more."""
+"""Examples whose second moments enter a prediction: layers after the first see hardly a difference
+between more.
+"""
 
 
 def records(layers: Sequence[LayerSpec]) -> list[LayerRecord]:
@@ -27,7 +31,11 @@ def _record(spec: LayerSpec) -> LayerRecord:
     outputs, inputs = weighted.weight.shape[:2]
     convolution = None
     if isinstance(weighted, nn.Conv2d):
-        convolution = (int(weighted.kernel_size[0]), int(weighted.stride[0]), str(weighted.padding_mode))
+        convolution = (
+            int(weighted.kernel_size[0]),
+            int(weighted.stride[0]),
+            str(weighted.padding_mode),
+        )
     return LayerRecord(
         spec.index,
         spec.name,
@@ -45,7 +53,9 @@ def _record(spec: LayerSpec) -> LayerRecord:
 
 
 def input_moments(images: Tensor, layers: Sequence[LayerSpec]) -> NDArray[np.float64]:
-    """Mean square of the input units of each example: [examples, 1, 1], or [examples, height, width] for a convolution."""
+    """Mean square of the input units of each example: [examples, 1, 1], or [examples, height,
+    width] for a convolution.
+    """
     chosen = images[:: max(1, len(images) // EXAMPLES)][:EXAMPLES].detach().double().square()
     dims = 1 if layers[0].map == "conv" else (1, 2, 3)
     moments: NDArray[np.float64] = chosen.mean(dims, keepdim=True).squeeze(1).cpu().numpy()
@@ -53,12 +63,17 @@ def input_moments(images: Tensor, layers: Sequence[LayerSpec]) -> NDArray[np.flo
 
 
 def predict_network(layers: Sequence[LayerSpec], images: Tensor, batch: int) -> Prediction:
-    """Predict an initialized network on given images (normalized, [N, C, H, W]); `batch` is what batch norm sees."""
+    """Predict an initialized network on given images (normalized, [N, C, H, W]); `batch` is what
+    batch norm sees.
+    """
     return predict(records(layers), input_moments(images, layers), batch)
 
 
-def predicted_rate(prediction: Prediction, layers: Sequence[LayerSpec]) -> tuple[float | None, float | None]:
-    """The gradient rate that one network is expected to show, and the standard deviation of its logarithm over networks.
+def predicted_rate(
+    prediction: Prediction, layers: Sequence[LayerSpec]
+) -> tuple[float | None, float | None]:
+    """The gradient rate that one network is expected to show, and the standard deviation of its
+    logarithm over networks.
 
     The same estimator as the measured one, on the predicted profile of E log ‖δ_l‖.
     """
@@ -74,13 +89,16 @@ def predicted_rate(prediction: Prediction, layers: Sequence[LayerSpec]) -> tuple
 
 
 def predict_run(layers: Sequence[LayerSpec], data: ImageData, batch: int) -> dict[str, Any]:
-    """`prediction.json` of a run: the rate and the profile that its network is expected to show at initialization.
+    """`prediction.json` of a run: the rate and the profile that its network is expected to show at
+    initialization.
 
     Returns:
-        `gradient_rate_predicted` and its band; by layer the mean and the standard deviation over networks of the natural
-        logarithm of `backprop_norm` relative to the last hidden layer; `reason` where something is null.
+        `gradient_rate_predicted` and its band; by layer the mean and the standard deviation over
+        networks of the natural logarithm of `backprop_norm` relative to the last hidden layer;
+        `reason` where something is null.
     """
-    images = data.normalization(data.splits["train"][0][:EXAMPLES].cpu())  # the splits are where the training was
+    # the splits are where the training was
+    images = data.normalization(data.splits["train"][0][:EXAMPLES].cpu())
     prediction = predict_network(layers, images, batch)
     rate, spread = predicted_rate(prediction, layers)
     f = prediction.fluctuations

@@ -1,4 +1,6 @@
-"""What an initializer is: called with the layer map and a generator, it fills every layer and declares σ_w and σ_b."""
+"""What an initializer is: called with the layer map and a generator, it fills every layer and
+declares σ_w and σ_b.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +25,15 @@ def critical_scale(layers: list[LayerSpec], sigma_b: float) -> float:
     """
     activation = next((spec.activation for spec in layers if spec.activation is not None), None)
     if activation is None:
-        raise InitializerError("initializer=critical and gain=auto need a hidden layer: model.depth=1 has none")
+        raise InitializerError(
+            "initializer=critical and gain=auto need a hidden layer: model.depth=1 has none"
+        )
     try:
         return critical(activation, sigma_b).sigma_w
     except NoCriticalPoint as error:
-        raise InitializerError(f"{error}; set initializer.sigma_b above 0, or a gain or sigma_w by hand") from error
+        raise InitializerError(
+            f"{error}; set initializer.sigma_b above 0, or a gain or sigma_w by hand"
+        ) from error
 
 
 class PerLayer(ABC):

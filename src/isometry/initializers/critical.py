@@ -19,7 +19,8 @@ class Critical(PerLayer):
     """
 
     def __init__(self, sigma_b: float = 0.0, distribution: Distribution | str = "gaussian"):
-        self.sigma_b, self.distribution = sigma_b, distribution
+        self.sigma_b = sigma_b
+        self.distribution = distribution
 
     def prepare(self, layers: list[LayerSpec]) -> None:
         self.sigma_w = critical_scale(layers, self.sigma_b)

@@ -12,10 +12,12 @@ from isometry.layers.spec import LayerSpec
 
 
 class Orthogonal(PerLayer):
-    """gain times a matrix with orthonormal rows or columns, drawn from the Haar measure (Saxe et al. 2014).
+    """gain times a matrix with orthonormal rows or columns, drawn from the Haar measure (Saxe et
+    al. 2014).
 
-    A kernel is flattened to [out, in x positions]. The mean square of an entry is gain²/max(rows, columns), so
-    σ_w = gain √(fan_in/max(rows, fan_in)). `gain: auto` is the critical one of the network's φ.
+    A kernel is flattened to [out, in x positions]. The mean square of an entry is gain²/max(rows,
+    columns), so σ_w = gain √(fan_in/max(rows, fan_in)). `gain: auto` is the critical one of the
+    network's φ.
     """
 
     distribution = "orthogonal"
@@ -32,13 +34,15 @@ class Orthogonal(PerLayer):
 
 
 class DeltaOrthogonal(Orthogonal):
-    """Convolution kernels that are zero but for an orthogonal matrix at their centre (Xiao et al. 2018, algorithm 1).
+    """Convolution kernels that are zero but for an orthogonal matrix at their centre (Xiao et al.
+    2018, algorithm 1).
 
-    Linear layers of the same network become orthogonal. A kernel of one non-zero position acts as an
-    orthogonal layer on the channels, so σ_w = gain √(channels in/channels out).
+    Linear layers of the same network become orthogonal. A kernel of one non-zero position acts as
+    an orthogonal layer on the channels, so σ_w = gain √(channels in/channels out).
 
     Raises:
-        InitializerError: for a network without a convolution, or a convolution with fewer outputs than inputs.
+        InitializerError: for a network without a convolution, or a convolution with fewer outputs
+            than inputs.
     """
 
     distribution = "delta_orthogonal"
@@ -46,7 +50,8 @@ class DeltaOrthogonal(Orthogonal):
     def __call__(self, layers: list[LayerSpec], generator: Generator) -> None:
         if not any(spec.map == "conv" for spec in layers):
             raise InitializerError(
-                "initializer=delta_orthogonal needs convolutions: use model=convnet, or initializer=orthogonal"
+                "initializer=delta_orthogonal needs convolutions: use model=convnet, or "
+                "initializer=orthogonal"
             )
         super().__call__(layers, generator)
 
@@ -57,7 +62,8 @@ class DeltaOrthogonal(Orthogonal):
         outputs, inputs, height, width = weight.shape
         if outputs < inputs:
             raise InitializerError(
-                f"initializer=delta_orthogonal: {spec.name} maps {inputs} channels to {outputs}; needed are as many out as in"
+                f"initializer=delta_orthogonal: {spec.name} maps {inputs} channels to {outputs}; "
+                "needed are as many out as in"
             )
         weight.zero_()
         gain = float(self.gain)

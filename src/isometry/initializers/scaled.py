@@ -17,8 +17,8 @@ TRUNCATED_STD = 0.8796256610342398
 
 
 def fill(weight: Tensor, std: float, distribution: str, generator: Generator) -> None:
-    """Independent entries of mean 0 and standard deviation `std`: `gaussian`, `uniform`, or a Gaussian `truncated` at ±2
-    of its own deviations, widened so that `std` holds after the cut."""
+    """Independent entries of mean 0 and standard deviation `std`: `gaussian`, `uniform`, or a
+    Gaussian `truncated` at ±2 of its own deviations, widened so that `std` holds after the cut."""
     if distribution == "uniform":
         weight.uniform_(-math.sqrt(3) * std, math.sqrt(3) * std, generator=generator)
     elif distribution == "truncated":
@@ -31,11 +31,20 @@ def fill(weight: Tensor, std: float, distribution: str, generator: Generator) ->
 class Gaussian(PerLayer):
     """W ~ N(0, σ_w²/fan_in), b ~ N(0, σ_b²): the parametrization of mean-field theory."""
 
-    def __init__(self, sigma_w: float = 1.0, sigma_b: float = 0.0, distribution: Distribution = "gaussian"):
-        self.sigma_w, self.sigma_b, self.distribution = sigma_w, sigma_b, distribution
+    def __init__(
+        self, sigma_w: float = 1.0, sigma_b: float = 0.0, distribution: Distribution = "gaussian"
+    ):
+        self.sigma_w = sigma_w
+        self.sigma_b = sigma_b
+        self.distribution = distribution
 
     def draw(self, spec: LayerSpec, generator: Generator) -> float:
-        fill(spec.weighted.weight, self.sigma_w / math.sqrt(spec.fan_in), self.distribution, generator)
+        fill(
+            spec.weighted.weight,
+            self.sigma_w / math.sqrt(spec.fan_in),
+            self.distribution,
+            generator,
+        )
         return self.sigma_w
 
 
@@ -43,7 +52,8 @@ class Normal(PerLayer):
     """W ~ N(0, std²) whatever the fans: the naive choice. σ_w = std √fan_in."""
 
     def __init__(self, std: float = 1.0, sigma_b: float = 0.0):
-        self.std, self.sigma_b = std, sigma_b
+        self.std = std
+        self.sigma_b = sigma_b
 
     def draw(self, spec: LayerSpec, generator: Generator) -> float:
         fill(spec.weighted.weight, self.std, "gaussian", generator)
@@ -56,7 +66,8 @@ class Uniform(PerLayer):
     distribution = "uniform"
 
     def __init__(self, a: float = 0.1, sigma_b: float = 0.0):
-        self.a, self.sigma_b = a, sigma_b
+        self.a = a
+        self.sigma_b = sigma_b
 
     def draw(self, spec: LayerSpec, generator: Generator) -> float:
         fill(spec.weighted.weight, self.a / math.sqrt(3), "uniform", generator)
@@ -64,11 +75,13 @@ class Uniform(PerLayer):
 
 
 class FanScaled(PerLayer):
-    """Standard deviation gain/√fan: LeCun 1998 and He et al. 2015 (fan_in), Glorot & Bengio 2010 (mean of the fans).
+    """Standard deviation gain/√fan: LeCun 1998 and He et al. 2015 (fan_in), Glorot & Bengio 2010
+    (mean of the fans).
 
     Args:
         mode: `fan_in`, `fan_out` or `fan_avg`.
-        gain: factor on the standard deviation; √2 with `fan_in` is He's; `auto`: χ₁ = 1 for the network's φ.
+        gain: factor on the standard deviation; √2 with `fan_in` is He's; `auto`: χ₁ = 1 for the
+            network's φ.
         distribution: `gaussian`, `uniform` or `truncated`.
         sigma_b: standard deviation of the biases.
     """
@@ -81,17 +94,25 @@ class FanScaled(PerLayer):
         sigma_b: float = 0.0,
     ):
         self.gain: float | str = gain
-        self.mode, self.distribution, self.sigma_b = mode, distribution, sigma_b
+        self.mode = mode
+        self.distribution = distribution
+        self.sigma_b = sigma_b
 
     def draw(self, spec: LayerSpec, generator: Generator) -> float:
-        fans = {"fan_in": spec.fan_in, "fan_out": spec.fan_out, "fan_avg": 0.5 * (spec.fan_in + spec.fan_out)}
+        fans = {
+            "fan_in": spec.fan_in,
+            "fan_out": spec.fan_out,
+            "fan_avg": 0.5 * (spec.fan_in + spec.fan_out),
+        }
         std = float(self.gain) / math.sqrt(fans[self.mode])
         fill(spec.weighted.weight, std, self.distribution, generator)
         return std * math.sqrt(spec.fan_in)
 
 
 class TorchDefault(PerLayer):
-    """torch's own `Linear` and `Conv2d` default: weights and biases from U(±1/√fan_in), that is σ_w² = 1/3."""
+    """torch's own `Linear` and `Conv2d` default: weights and biases from U(±1/√fan_in), that is
+    σ_w² = 1/3.
+    """
 
     distribution = "uniform"
 

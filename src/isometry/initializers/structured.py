@@ -27,10 +27,17 @@ class Identity(PerLayer):
 
     distribution = "identity"
 
-    def __init__(self, gain: float = 1.0, sigma_b: float = 0.0, readout: Literal["gaussian", "identity"] = "gaussian"):
+    def __init__(
+        self,
+        gain: float = 1.0,
+        sigma_b: float = 0.0,
+        readout: Literal["gaussian", "identity"] = "gaussian",
+    ):
         if readout not in ("gaussian", "identity"):
             raise ValueError(f"readout={readout}: allowed are gaussian, identity")
-        self.gain, self.sigma_b, self.readout = gain, sigma_b, readout
+        self.gain = gain
+        self.sigma_b = sigma_b
+        self.readout = readout
 
     def draw(self, spec: LayerSpec, generator: Generator) -> float:
         weight = spec.weighted.weight
@@ -39,7 +46,8 @@ class Identity(PerLayer):
             return 1.0
         if weight.shape[0] != weight.shape[1]:
             raise InitializerError(
-                f"initializer=identity: {spec.name} maps {weight.shape[1]} units to {weight.shape[0]}, which is not square; "
+                f"initializer=identity: {spec.name} maps {weight.shape[1]} units to "
+                f"{weight.shape[0]}, which is not square; "
                 f"set model.width={weight.shape[1]}, or use initializer=orthogonal"
             )
         (nn.init.eye_ if spec.map == "linear" else nn.init.dirac_)(weight)
@@ -48,7 +56,8 @@ class Identity(PerLayer):
 
 
 class Sparse(PerLayer):
-    """Each unit has `connections` incoming weights from N(0, std²), the others are 0 (Martens 2010, sec. 5).
+    """Each unit has `connections` incoming weights from N(0, std²), the others are 0 (Martens 2010,
+    sec. 5).
 
     σ_w = std √connections: the variance of h is that of a dense layer with σ_w²/fan_in.
     """
@@ -56,7 +65,9 @@ class Sparse(PerLayer):
     distribution = "sparse"
 
     def __init__(self, connections: int = 15, std: float = 1.0, sigma_b: float = 0.0):
-        self.connections, self.std, self.sigma_b = connections, std, sigma_b
+        self.connections = connections
+        self.std = std
+        self.sigma_b = sigma_b
 
     def draw(self, spec: LayerSpec, generator: Generator) -> float:
         rows = spec.weighted.weight.view(len(spec.weighted.weight), -1)

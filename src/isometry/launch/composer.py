@@ -1,7 +1,8 @@
 """Composing the jobs of a sweep: each set of config-group choices once, values set on copies.
 
-Hydra composes a config in 75 ms, most of it reading the same files again. A sweep of 1,000 jobs has few distinct sets of
-*group* choices; what differs is values, and those are set here on a copy of the composed config.
+Hydra composes a config in 75 ms, most of it reading the same files again. A sweep of 1,000 jobs has
+few distinct sets of *group* choices; what differs is values, and those are set here on a copy of
+the composed config.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ class Composer:
     """
 
     def __init__(self, loader: Any, master: DictConfig):
-        self._loader, self._master = loader, master
+        self._loader = loader
+        self._master = master
         self._parser = OverridesParser.create(config_loader=loader)
         self._composed: dict[tuple[str, ...], DictConfig] = {}  # by group choices
         self._waiting: dict[tuple[str, ...], DictConfig] = {}
@@ -32,8 +34,8 @@ class Composer:
     def compose(self, words: Sequence[str]) -> DictConfig:
         """The config of one job, without its `hydra` node.
 
-        Hydra's sweeper asks for every job once, to see whether it is legal, before the launcher does: the second time it is
-        there already.
+        Hydra's sweeper asks for every job once, to see whether it is legal, before the launcher
+        does: the second time it is there already.
 
         Raises:
             whatever Hydra raises for an override that does not compose.
@@ -48,7 +50,9 @@ class Composer:
         overrides = self._parser.parse_overrides(list(words))
         if not all(self._is_plain_value(o) or self._is_plain_group(o) for o in overrides):
             return copy.deepcopy(self._whole(tuple(words)))
-        groups = tuple(word for word, o in zip(words, overrides, strict=True) if self._is_plain_group(o))
+        groups = tuple(
+            word for word, o in zip(words, overrides, strict=True) if self._is_plain_group(o)
+        )
         config = copy.deepcopy(self._whole(groups))
         with flag_override(config, "readonly", False):
             for override in overrides:
@@ -73,5 +77,11 @@ class Composer:
 
     def _is_plain_value(self, override: Override) -> bool:
         """`key=value` of a key that exists, and nothing that only Hydra knows how to apply."""
-        simple = not (override.is_add() or override.is_force_add() or override.is_delete() or override.package)
-        return simple and not self._is_group(override) and not override.key_or_group.startswith("hydra.")
+        simple = not (
+            override.is_add() or override.is_force_add() or override.is_delete() or override.package
+        )
+        return (
+            simple
+            and not self._is_group(override)
+            and not override.key_or_group.startswith("hydra.")
+        )

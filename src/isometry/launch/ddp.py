@@ -1,7 +1,8 @@
-"""A run on several devices: the frozen config of the one run, handed to torchrun's elastic launcher.
+"""A run on several devices: the frozen config of the one run, handed to torchrun's elastic
+launcher.
 
-Lightning's own launcher replays the command line in every process, a sweep's `-m` included. Here no child parses a command
-line: each reads the `config.yaml` of the run directory.
+Lightning's own launcher replays the command line in every process, a sweep's `-m` included. Here no
+child parses a command line: each reads the `config.yaml` of the run directory.
 """
 
 from __future__ import annotations
@@ -18,7 +19,16 @@ from isometry.errors import UserError
 from isometry.runs.directory import RunDirectory
 from isometry.training.processes import inside_launcher
 from isometry.training.resume import frozen_config
-from isometry.training.run import INTERRUPTED, STOPPED, begin, execute, go_on, plan, prepare, say_interrupted
+from isometry.training.run import (
+    INTERRUPTED,
+    STOPPED,
+    begin,
+    execute,
+    go_on,
+    plan,
+    prepare,
+    say_interrupted,
+)
 
 
 def train(config: DictConfig) -> dict[str, Any]:
@@ -68,8 +78,10 @@ def launch(run: RunDirectory, processes: int, resuming: bool) -> dict[str, Any]:
         rdzv_endpoint="localhost:0",
         max_restarts=0,
         monitor_interval=0.1,
-        start_method="spawn",  # a fresh process each: nothing of this one's threads or devices is inherited
-        signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR2",  # Slurm's warning too; each is handed on to the processes
+        # a fresh process each: nothing of this one's threads or devices is inherited
+        start_method="spawn",
+        # Slurm's warning too; each is handed on to the processes
+        signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR2",
     )
     try:
         elastic_launch(config, worker)(str(run.path), resuming)

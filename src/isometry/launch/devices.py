@@ -17,7 +17,11 @@ def available(devices: str | int | Sequence[int | str], accelerator: str) -> lis
     gpus = [] if accelerator in ("cpu", "mps") else visible_gpus()
     kind = "cuda" if gpus or accelerator in ("gpu", "cuda") else "cpu"
     if devices == "auto":
-        return [f"cuda:{gpu}" for gpu in gpus] if kind == "cuda" else [f"cpu:{core}" for core in range(cores())]
+        return (
+            [f"cuda:{gpu}" for gpu in gpus]
+            if kind == "cuda"
+            else [f"cpu:{core}" for core in range(cores())]
+        )
     if isinstance(devices, int):
         names: Sequence[int | str] = gpus[:devices] if kind == "cuda" and gpus else range(devices)
         return [f"{kind}:{name}" for name in names]
@@ -26,7 +30,9 @@ def available(devices: str | int | Sequence[int | str], accelerator: str) -> lis
 
 
 def visible_gpus() -> list[str]:
-    """NVIDIA GPUs as CUDA would number them, without asking CUDA: this process must not initialize it."""
+    """NVIDIA GPUs as CUDA would number them, without asking CUDA: this process must not initialize
+    it.
+    """
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [name for name in chosen.split(",") if name.strip() not in ("", "-1")]

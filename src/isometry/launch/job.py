@@ -1,4 +1,6 @@
-"""One job of a sweep, in a process of its own: what the child does, and what the parent knows of it."""
+"""One job of a sweep, in a process of its own: what the child does, and what the parent knows of
+it.
+"""
 
 from __future__ import annotations
 
@@ -58,16 +60,24 @@ class Job:
 
     @property
     def log(self) -> Path:
-        """What the job printed, beside its run directory: a run that was never begun leaves none."""
+        """What the job printed, beside its run directory: a run that was never begun leaves
+        none.
+        """
         return self.run.path.parent / "logs" / f"{self.run.run_id}.log"
 
-    def start(self, context: Any, task: str, held: Sequence[str], variables: Mapping[str, str]) -> None:
+    def start(
+        self, context: Any, task: str, held: Sequence[str], variables: Mapping[str, str]
+    ) -> None:
         """Start the process on the given devices."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        self.held, self.state = list(held), "running"
+        self.held = list(held)
+        self.state = "running"
         arguments = (task, dict(self.config), str(self.log), dict(variables), len(held))
-        self.process = context.Process(target=child, args=arguments, name=f"isometry-job-{self.number}")
-        self.process.start()  # the first waits until the forkserver has imported: no time of the job's
+        self.process = context.Process(
+            target=child, args=arguments, name=f"isometry-job-{self.number}"
+        )
+        # the first waits until the forkserver has imported: no time of the job's
+        self.process.start()
         self.started = time.time()
 
     def finish(self) -> None:
@@ -87,11 +97,14 @@ class Job:
             self._mark_dead()
             self.note = str((self.run.status() or {}).get("reason") or "")
         else:
-            self.state, self.note = "failed", f"exit code {code}"
+            self.state = "failed"
+            self.note = f"exit code {code}"
             self._mark_dead()
 
     def _mark_dead(self) -> None:
-        """A process that was killed could not write that its run is over; a run that somebody trains is left alone."""
+        """A process that was killed could not write that its run is over; a run that somebody
+        trains is left alone.
+        """
         with contextlib.suppress(RunBusy, FileNotFoundError), RunLock(self.run.path):
             if (self.run.status() or {}).get("state") == "running":
                 self.run.end("interrupted", self.note or "stopped with the sweep")
@@ -110,8 +123,12 @@ class Job:
                 os.kill(self.process.pid, number)
 
 
-def child(task: str, config: dict[str, Any], log: str, variables: dict[str, str], slots: int) -> None:
-    """The job's own process: output to its log, devices set, then the verb's task with the frozen config."""
+def child(
+    task: str, config: dict[str, Any], log: str, variables: dict[str, str], slots: int
+) -> None:
+    """The job's own process: output to its log, devices set, then the verb's task with the frozen
+    config.
+    """
     os.environ.update(variables)
     for number in STOPS:
         signal.signal(number, _interrupt_once)
@@ -126,7 +143,9 @@ def child(task: str, config: dict[str, Any], log: str, variables: dict[str, str]
 
 
 def _call(task: str, config: dict[str, Any]) -> int:
-    """Exit code of the task: 0 done, here or elsewhere, 2 the user's mistake, 130 stopped; other errors go to the log."""
+    """Exit code of the task: 0 done, here or elsewhere, 2 the user's mistake, 130 stopped; other
+    errors go to the log.
+    """
     from omegaconf import OmegaConf
 
     from isometry.errors import UserError
@@ -143,14 +162,18 @@ def _call(task: str, config: dict[str, Any]) -> int:
 
 
 def _interrupt_once(number: int, frame: Any) -> None:
-    """Stop as on Ctrl-C; a terminal signals the job and so does the sweep, and the clean-up is not to be interrupted."""
+    """Stop as on Ctrl-C; a terminal signals the job and so does the sweep, and the clean-up is not
+    to be interrupted.
+    """
     for other in STOPS:
         signal.signal(other, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def _watch_parent() -> None:
-    """End with the sweep: the forkserver, not the sweep, is this process's parent for the system, so nobody else would."""
+    """End with the sweep: the forkserver, not the sweep, is this process's parent for the system,
+    so nobody else would.
+    """
     parent = multiprocessing.parent_process()
     if parent is None:
         return

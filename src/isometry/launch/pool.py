@@ -1,7 +1,9 @@
-"""`hydra/launcher=pool`: all jobs composed first, one fresh process a job, a queue over devices, resumable.
+"""`hydra/launcher=pool`: all jobs composed first, one fresh process a job, a queue over devices,
+resumable.
 
-Processes come from a forkserver that has imported everything once (`isometry.launch.preload`): a job starts in 0.02 s instead
-of 5, and nothing of one job (CUDA memory, seeds, W&B) is left in the next.
+Processes come from a forkserver that has imported everything once (`isometry.launch.preload`): a
+job starts in 0.02 s instead of 5, and nothing of one job (CUDA memory, seeds, W&B) is left in the
+next.
 """
 
 from __future__ import annotations
@@ -23,7 +25,14 @@ from isometry.errors import bad_value
 from isometry.launch.devices import Tokens, available, environment
 from isometry.launch.job import GRACE_SECONDS, STOPS, Job
 from isometry.launch.progress_table import ProgressTable, final
-from isometry.launch.sweep import TASK, install_composer, note_failures, plan_jobs, returned, summary_line
+from isometry.launch.sweep import (
+    TASK,
+    install_composer,
+    note_failures,
+    plan_jobs,
+    returned,
+    summary_line,
+)
 
 LOOK_SECONDS = 0.5
 """Between two looks at the clock; a job that ends wakes the pool at once."""
@@ -41,25 +50,49 @@ class Pool:
         UserError: for a setting that is none.
     """
 
-    def __init__(self, devices: Any = "auto", jobs_per_device: int = 1, timeout_minutes: float | None = None):
+    def __init__(
+        self, devices: Any = "auto", jobs_per_device: int = 1, timeout_minutes: float | None = None
+    ):
         devices = OmegaConf.to_container(devices) if OmegaConf.is_config(devices) else devices
-        if not (devices == "auto" or isinstance(devices, list) or (isinstance(devices, int) and devices >= 1)):
-            raise bad_value("hydra.launcher.devices", devices, "must be auto, a number of at least 1, or a list of indices")
+        if not (
+            devices == "auto"
+            or isinstance(devices, list)
+            or (isinstance(devices, int) and devices >= 1)
+        ):
+            raise bad_value(
+                "hydra.launcher.devices",
+                devices,
+                "must be auto, a number of at least 1, or a list of indices",
+            )
         if not isinstance(jobs_per_device, int) or jobs_per_device < 1:
-            raise bad_value("hydra.launcher.jobs_per_device", jobs_per_device, "must be a whole number of at least 1")
+            raise bad_value(
+                "hydra.launcher.jobs_per_device",
+                jobs_per_device,
+                "must be a whole number of at least 1",
+            )
         if timeout_minutes is not None and not timeout_minutes > 0:
-            raise bad_value("hydra.launcher.timeout_minutes", timeout_minutes, "must be positive, or null for no limit")
-        self.devices, self.jobs_per_device, self.timeout_minutes = devices, jobs_per_device, timeout_minutes
+            raise bad_value(
+                "hydra.launcher.timeout_minutes",
+                timeout_minutes,
+                "must be positive, or null for no limit",
+            )
+        self.devices = devices
+        self.jobs_per_device = jobs_per_device
+        self.timeout_minutes = timeout_minutes
 
     def setup(self, hydra_context: Any, config: DictConfig) -> None:
-        """Called by Hydra before the sweep. The sweeper composes every job to see whether it is legal: it uses our composer."""
+        """Called by Hydra before the sweep. The sweeper composes every job to see whether it is
+        legal: it uses our composer.
+        """
         self.config = config
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["isometry.launch.preload"])
         forkserver.ensure_running()  # imports while we compose
         self.composer = install_composer(hydra_context, config)
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> list[JobReturn]:
         """Run a batch of jobs; returns when all have ended.
 
         Raises:
@@ -89,7 +122,10 @@ class Pool:
         waiting = [job for job in jobs if job.state == "waiting"]
         if not waiting:
             return
-        tokens = Tokens(available(self.devices, str(waiting[0].config["trainer"]["accelerator"])), self.jobs_per_device)
+        tokens = Tokens(
+            available(self.devices, str(waiting[0].config["trainer"]["accelerator"])),
+            self.jobs_per_device,
+        )
         running: list[Job] = []
         with ProgressTable(jobs, len(tokens.free)) as progress:
             while waiting or running:
@@ -100,7 +136,10 @@ class Pool:
                     job.start(self.context, TASK, held, environment(held))
                     running.append(job)
                 progress.refresh()
-                wait([job.process.sentinel for job in running if job.process is not None], LOOK_SECONDS)
+                wait(
+                    [job.process.sentinel for job in running if job.process is not None],
+                    LOOK_SECONDS,
+                )
                 for job in [job for job in running if self._over(job)]:
                     job.finish()
                     tokens.give_back(job.held)
@@ -115,7 +154,9 @@ class Pool:
             return True
         late = time.time() - job.started - 60 * (self.timeout_minutes or float("inf"))
         if late > 0 and not job.note:
-            job.note = f"stopped after {self.timeout_minutes:g} minutes (hydra.launcher.timeout_minutes)"
+            job.note = (
+                f"stopped after {self.timeout_minutes:g} minutes (hydra.launcher.timeout_minutes)"
+            )
             job.stop()
         if late > GRACE_SECONDS:
             job.stop(signal.SIGKILL)
@@ -125,7 +166,8 @@ class Pool:
 def stop_all(jobs: Sequence[Job]) -> None:
     """Ask every running job to end, then make it."""
     running = [job for job in jobs if job.process is not None]
-    # a terminal's Ctrl-C has reached them as well, and a second signal would cut their clean-up short
+    # a terminal's Ctrl-C has reached them as well, and a second signal would cut their clean-up
+    # short
     wait_for_all(running, 1.5)
     for job in running:
         if job.process is not None and job.process.exitcode is None:
@@ -152,8 +194,8 @@ def wait_for_all(jobs: Sequence[Job], seconds: float) -> None:
 def _stoppable() -> Iterator[list[int]]:
     """Ctrl-C and SIGTERM (a batch system, `kill`) end the sweep; yields the signals that came.
 
-    They are noted, too, because Python drops an exception that is raised in a finalizer: the jobs, which the terminal signals
-    as well, would end, and the sweep would go on with the next ones.
+    They are noted, too, because Python drops an exception that is raised in a finalizer: the jobs,
+    which the terminal signals as well, would end, and the sweep would go on with the next ones.
     """
     received: list[int] = []
 

@@ -1,4 +1,6 @@
-"""What every job needs, imported once by the forkserver; a job is then a fresh process within 0.02 s."""
+"""What every job needs, imported once by the forkserver; a job is then a fresh process within 0.02
+s.
+"""
 
 import gc
 
@@ -13,8 +15,10 @@ from isometry.signals.native import reductions
 
 __all__ = ["hydra", "isometry", "lightning", "torch"]
 
-reductions(torch.device("cpu")).norms([torch.ones(1)])  # the first compiled loop that is loaded takes 0.3 s
+# the first compiled loop that is loaded takes 0.3 s
+reductions(torch.device("cpu")).norms([torch.ones(1)])
 
-# what is imported lives as long as the forkserver: out of the garbage collector's sight, its pages stay shared with the jobs
+# what is imported lives as long as the forkserver: out of the garbage collector's sight, its pages
+# stay shared with the jobs
 gc.collect()
 gc.freeze()

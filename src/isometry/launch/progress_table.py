@@ -1,4 +1,6 @@
-"""What a sweep shows while it runs: one live table on a terminal, plain lines otherwise, and the table at the end."""
+"""What a sweep shows while it runs: one live table on a terminal, plain lines otherwise, and the
+table at the end.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +36,15 @@ class ProgressTable:
     """
 
     def __init__(self, jobs: Sequence[Job], slots: int):
-        self.jobs, self.slots = jobs, max(1, slots)
+        self.jobs = jobs
+        self.slots = max(1, slots)
         self.console = Console(stderr=True)
         self.began = time.time()
-        self._live = Live(console=self.console, auto_refresh=False, transient=True) if sys.stderr.isatty() else None
+        self._live = (
+            Live(console=self.console, auto_refresh=False, transient=True)
+            if sys.stderr.isatty()
+            else None
+        )
         self._told: dict[int, str] = {}
 
     def __enter__(self) -> ProgressTable:
@@ -58,7 +65,11 @@ class ProgressTable:
             if self._told.get(job.number, "waiting") != job.state and job.state != "skipped":
                 self._told[job.number] = job.state
                 self.console.print(
-                    f"#{job.number} {job.state:11} {' '.join(job.held):8} {job.words}{_because(job)}", soft_wrap=True
+                    (
+                        f"#{job.number} {job.state:11} {' '.join(job.held):8} "
+                        f"{job.words}{_because(job)}"
+                    ),
+                    soft_wrap=True,
                 )
 
     def _table(self) -> Table:
@@ -71,17 +82,33 @@ class ProgressTable:
             epoch, accuracy = progress(job)
             colour = COLOURS.get(job.state, "white")
             state = f"[{colour}]{job.state}[/{colour}]"
-            table.add_row(str(job.number), escape(job.words), state, epoch, accuracy, " ".join(job.held))
+            table.add_row(
+                str(job.number), escape(job.words), state, epoch, accuracy, " ".join(job.held)
+            )
         return table
 
     def _shown(self) -> list[Job]:
         """Running and failed jobs first; a screen has no room for a thousand."""
-        order = {"running": 0, "failed": 1, "interrupted": 1, "done": 2, "waiting": 3, "busy": 4, "skipped": 5}
-        chosen = sorted(self.jobs, key=lambda job: (order[job.state], -(job.ended or 0.0), job.number))[:MOST_ROWS]
+        order = {
+            "running": 0,
+            "failed": 1,
+            "interrupted": 1,
+            "done": 2,
+            "waiting": 3,
+            "busy": 4,
+            "skipped": 5,
+        }
+        chosen = sorted(
+            self.jobs, key=lambda job: (order[job.state], -(job.ended or 0.0), job.number)
+        )[:MOST_ROWS]
         return sorted(chosen, key=lambda job: job.number)
 
     def _time_left(self) -> str:
-        seconds = [job.ended - job.started for job in self.jobs if job.state == "done" and job.started and job.ended]
+        seconds = [
+            job.ended - job.started
+            for job in self.jobs
+            if job.state == "done" and job.started and job.ended
+        ]
         waiting = sum(job.state in ("waiting", "running") for job in self.jobs)
         if not seconds or not waiting:
             return ""
@@ -105,10 +132,15 @@ def progress(job: Job) -> tuple[str, str]:
 def final(jobs: Sequence[Job], console: Console) -> None:
     """Counts, and what went wrong with the end of its log."""
     counts = Counter(job.state for job in jobs)
-    console.print("sweep: " + ", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
+    console.print(
+        "sweep: " + ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    )
     for job in jobs:
         if job.state == "failed":
-            console.print(f"[bold red]#{job.number} failed[/bold red]: {escape(job.words)}{_because(job)}", soft_wrap=True)
+            console.print(
+                f"[bold red]#{job.number} failed[/bold red]: {escape(job.words)}{_because(job)}",
+                soft_wrap=True,
+            )
             for line in job.last_lines():
                 console.print(f"    {escape(line)}", soft_wrap=True, highlight=False)
             console.print(f"    whole log: {job.log}", soft_wrap=True)

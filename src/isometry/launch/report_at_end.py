@@ -12,7 +12,9 @@ from omegaconf import DictConfig
 
 
 class ReportAtEnd(Callback):
-    """Hydra callback: reports the study when a multirun has ended; exit code 1 if a job or the report failed."""
+    """Hydra callback: reports the study when a multirun has ended; exit code 1 if a job or the
+    report failed.
+    """
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         fine = _report(Path(config.paths.runs) / config.study_name)
@@ -22,8 +24,11 @@ class ReportAtEnd(Callback):
 
 
 def _report(study: Path) -> bool:
-    """Report a study that has runs; whether that went well. Hydra would make a warning of an exception, and exit code 0."""
-    # Hydra builds the callback at the start of every command: pandas and matplotlib are imported only here
+    """Report a study that has runs; whether that went well. Hydra would make a warning of an
+    exception, and exit code 0.
+    """
+    # Hydra builds the callback at the start of every command: pandas and matplotlib are imported
+    # only here
     from isometry.console import wide_console
     from isometry.runs.table import runs_of
     from isometry.verbs.report import report_study

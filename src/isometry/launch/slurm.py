@@ -1,8 +1,9 @@
 """`hydra/launcher=slurm`: the jobs of a sweep as one Slurm array, through submitit.
 
-Configs are composed and frozen before anything is submitted. What makes a sweep survive (skip, resume, lock, status) lives in
-the run itself. On the signal that comes before a time limit or a preemption the run writes a checkpoint and ends as
-`interrupted`; its task then asks Slurm to queue it again, and goes on from the checkpoint when it is back.
+Configs are composed and frozen before anything is submitted. What makes a sweep survive (skip,
+resume, lock, status) lives in the run itself. On the signal that comes before a time limit or a
+preemption the run writes a checkpoint and ends as `interrupted`; its task then asks Slurm to queue
+it again, and goes on from the checkpoint when it is back.
 """
 
 from __future__ import annotations
@@ -25,13 +26,22 @@ from rich.console import Console
 from isometry.errors import UserError
 from isometry.launch.job import Job
 from isometry.launch.progress_table import final
-from isometry.launch.sweep import TASK, install_composer, note_failures, plan_jobs, returned, summary_line
+from isometry.launch.sweep import (
+    TASK,
+    install_composer,
+    note_failures,
+    plan_jobs,
+    returned,
+    summary_line,
+)
 from isometry.runs.directory import RunDirectory
 from isometry.runs.lock import RunBusy, RunLock
 
 LOOK_SECONDS = 2.0
 GONE_AFTER = 5
-"""Looks in a row that must miss a job in the queue before it counts as gone: while Slurm requeues it, it is not listed."""
+"""Looks in a row that must miss a job in the queue before it counts as gone: while Slurm requeues
+it, it is not listed.
+"""
 
 RANKS_WAIT_SECONDS = 300.0
 """How long other ranks wait for the first one to have begun the run."""
@@ -44,18 +54,30 @@ class Slurm:
         UserError: without submitit or without Slurm.
     """
 
-    def __init__(self, timeout_minutes: int, signal_seconds: int, array_parallelism: int, wait: bool, **resources: Any):
-        self.timeout_minutes, self.signal_seconds = timeout_minutes, signal_seconds
-        self.array_parallelism, self.wait = array_parallelism, wait
+    def __init__(
+        self,
+        timeout_minutes: int,
+        signal_seconds: int,
+        array_parallelism: int,
+        wait: bool,
+        **resources: Any,
+    ):
+        self.timeout_minutes = timeout_minutes
+        self.signal_seconds = signal_seconds
+        self.array_parallelism = array_parallelism
+        self.wait = wait
         self.resources: dict[str, Any] = {
-            key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value for key, value in resources.items()
+            key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+            for key, value in resources.items()
         }
 
     def setup(self, hydra_context: Any, config: DictConfig) -> None:
         """Called by Hydra before the sweep."""
         self.composer = install_composer(hydra_context, config)
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> list[JobReturn]:
         """Submit a batch of jobs; with `wait`, returns when all have ended.
 
         Raises:
@@ -67,9 +89,16 @@ class Slurm:
         waiting = [job for job in jobs if job.state == "waiting"]
         if waiting:
             submitted = self._executor(waiting[0]).map_array(
-                _start, [SlurmTask(TASK, dict(j.config), str(j.run.path.resolve())) for j in waiting]
+                _start,
+                [SlurmTask(TASK, dict(j.config), str(j.run.path.resolve())) for j in waiting],
             )
-            console.print(f"submitted as {submitted[0].job_id.split('_')[0]}; logs in {waiting[0].log.parent}", soft_wrap=True)
+            console.print(
+                (
+                    f"submitted as {submitted[0].job_id.split('_')[0]}; logs in "
+                    f"{waiting[0].log.parent}"
+                ),
+                soft_wrap=True,
+            )
             if self.wait:
                 _follow(waiting, submitted[0].job_id.split("_")[0], console)
         if self.wait or not waiting:
@@ -81,23 +110,37 @@ class Slurm:
         try:
             import submitit
         except ModuleNotFoundError as error:
-            raise UserError("hydra/launcher=slurm needs submitit: pip install 'isometry[slurm]'") from error
+            raise UserError(
+                "hydra/launcher=slurm needs submitit: pip install 'isometry[slurm]'"
+            ) from error
         try:
-            executor = submitit.AutoExecutor(folder=job.log.parent / "slurm" / "%A", cluster="slurm")
+            executor = submitit.AutoExecutor(
+                folder=job.log.parent / "slurm" / "%A", cluster="slurm"
+            )
         except RuntimeError as error:
             raise UserError(
-                f"hydra/launcher=slurm: no Slurm here ({error}); hydra/launcher=pool runs on this machine"
+                f"hydra/launcher=slurm: no Slurm here ({error}); hydra/launcher=pool runs on "
+                "this machine"
             ) from error
         known = {
-            key: value for key, value in self.resources.items() if value is not None and key not in ("partition", "additional")
+            key: value
+            for key, value in self.resources.items()
+            if value is not None and key not in ("partition", "additional")
         }
         executor.update_parameters(
             name="isometry",
             timeout_min=self.timeout_minutes,
             slurm_signal_delay_s=self.signal_seconds,
             slurm_array_parallelism=self.array_parallelism,
-            slurm_additional_parameters={"requeue": True, **(self.resources.get("additional") or {})},
-            **({"slurm_partition": self.resources["partition"]} if self.resources.get("partition") else {}),
+            slurm_additional_parameters={
+                "requeue": True,
+                **(self.resources.get("additional") or {}),
+            },
+            **(
+                {"slurm_partition": self.resources["partition"]}
+                if self.resources.get("partition")
+                else {}
+            ),
             **known,
         )
         return executor
@@ -122,7 +165,8 @@ class SlurmTask:
     run: str
 
     def __call__(self) -> None:
-        # submitit's own handlers would leave in the middle of a step; ours (training.callbacks.Interruption) wait for it
+        # submitit's own handlers would leave in the middle of a step; ours
+        # (training.callbacks.Interruption) wait for it
         for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGCONT):
             signal.signal(number, signal.SIG_DFL if number == signal.SIGCONT else _interrupt)
         try:
@@ -144,7 +188,11 @@ def _interrupt(number: int, frame: Any) -> None:
 def requeue() -> None:
     """Queue this job again under its own number."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    name = os.environ["SLURM_JOB_ID"] if array is None else f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    name = (
+        os.environ["SLURM_JOB_ID"]
+        if array is None
+        else f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    )
     subprocess.run(["scontrol", "requeue", name], check=False)
 
 
@@ -164,10 +212,13 @@ def _train(task: SlurmTask) -> None:
 
 
 def _train_together(config: DictConfig, path: Path) -> None:
-    """One rank of a run that Slurm has started in several processes: the first one decides and begins it."""
+    """One rank of a run that Slurm has started in several processes: the first one decides and
+    begins it.
+    """
     from isometry.training.run import begin, execute, plan
 
-    note = path.parent / "logs" / f"{path.name}.{os.environ['SLURM_JOB_ID']}.{os.environ.get('SLURM_RESTART_COUNT', '0')}.json"
+    restart = os.environ.get("SLURM_RESTART_COUNT", "0")
+    note = path.parent / "logs" / f"{path.name}.{os.environ['SLURM_JOB_ID']}.{restart}.json"
     if os.environ["SLURM_PROCID"] != "0":
         decision = _decision_of_first(note)
         if decision in ("train", "resume"):
@@ -176,7 +227,11 @@ def _train_together(config: DictConfig, path: Path) -> None:
     run, config, decision = plan(config)
     lock: RunLock | None = None
     try:
-        lock = begin(config, run, resuming=decision == "resume") if decision in ("train", "resume") else None
+        lock = (
+            begin(config, run, resuming=decision == "resume")
+            if decision in ("train", "resume")
+            else None
+        )
     except RunBusy as busy:
         decision = "busy"
         print(f"isometry: {busy}", file=sys.stderr, flush=True)
@@ -207,30 +262,50 @@ def _follow(jobs: Sequence[Job], number: str, console: Console) -> None:
     try:
         while any(job.state in ("waiting", "running") for job in jobs):
             time.sleep(LOOK_SECONDS)
-            queue = queued(number)  # before the runs are looked at: a job that ends in between has written its status
+            # before the runs are looked at: a job that ends in between has written its status
+            queue = queued(number)
             for index, job in enumerate(jobs):
                 absent[index] = 0 if index in queue else absent[index] + 1
                 _look(job, in_queue=absent[index] < GONE_AFTER)
                 if told.get(job.number, "waiting") != job.state:
                     told[job.number] = job.state
                     because = f" ({job.note})" if job.note else ""
-                    console.print(f"#{job.number} {job.state:11} {job.words}{because}", soft_wrap=True)
+                    console.print(
+                        f"#{job.number} {job.state:11} {job.words}{because}", soft_wrap=True
+                    )
     except KeyboardInterrupt:
-        console.print(f"left to Slurm: squeue -j {number} shows the jobs, scancel {number} ends them", soft_wrap=True)
+        console.print(
+            f"left to Slurm: squeue -j {number} shows the jobs, scancel {number} ends them",
+            soft_wrap=True,
+        )
         raise SystemExit(130) from None
 
 
 def queued(number: str) -> set[int]:
-    """Indices of an array's tasks that wait, run or are being queued again. (sacct needs a database; squeue does not.)"""
+    """Indices of an array's tasks that wait, run or are being queued again. (sacct needs a
+    database; squeue does not.)
+    """
     command = ["squeue", "-h", "-r", "-j", number, "-t", "all", "-o", "%K %T"]
     lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
-    over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL")
+    over = (
+        "COMPLETED",
+        "FAILED",
+        "CANCELLED",
+        "TIMEOUT",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "DEADLINE",
+        "BOOT_FAIL",
+    )
     tasks = [line.split() for line in lines if line.split()[-1] not in over]
-    return {int(index) if index.isdigit() else 0 for index, _ in tasks}  # a job that is no array has no index
+    # a job that is no array has no index
+    return {int(index) if index.isdigit() else 0 for index, _ in tasks}
 
 
 def _look(job: Job, in_queue: bool) -> None:
-    """State of a job: what its run says; where Slurm no longer has it and the run is not over, it failed."""
+    """State of a job: what its run says; where Slurm no longer has it and the run is not over, it
+    failed.
+    """
     state = (job.run.status() or {}).get("state")
     if state in ("finished", "diverged"):
         job.state = "done"
@@ -239,5 +314,8 @@ def _look(job: Job, in_queue: bool) -> None:
     else:
         job.state, job.note = (
             "failed",
-            f"the run is {state or 'not begun'} and Slurm has no job of it; see {job.log.parent}/slurm",
+            (
+                f"the run is {state or 'not begun'} and Slurm has no job of it; see "
+                f"{job.log.parent}/slurm"
+            ),
         )

@@ -1,4 +1,6 @@
-"""What every launcher of ours does first: compose all jobs, freeze and validate them, ask which are left to run."""
+"""What every launcher of ours does first: compose all jobs, freeze and validate them, ask which are
+left to run.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ class _Original:
 
 
 def install_composer(hydra_context: Any, config: DictConfig) -> Composer:
-    """A composer that Hydra's sweeper uses, too: it composes every job to see whether it is legal."""
+    """A composer that Hydra's sweeper uses, too: it composes every job to see whether it is
+    legal.
+    """
     loader = hydra_context.config_loader
     composer = Composer(_Original(loader), config)
 
@@ -78,7 +82,9 @@ def differing(job_overrides: Sequence[Sequence[str]]) -> list[str]:
 
 
 def wanted_devices(devices: Any) -> int:
-    """How many devices `trainer.devices` asks for; `auto` is one in a sweep: the others are for other jobs."""
+    """How many devices `trainer.devices` asks for; `auto` is one in a sweep: the others are for
+    other jobs.
+    """
     if isinstance(devices, list):
         return len(devices)
     return devices if isinstance(devices, int) else 1
@@ -90,11 +96,13 @@ def decide_all(jobs: Sequence[Job]) -> None:
     for job in jobs:
         first = seen.setdefault(job.run.path, job)
         if first is not job:
-            job.state, job.note = "skipped", f"the same run as #{first.number}"
+            job.state = "skipped"
+            job.note = f"the same run as #{first.number}"
             continue
         decision, why = decide(job.run, job.config["rerun"])
         if decision in ("skip", "busy"):
-            job.state, job.note = ("skipped" if decision == "skip" else "busy"), why
+            job.state = "skipped" if decision == "skip" else "busy"
+            job.note = why
 
 
 def summary_line(jobs: Sequence[Job]) -> str:
@@ -109,7 +117,9 @@ def note_failures(jobs: Sequence[Job]) -> None:
 
 
 def returned(job: Job) -> JobReturn:
-    """What Hydra's sweeper wants to hear; failures are told by the exit code, after all jobs have run."""
+    """What Hydra's sweeper wants to hear; failures are told by the exit code, after all jobs have
+    run.
+    """
     result = JobReturn(overrides=job.words.split(), status=JobStatus.COMPLETED)
     result.return_value = dict(job.run.summary() or {})
     return result

@@ -1,6 +1,7 @@
 """One entry of the layer map.
 
-Initializers, signals and theory read the list of them, in forward order, and nothing else about the architecture.
+Initializers, signals and theory read the list of them, in forward order, and nothing else about the
+architecture.
 """
 
 from __future__ import annotations
@@ -21,13 +22,16 @@ class Probe(Protocol):
     """What a layer shows of itself while it computes; `isometry.signals` implements it.
 
     Attributes:
-        keeps_all: whether it keeps all tensors it is shown, so that computing them again later would save no memory.
+        keeps_all: whether it keeps all tensors it is shown, so that computing them again later
+            would save no memory.
     """
 
     keeps_all: bool
 
     def preactivation(self, layer: int, x: Tensor, h: Tensor) -> Tensor:
-        """Called with the input x and the preactivation h of a layer; returns what the layer goes on with."""
+        """Called with the input x and the preactivation h of a layer; returns what the layer goes
+        on with.
+        """
 
     def activation(self, layer: int, z: Tensor, a: Tensor) -> None:
         """Called with the argument z of φ (h after normalization) and a = φ(z)."""
@@ -43,10 +47,12 @@ class LayerSpec:
         kind: `hidden` or `readout`.
         map: `linear` or `conv`.
         weighted: the weighted map itself (its `weight` and `bias` are the layer's parameters).
-        fan_in, fan_out: connections into an output unit and out of an input unit (He et al. 2015, eqs. 7 and 11).
+        fan_in, fan_out: connections into an output unit and out of an input unit (He et al. 2015,
+            eqs. 7 and 11).
         activation: φ of this layer, None for the readout.
         normalization: `none`, `batch`, `layer` or `rms`.
-        sigma_w, sigma_b: what the initializer *declared*: Var W = σ_w²/fan_in, Var b = σ_b²; None before initialization.
+        sigma_w, sigma_b: what the initializer *declared*: Var W = σ_w²/fan_in, Var b = σ_b²; None
+            before initialization.
         distribution: the declared shape of the weights (`gaussian`, `uniform`, `orthogonal`, ...).
         branch: the residual branch this layer stands in, None outside of one.
         uses: how often the layer is applied in one forward pass (weight sharing).
@@ -66,7 +72,9 @@ class LayerSpec:
 
     @property
     def weights(self) -> list[nn.Parameter]:
-        """The parameters behind the weight: itself, or the originals of a parametrization (weight norm, say)."""
+        """The parameters behind the weight: itself, or the originals of a parametrization (weight
+        norm, say).
+        """
         return self._behind("weight")
 
     @property
@@ -94,4 +102,6 @@ class LayerSpec:
 
     def declare(self, sigma_w: float, sigma_b: float, distribution: str) -> None:
         """Note what the initializer drew, in the units of mean-field theory."""
-        self.sigma_w, self.sigma_b, self.distribution = float(sigma_w), float(sigma_b), distribution
+        self.sigma_w = float(sigma_w)
+        self.sigma_b = float(sigma_b)
+        self.distribution = distribution

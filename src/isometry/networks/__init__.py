@@ -1,1 +1,3 @@
-"""Networks built from `Layer`s, each of which carries the `LayerSpec` that everything else reads."""
+"""Networks built from `Layer`s, each of which carries the `LayerSpec` that everything else
+reads.
+"""

@@ -1,4 +1,5 @@
-"""What networks are built from: a weighted layer with its normalization and activation, and a sequence of them.
+"""What networks are built from: a weighted layer with its normalization and activation, and a
+sequence of them.
 
 Every network yields the :class:`LayerSpec` of each layer in forward order.
 """
@@ -16,7 +17,9 @@ from isometry.layers.spec import LayerSpec, Probe, Weighted
 class Layer(nn.Module):
     """h = W x + b, z = normalization(h), a = φ(z)."""
 
-    def __init__(self, weighted: Weighted, activation: Activation | None = None, normalization: str = "none"):
+    def __init__(
+        self, weighted: Weighted, activation: Activation | None = None, normalization: str = "none"
+    ):
         super().__init__()
         self.weighted = weighted
         self.normalization = make_normalization(normalization, weighted)
@@ -38,7 +41,9 @@ class Network(nn.Module):
     """A network whose layers are all in `self.layers`, the readout last."""
 
     layers: nn.ModuleList
-    activation_checkpointing = False  # recompute each layer's forward pass in the backward pass: less memory, more time
+    activation_checkpointing = (
+        False  # recompute each layer's forward pass in the backward pass: less memory, more time
+    )
 
     def finish(self, layers: list[Layer]) -> None:
         """Take the layers in forward order and number them; the last one is the readout.
@@ -48,7 +53,8 @@ class Network(nn.Module):
         self.layers = nn.ModuleList(layers)
         distinct = list(dict.fromkeys(layers))
         for index, layer in enumerate(distinct, start=1):
-            layer.spec.index, layer.spec.name = index, f"layers.{layers.index(layer)}"
+            layer.spec.index = index
+            layer.spec.name = f"layers.{layers.index(layer)}"
             layer.spec.kind = "readout" if layer is layers[-1] else "hidden"
             layer.spec.uses = layers.count(layer)
 
@@ -64,7 +70,11 @@ class Network(nn.Module):
 
     def run(self, layer: nn.Module, x: Tensor, probe: Probe | None) -> Tensor:
         """One layer, checkpointed if wanted; what a subclass with its own `forward` calls."""
-        if not self.activation_checkpointing or not torch.is_grad_enabled() or (probe is not None and probe.keeps_all):
+        if (
+            not self.activation_checkpointing
+            or not torch.is_grad_enabled()
+            or (probe is not None and probe.keeps_all)
+        ):
             return layer(x, probe)  # type: ignore[no-any-return]
         if probe is None or not isinstance(layer, Layer):
             return checkpoint(layer, x, probe, use_reentrant=False)  # type: ignore[no-any-return]
@@ -87,19 +97,22 @@ class SizeProbe:
 
 
 def with_size(layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
-    """a and ‖h‖ of a layer. Returned, as a checkpoint that is compiled may change nothing outside of itself; and not h, which
-    would then be in memory after all."""
+    """a and ‖h‖ of a layer. Returned, as a checkpoint that is compiled may change nothing outside
+    of itself; and not h, which would then be in memory after all."""
     probe = SizeProbe()
     a = layer(x, probe)
     return a, probe.size
 
 
 class ChannelNorm(nn.Module):
-    """Layer or RMS normalization over all units of an example (channels and positions of a feature map alike)."""
+    """Layer or RMS normalization over all units of an example (channels and positions of a feature
+    map alike).
+    """
 
     def __init__(self, units: int, centre: bool, eps: float = 1e-5):
         super().__init__()
-        self.centre, self.eps = centre, eps
+        self.centre = centre
+        self.eps = eps
         self.weight = nn.Parameter(torch.ones(units))
         self.bias = nn.Parameter(torch.zeros(units)) if centre else None
 

@@ -23,7 +23,8 @@ class ConvNet(Network):
         channels: channels of the first stage.
         kernel_size: odd side of the kernels; the padding keeps the image's size.
         padding: `circular` (no energy is lost at the border; what the theory assumes) or `zeros`.
-        stages: the convolutions are split evenly into so many stages; each after the first opens with stride 2.
+        stages: the convolutions are split evenly into so many stages; each after the first opens
+            with stride 2.
         channel_multiplier: factor on the channels from stage to stage.
         bias: whether the layers carry biases.
     """
@@ -46,11 +47,21 @@ class ConvNet(Network):
         widths, strides = stage_plan(depth - 1, channels, stages, channel_multiplier)
         layers = [
             Layer(
-                nn.Conv2d(n_in, n_out, kernel_size, stride, kernel_size // 2, padding_mode=padding, bias=bias),
+                nn.Conv2d(
+                    n_in,
+                    n_out,
+                    kernel_size,
+                    stride,
+                    kernel_size // 2,
+                    padding_mode=padding,
+                    bias=bias,
+                ),
                 activation,
                 normalization,
             )
-            for n_in, n_out, stride in zip([input_shape[0], *widths[:-1]], widths, strides, strict=True)
+            for n_in, n_out, stride in zip(
+                [input_shape[0], *widths[:-1]], widths, strides, strict=True
+            )
         ]
         self.finish([*layers, Layer(nn.Linear(widths[-1], num_classes, bias=bias))])
 
@@ -61,9 +72,15 @@ class ConvNet(Network):
         return self.run(readout, x.mean((2, 3)), probe)
 
 
-def stage_plan(convolutions: int, channels: int, stages: int, multiplier: int) -> tuple[list[int], list[int]]:
-    """Channels and strides of each convolution; a stage opens with stride 2, the first with stride 1."""
+def stage_plan(
+    convolutions: int, channels: int, stages: int, multiplier: int
+) -> tuple[list[int], list[int]]:
+    """Channels and strides of each convolution; a stage opens with stride 2, the first with stride
+    1.
+    """
     stage = [index * stages // convolutions for index in range(convolutions)]
     widths = [channels * multiplier**s for s in stage]
-    strides = [2 if s != previous else 1 for s, previous in zip(stage, [0, *stage[:-1]], strict=True)]
+    strides = [
+        2 if s != previous else 1 for s, previous in zip(stage, [0, *stage[:-1]], strict=True)
+    ]
     return widths, strides

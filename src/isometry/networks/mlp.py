@@ -38,7 +38,8 @@ class MLP(Network):
         super().__init__()
         sizes = [math.prod(input_shape), *[width] * (depth - 1)]
         hidden = [
-            Layer(nn.Linear(n_in, n_out, bias=bias), activation, normalization) for n_in, n_out in itertools.pairwise(sizes)
+            Layer(nn.Linear(n_in, n_out, bias=bias), activation, normalization)
+            for n_in, n_out in itertools.pairwise(sizes)
         ]
         self.finish([*hidden, Layer(nn.Linear(sizes[-1], num_classes, bias=bias))])
 

@@ -22,11 +22,19 @@ def draw_activation(activation: Any, reach: float = 8.0) -> Figure:
     left.plot(z, activation.phi(z), color=style.COLOURS[0])
     left.set(xlabel="preactivation $z$", ylabel=r"$\varphi(z)$", title=activation.name)
     right.plot(z, activation.phi_prime(z), color=style.COLOURS[1], linestyle="--")
-    right.set(xlabel="preactivation $z$", ylabel=r"$\varphi'(z)$", title=rf"largest slope {activation.slope_max:.4g}")
+    right.set(
+        xlabel="preactivation $z$",
+        ylabel=r"$\varphi'(z)$",
+        title=rf"largest slope {activation.slope_max:.4g}",
+    )
     for axis in (left, right):
         for low, high in activation.saturated_intervals or ():
             axis.axvspan(max(low, -reach), min(high, reach), color="0.88", zorder=0)
     if activation.saturated_intervals:
-        where = ", ".join(f"[{low:.3g}, {high:.3g}]" for low, high in activation.saturated_intervals)
-        figure.supxlabel(rf"grey: saturated, $|\varphi'|$ under 5 % of its maximum, $z$ in {where}", fontsize=8)
+        where = ", ".join(
+            f"[{low:.3g}, {high:.3g}]" for low, high in activation.saturated_intervals
+        )
+        figure.supxlabel(
+            rf"grey: saturated, $|\varphi'|$ under 5 % of its maximum, $z$ in {where}", fontsize=8
+        )
     return figure

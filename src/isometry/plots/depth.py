@@ -12,8 +12,9 @@ def against_depth(frame: pd.DataFrame, value: str, ylabel: str, title: str = "")
     """Lines of `value` against `layer` on a log axis.
 
     Args:
-        frame: columns `panel`, `label`, `layer` and the value; one line a (panel, label). Rows that are not positive and
-            finite are gaps in the line, and a line without any such row is named in the legend as having none.
+        frame: columns `panel`, `label`, `layer` and the value; one line a (panel, label). Rows that
+            are not positive and finite are gaps in the line, and a line without any such row is
+            named in the legend as having none.
         value: the column to draw.
         ylabel: what it is, with its unit.
         title: above all panels.
@@ -29,8 +30,14 @@ def against_depth(frame: pd.DataFrame, value: str, ylabel: str, title: str = "")
         axis.set(yscale="log", xlabel="layer $l$", title=panel)
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[0, 0].set_ylabel(ylabel)
-    handles = {label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)))
+    handles = {
+        label: handle
+        for axis in axes[0]
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles))
+    )
     if title:
         figure.suptitle(title)
     return figure

@@ -29,13 +29,17 @@ def chosen_steps(steps: list[int], count: int = 5) -> list[int]:
     return [steps[i] for i in sorted(set(picked))]
 
 
-def draw_profiles(frame: pd.DataFrame, title: str, prediction: Mapping[str, Any] | None = None) -> Figure:
-    """Value against layer on a log axis, one panel a column of `PROFILES`, one line a step (dark: early).
+def draw_profiles(
+    frame: pd.DataFrame, title: str, prediction: Mapping[str, Any] | None = None
+) -> Figure:
+    """Value against layer on a log axis, one panel a column of `PROFILES`, one line a step (dark:
+    early).
 
     Args:
         frame: rows of a signal store; steps without a gradient are left out.
         title: above the panels.
-        prediction: content of `prediction.json`; drawn as a dashed line through step 0's last hidden layer.
+        prediction: content of `prediction.json`; drawn as a dashed line through step 0's last
+            hidden layer.
     """
     frame = frame.dropna(subset="backprop_norm")
     steps = chosen_steps(sorted(frame["step"].unique()))
@@ -45,7 +49,12 @@ def draw_profiles(frame: pd.DataFrame, title: str, prediction: Mapping[str, Any]
         for index, step in enumerate(steps):
             rows = frame[frame.step == step]
             values = rows[column].where((rows[column] > 0) & np.isfinite(rows[column]))
-            axis.plot(rows["layer"], values, **{**style.look(index), "color": colours[index]}, label=f"step {step}")
+            axis.plot(
+                rows["layer"],
+                values,
+                **{**style.look(index), "color": colours[index]},
+                label=f"step {step}",
+            )
         axis.set(xlabel="layer $l$", ylabel=label)
         if any((line.get_ydata() > 0).any() for line in axis.get_lines()):
             axis.set_yscale("log")
@@ -58,7 +67,9 @@ def draw_profiles(frame: pd.DataFrame, title: str, prediction: Mapping[str, Any]
 
 
 def _draw_predicted(axis: Axes, frame: pd.DataFrame, prediction: Mapping[str, Any] | None) -> None:
-    """The profile that theory expects at initialization, its level anchored at the measured last hidden layer of step 0."""
+    """The profile that theory expects at initialization, its level anchored at the measured last
+    hidden layer of step 0.
+    """
     start = frame[(frame.step == 0) & (frame.kind == "hidden")].sort_values("layer")
     if prediction is None or start.empty or not start.backprop_norm.iloc[-1] > 0:
         return
@@ -66,31 +77,58 @@ def _draw_predicted(axis: Axes, frame: pd.DataFrame, prediction: Mapping[str, An
     with np.errstate(over="ignore", under="ignore"):
         line = start.backprop_norm.iloc[-1] * np.exp(logs)
     if np.isfinite(line).any():
-        axis.plot(prediction["layer"], np.where(line > 0, line, np.nan), "k--", lw=1.2, label="predicted, step 0", zorder=5)
+        axis.plot(
+            prediction["layer"],
+            np.where(line > 0, line, np.nan),
+            "k--",
+            lw=1.2,
+            label="predicted, step 0",
+            zorder=5,
+        )
 
 
 def draw_heatmap(frame: pd.DataFrame, title: str, column: str = "backprop_norm") -> Figure:
-    """log10 of a column over layer (down) and recorded step (across); zero is white, NaN and infinities are red.
+    """log10 of a column over layer (down) and recorded step (across); zero is white, NaN and
+    infinities are red.
 
     Args:
         frame: rows of a signal store.
         title: above the picture.
         column: a positive column.
     """
-    # pandas reads null and NaN alike; a count is never NaN, so it tells steps with a gradient from the row of final weights
+    # pandas reads null and NaN alike; a count is never NaN, so it tells steps with a gradient from
+    # the row of final weights
     trained = frame.loc[frame["nonfinite"].notna(), "step"].unique()
     table = frame[frame["step"].isin(trained)].pivot(index="layer", columns="step", values=column)
     values = table.to_numpy(dtype=float)
     good = np.isfinite(values) & (values > 0)
     figure, ((axis,),) = style.figure(1, 1, (6.4, 3.4))
     axis.grid(False)
-    axis.imshow(np.where(np.isfinite(values), np.nan, 1.0), cmap=matplotlib.colors.ListedColormap(["#D00000"]), aspect="auto")
-    norm = LogNorm(values[good].min(), max(values[good].max(), values[good].min() * 1.001)) if good.any() else None
-    image = axis.imshow(np.where(good, values, np.nan), norm=norm, cmap="viridis", aspect="auto", interpolation="nearest")
+    axis.imshow(
+        np.where(np.isfinite(values), np.nan, 1.0),
+        cmap=matplotlib.colors.ListedColormap(["#D00000"]),
+        aspect="auto",
+    )
+    norm = (
+        LogNorm(values[good].min(), max(values[good].max(), values[good].min() * 1.001))
+        if good.any()
+        else None
+    )
+    image = axis.imshow(
+        np.where(good, values, np.nan),
+        norm=norm,
+        cmap="viridis",
+        aspect="auto",
+        interpolation="nearest",
+    )
     figure.colorbar(image, ax=axis, label=PROFILES.get(column, column))
     across = np.linspace(0, len(table.columns) - 1, min(6, len(table.columns))).round().astype(int)
     axis.set_xticks(across, [str(table.columns[i]) for i in across])
     down = np.linspace(0, len(table.index) - 1, min(10, len(table.index))).round().astype(int)
     axis.set_yticks(down, [str(table.index[i]) for i in down])
-    axis.set(xlabel="recorded optimizer step", ylabel="layer $l$", title=f"{title}\nred: not finite, white: zero")
+    axis.set(
+        xlabel="recorded optimizer step",
+        ylabel="layer $l$",
+        title=f"{title}\nred: not finite, white: zero",
+    )
     return figure

@@ -13,8 +13,11 @@ from scipy import stats
 from isometry.plots.style import look
 
 
-def seed_lines(axis: Axes, data: pd.DataFrame, x: str, y: str, by: str, log: bool = False, **kwargs: Any) -> None:
-    """One line for each value of `by`: the mean over seeds at each x, and Student's 95 % interval of it.
+def seed_lines(
+    axis: Axes, data: pd.DataFrame, x: str, y: str, by: str, log: bool = False, **kwargs: Any
+) -> None:
+    """One line for each value of `by`: the mean over seeds at each x, and Student's 95 % interval
+    of it.
 
     Args:
         axis: where to draw.
@@ -26,7 +29,9 @@ def seed_lines(axis: Axes, data: pd.DataFrame, x: str, y: str, by: str, log: boo
         band = interval(rows, x, y, log)
         style = {**look(index), **kwargs}
         axis.plot(band.index, band["mean"], label=str(label), **style)
-        axis.fill_between(band.index, band["low"], band["high"], color=style["color"], alpha=0.2, linewidth=0)
+        axis.fill_between(
+            band.index, band["low"], band["high"], color=style["color"], alpha=0.2, linewidth=0
+        )
     if log:
         axis.set_yscale("log")
 
@@ -35,8 +40,11 @@ def interval(rows: pd.DataFrame, x: str, y: str, log: bool = False) -> pd.DataFr
     """`mean`, `low` and `high` at each x; without a band where there is one seed."""
     measured = np.log(rows[y].where(rows[y] > 0)) if log else rows[y]
     values = rows[[x]].assign(value=measured).groupby(x)["value"]
-    mean, count = values.mean(), values.count()
-    half: pd.Series = (values.sem() * stats.t.ppf(0.975, count.clip(lower=2) - 1)).where(count > 1, 0.0)
+    mean = values.mean()
+    count = values.count()
+    half: pd.Series = (values.sem() * stats.t.ppf(0.975, count.clip(lower=2) - 1)).where(
+        count > 1, 0.0
+    )
     found = pd.DataFrame({"mean": mean, "low": mean - half, "high": mean + half})
     return pd.DataFrame(np.exp(found)) if log else found
 

@@ -1,4 +1,6 @@
-"""The one style: Okabe-Ito colours (safe for colour-blind readers), and line styles and markers that survive grey print."""
+"""The one style: Okabe-Ito colours (safe for colour-blind readers), and line styles and markers
+that survive grey print.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,12 @@ RC: Any = {
 
 
 def figure(rows: int, columns: int, size: tuple[float, float], **kwargs: Any) -> tuple[Figure, Any]:
-    """A figure and its axes [rows, columns] in the house style; `size` is of one panel, in inches."""
+    """A figure and its axes [rows, columns] in the house style; `size` is of one panel, in
+    inches.
+    """
     matplotlib.rcParams.update(RC)
-    drawing = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")  # without pyplot: no global state
+    # without pyplot: no global state
+    drawing = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
     return drawing, drawing.subplots(rows, columns, squeeze=False, **kwargs)
 
 

@@ -1,1 +1,3 @@
-"""The run directory and everything in it: identity, status, signal store, metrics, run table. No torch."""
+"""The run directory and everything in it: identity, status, signal store, metrics, run table. No
+torch.
+"""

@@ -16,14 +16,20 @@ _CUT_SHORT = ("interrupted", "running")
 
 
 def decide(run: RunDirectory, rerun: str | None) -> tuple[Decision, str]:
-    """Whether to train, resume or skip this run, or to leave it to the process that trains it; and why, for the user.
+    """Whether to train, resume or skip this run, or to leave it to the process that trains it; and
+    why, for the user.
 
     Args:
         run: its directory, which need not exist.
-        rerun: None skips what is over; `failed` trains failed runs anew (as does None); `all` trains everything anew.
+        rerun: None skips what is over; `failed` trains failed runs anew (as does None); `all`
+            trains everything anew.
     """
     owner = holder(run.path)
-    return ("busy", f"is being trained by {owner}") if owner is not None else decide_by_status(run, rerun)
+    return (
+        ("busy", f"is being trained by {owner}")
+        if owner is not None
+        else decide_by_status(run, rerun)
+    )
 
 
 def decide_by_status(run: RunDirectory, rerun: str | None) -> tuple[Decision, str]:
@@ -31,20 +37,31 @@ def decide_by_status(run: RunDirectory, rerun: str | None) -> tuple[Decision, st
     status = run.status()
     if status is None:
         return "train", "new"
-    state, same = status["state"], status.get("sources") == sources_digest()
+    state = status["state"]
+    same = status.get("sources") == sources_digest()
     sources = "" if same else ", with other sources of isometry"
     if rerun == "all":
         return "train", f"was {state}"
     if state in _OVER:
         return "skip", f"{state} already{sources}; rerun=all trains it again"
     if state in _CUT_SHORT and run.last_checkpoint.exists():
-        return "resume", f"was {state}{sources}; goes on from its last checkpoint (rerun=all starts over)"
+        return (
+            "resume",
+            f"was {state}{sources}; goes on from its last checkpoint (rerun=all starts over)",
+        )
     return "train", f"was {state}"
 
 
 def clear(run: RunDirectory) -> None:
-    """Remove what an earlier attempt recorded; its status (which counts the attempts) and its W&B folders stay."""
+    """Remove what an earlier attempt recorded; its status (which counts the attempts) and its W&B
+    folders stay.
+    """
     shutil.rmtree(run.signals, ignore_errors=True)
     shutil.rmtree(run.checkpoints, ignore_errors=True)
-    for path in (run.metrics, run.path / "summary.json", run.path / "divergence.json", run.path / "prediction.json"):
+    for path in (
+        run.metrics,
+        run.path / "summary.json",
+        run.path / "divergence.json",
+        run.path / "prediction.json",
+    ):
         path.unlink(missing_ok=True)

@@ -58,7 +58,9 @@ class RunDirectory:
         return self.checkpoints / "initial_weights.pt"
 
     def next_attempt(self, resuming: bool = False) -> int:
-        """The number of the attempt that is about to begin: 1, 2, ...; a resume goes on with the last one."""
+        """The number of the attempt that is about to begin: 1, 2, ...; a resume goes on with the
+        last one.
+        """
         return int((self.status() or {}).get("attempt", 0)) + (0 if resuming else 1)
 
     def begin(self, config_yaml: str, resuming: bool = False) -> None:
@@ -79,7 +81,10 @@ class RunDirectory:
         self._write_status(**{**before, "state": state, "end": _now(), "reason": reason})
 
     def _write_status(self, **entries: Any) -> None:
-        write_json(self.path / "status.json", {**entries, "host": socket.gethostname(), "sources": sources_digest()})
+        write_json(
+            self.path / "status.json",
+            {**entries, "host": socket.gethostname(), "sources": sources_digest()},
+        )
 
     def status(self) -> dict[str, Any] | None:
         """The content of `status.json`, None before the run began."""
@@ -105,7 +110,9 @@ class RunDirectory:
         return content
 
     def write_divergence(self, account: Mapping[str, Any]) -> None:
-        """Write `divergence.json`: where the first non-finite number stood, and the last profile before it."""
+        """Write `divergence.json`: where the first non-finite number stood, and the last profile
+        before it.
+        """
         write_json(self.path / "divergence.json", dict(account))
 
 

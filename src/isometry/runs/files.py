@@ -16,17 +16,20 @@ from isometry.errors import DiskFull
 def write_whole(path: Path, fill: Callable[[Path], object]) -> None:
     """Let `fill` write a temporary file next to `path`, sync it and rename it there.
 
-    A reader sees the old content or the new one, whatever happens in between; the temporary name starts with a dot, which
-    readers of a directory of parts pass over.
+    A reader sees the old content or the new one, whatever happens in between; the temporary name
+    starts with a dot, which readers of a directory of parts pass over.
 
     Raises:
-        DiskFull: where there is no room, on the disk or in the user's share of it; the old content stays.
+        DiskFull: where there is no room, on the disk or in the user's share of it; the old content
+            stays.
     """
     try:
         _write_whole(path, fill)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"{path}: {error.strerror}; make room there, and the same command goes on") from error
+            raise DiskFull(
+                f"{path}: {error.strerror}; make room there, and the same command goes on"
+            ) from error
         raise
 
 

@@ -22,13 +22,16 @@ IRRELEVANT = (
     "study_name",
     "tags",
 )
-"""Keys that cannot change a result; dotted paths into the resolved config. `trainer.devices` counts only as a number."""
+"""Keys that cannot change a result; dotted paths into the resolved config. `trainer.devices` counts
+only as a number.
+"""
 
 MAX_LENGTH = 100
 
 
 def run_id(config: Mapping[str, Any]) -> str:
-    """A readable slug of the main choices and eight hex digits of a hash, e.g. `mlp-d30-tanh-orthogonal-s1-3fa94c21`.
+    """A readable slug of the main choices and eight hex digits of a hash, e.g.
+    `mlp-d30-tanh-orthogonal-s1-3fa94c21`.
 
     Args:
         config: the resolved config as plain containers.
@@ -40,7 +43,12 @@ def run_id(config: Mapping[str, Any]) -> str:
 
 def _choices(config: Mapping[str, Any]) -> list[str]:
     model = config["model"]
-    words = [model["name"], f"d{model['depth']}", config["activation"]["name"], config["initializer"]["name"]]
+    words = [
+        model["name"],
+        f"d{model['depth']}",
+        config["activation"]["name"],
+        config["initializer"]["name"],
+    ]
     normalization = config["normalization"]["kind"]
     return [*words, *([] if normalization == "none" else [normalization]), f"s{config['seed']}"]
 
@@ -52,7 +60,9 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 
 def relevant(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config without the keys of `IRRELEVANT`, and with a device count instead of device indices."""
+    """The config without the keys of `IRRELEVANT`, and with a device count instead of device
+    indices.
+    """
     kept = copy.deepcopy(dict(config))
     for path in IRRELEVANT:
         *parents, last = path.split(".")
@@ -68,10 +78,17 @@ def relevant(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _canonical(value: Any) -> Any:
     """1 and 1.0 are one value; so is a number whatever its spelling in YAML."""
-    if isinstance(value, dict):  # asking an abstract class about a new type walks all its subclasses: 0.2 s in all
+    if isinstance(
+        value, dict
+    ):  # asking an abstract class about a new type walks all its subclasses: 0.2 s in all
         return {str(key): _canonical(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_canonical(item) for item in value]
-    if isinstance(value, float) and math.isfinite(value) and value == int(value) and abs(value) < 2**53:
+    if (
+        isinstance(value, float)
+        and math.isfinite(value)
+        and value == int(value)
+        and abs(value) < 2**53
+    ):
         return int(value)
     return value

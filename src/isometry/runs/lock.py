@@ -1,4 +1,6 @@
-"""One process trains a run: a lock file with host, pid and a heartbeat, taken over when its owner is gone."""
+"""One process trains a run: a lock file with host, pid and a heartbeat, taken over when its owner
+is gone.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from isometry.errors import UserError
 
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0
-"""Without a heartbeat for so long an owner on another host counts as gone; on this host its process is looked at."""
+"""Without a heartbeat for so long an owner on another host counts as gone; on this host its process
+is looked at.
+"""
 
 
 class RunBusy(UserError):
@@ -52,7 +56,11 @@ class RunLock:
 
     def _create(self) -> bool:
         """Linking a finished file into place is atomic, and no reader ever sees half a lock."""
-        owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": process_start(os.getpid())}
+        owner = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": process_start(os.getpid()),
+        }
         temporary = self.path.with_name(f".lock.{os.getpid()}.{threading.get_ident()}.json")
         temporary.write_text(json.dumps(owner))
         try:
@@ -64,7 +72,9 @@ class RunLock:
         return True
 
     def _remove_stale(self) -> None:
-        """Of several processes that find a stale lock, one moves it away; it checks what it has moved."""
+        """Of several processes that find a stale lock, one moves it away; it checks what it has
+        moved.
+        """
         aside = self.path.with_name(f".stale.{os.getpid()}.{time.monotonic_ns()}.json")
         try:
             self.path.rename(aside)
@@ -97,7 +107,12 @@ class RunLock:
         self.acquire()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.release()
 
 
@@ -111,7 +126,9 @@ def read_owner(path: Path) -> dict[str, Any] | None:
 
 
 def is_gone(owner: dict[str, Any], path: Path) -> bool:
-    """Whether the owner of a lock is dead: on this host by its process, elsewhere by its heartbeat."""
+    """Whether the owner of a lock is dead: on this host by its process, elsewhere by its
+    heartbeat.
+    """
     if owner["host"] == socket.gethostname():
         started = process_start(owner["pid"])
         return started is None or (owner["started"] is not None and started != owner["started"])
@@ -122,12 +139,18 @@ def is_gone(owner: dict[str, Any], path: Path) -> bool:
 
 
 def process_start(pid: int) -> str | None:
-    """When a process of this host began, in kernel ticks, so that a pid that was used again is not mistaken; None if dead."""
+    """When a process of this host began, in kernel ticks, so that a pid that was used again is not
+    mistaken; None if dead.
+    """
     stat = Path(f"/proc/{pid}/stat")
     try:
         fields = stat.read_text().rsplit(")", 1)[1].split()
     except (FileNotFoundError, ProcessLookupError):
-        return None if stat.parent.parent.is_dir() and os.path.isdir("/proc/self") else _alive_elsewhere(pid)
+        return (
+            None
+            if stat.parent.parent.is_dir() and os.path.isdir("/proc/self")
+            else _alive_elsewhere(pid)
+        )
     return None if fields[0] == "Z" else fields[19]
 
 
@@ -146,4 +169,8 @@ def holder(folder: Path) -> str | None:
     """Who trains a run now, in words; None if nobody does."""
     path = folder / "lock.json"
     owner = read_owner(path)
-    return None if owner is None or is_gone(owner, path) else f"process {owner['pid']} on {owner['host']}"
+    return (
+        None
+        if owner is None or is_gone(owner, path)
+        else f"process {owner['pid']} on {owner['host']}"
+    )

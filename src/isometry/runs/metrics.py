@@ -11,7 +11,8 @@ from isometry.runs.files import write_text
 
 
 class MetricsFile:
-    """The scalars of a run. Values logged at the same step share a row; a value not logged there is empty.
+    """The scalars of a run. Values logged at the same step share a row; a value not logged there is
+    empty.
 
     Args:
         path: `metrics.csv` of a run; what it holds already is kept.
@@ -34,7 +35,9 @@ class MetricsFile:
         self.rows.setdefault(step, {}).update(values)
 
     def drop_from(self, step: int) -> None:
-        """Forget every row after `step`; the row of `step` itself was logged before the checkpoint of that step."""
+        """Forget every row after `step`; the row of `step` itself was logged before the checkpoint
+        of that step.
+        """
         self.rows = {key: row for key, row in self.rows.items() if key <= step}
 
     def flush(self) -> None:

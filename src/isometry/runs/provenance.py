@@ -10,7 +10,9 @@ from pathlib import Path
 
 @cache
 def git_commit() -> str | None:
-    """The checkout's commit, with `+` behind it where tracked files differ; None outside of a checkout."""
+    """The checkout's commit, with `+` behind it where tracked files differ; None outside of a
+    checkout.
+    """
     root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return None
@@ -21,7 +23,13 @@ def git_commit() -> str | None:
 
 def _git(root: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=5, check=True)
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
@@ -29,7 +37,9 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 @cache
 def sources_digest() -> str:
-    """Twelve hex digits over the package's python files: where they differ, a finished run is not silently reused."""
+    """Twelve hex digits over the package's python files: where they differ, a finished run is not
+    silently reused.
+    """
     root = Path(__file__).resolve().parents[1]
     state = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):

@@ -42,7 +42,9 @@ class SignalStore:
         self._write(self.folder / f"part-{table['step'][0].as_py():010d}.parquet", table)
 
     def drop_from(self, step: int) -> None:
-        """Forget every row at or after `step`: a resume from a checkpoint at `step` measures them again."""
+        """Forget every row at or after `step`: a resume from a checkpoint at `step` measures them
+        again.
+        """
         for part in self.parts():
             table = pq.read_table(part)
             kept = table.filter(pc.field("step") < step)
@@ -61,7 +63,9 @@ class SignalStore:
 
 
 def read_signals(folder: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """All rows of a run by step and layer. Where a column was not measured the value is NaN (null in the file)."""
+    """All rows of a run by step and layer. Where a column was not measured the value is NaN (null
+    in the file).
+    """
     parts = SignalStore(folder).parts()
     if not parts:
         return pd.DataFrame(SCHEMA.empty_table().to_pandas())

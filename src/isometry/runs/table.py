@@ -12,7 +12,9 @@ import yaml
 from isometry.runs.directory import RunDirectory
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml's, where PyYAML was built with it: four times as fast, which a table of 1,000 runs feels."""
+"""libyaml's, where PyYAML was built with it: four times as fast, which a table of 1,000 runs
+feels.
+"""
 
 CHOICES = {
     "model": "model.name",
@@ -34,7 +36,9 @@ def runs_of(study: Path) -> list[RunDirectory]:
 
 
 def run_table(study: Path) -> pd.DataFrame:
-    """One row a run: its choices, its state and its summary; columns that a run lacks are missing values."""
+    """One row a run: its choices, its state and its summary; columns that a run lacks are missing
+    values.
+    """
     return pd.DataFrame([_row(run) for run in runs_of(study)])
 
 
@@ -42,7 +46,13 @@ def _row(run: RunDirectory) -> dict[str, Any]:
     config = yaml.load(run.config.read_text(), Loader=LOADER)
     choices = {column: lookup(config, key) for column, key in CHOICES.items()}
     status = run.status() or {}
-    return {"run_id": run.run_id, **choices, **(run.summary() or {}), "state": status.get("state"), "path": str(run.path)}
+    return {
+        "run_id": run.run_id,
+        **choices,
+        **(run.summary() or {}),
+        "state": status.get("state"),
+        "path": str(run.path),
+    }
 
 
 def lookup(config: Mapping[str, Any], key: str) -> Any:

@@ -13,9 +13,11 @@ MEMORY = 100
 
 
 class GradientAlarm:
-    """Says when the norm of the whole gradient has been over `factor` times its running median for `steps` steps.
+    """Says when the norm of the whole gradient has been over `factor` times its running median for
+    `steps` steps.
 
-    The median is over the last `MEMORY` steps that were not above that bound themselves: an excursion does not become the rule.
+    The median is over the last `MEMORY` steps that were not above that bound themselves: an
+    excursion does not become the rule.
 
     Args:
         factor: how many times the median is too much.
@@ -23,16 +25,21 @@ class GradientAlarm:
     """
 
     def __init__(self, factor: float = 10.0, steps: int = 5):
-        self.factor, self.steps = factor, steps
+        self.factor = factor
+        self.steps = steps
         self.norms: deque[float] = deque(maxlen=MEMORY)
         self.above = 0
 
     def see(self, first_step: int, norms: Iterable[float]) -> list[int]:
-        """Norms of consecutive steps; returns the steps at which an excursion became `steps` long."""
+        """Norms of consecutive steps; returns the steps at which an excursion became `steps`
+        long.
+        """
         return [step for step, norm in enumerate(norms, start=first_step) if self._see(float(norm))]
 
     def _see(self, norm: float) -> bool:
-        if norm == 0.0 or not math.isfinite(norm):  # no batch, or a step that the gradient scaler skipped: says nothing
+        if norm == 0.0 or not math.isfinite(
+            norm
+        ):  # no batch, or a step that the gradient scaler skipped: says nothing
             return False
         median = statistics.median(self.norms) if self.norms else norm
         if norm > self.factor * median > 0:
@@ -46,4 +53,5 @@ class GradientAlarm:
         return {"norms": list(self.norms), "above": self.above}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.norms, self.above = deque(state["norms"], maxlen=MEMORY), int(state["above"])
+        self.norms = deque(state["norms"], maxlen=MEMORY)
+        self.above = int(state["above"])

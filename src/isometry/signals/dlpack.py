@@ -1,8 +1,9 @@
 """Where the tensors of a Python list lie in memory, asked from compiled code.
 
-torch publishes a table of C functions for this (`__dlpack_c_exchange_api__` of the array API standard, DLPack 1.3): one call
-tells address, type and layout of a tensor. In Python each of those is a call by itself, and between two steps of a training,
-when the cache holds none of that code, those calls took longer than the sums they were for.
+torch publishes a table of C functions for this (`__dlpack_c_exchange_api__` of the array API
+standard, DLPack 1.3): one call tells address, type and layout of a tensor. In Python each of those
+is a call by itself, and between two steps of a training, when the cache holds none of that code,
+those calls took longer than the sums they were for.
 
 https://dmlc.github.io/dlpack/latest/python_spec.html
 """
@@ -35,12 +36,15 @@ class Table(ctypes.Structure):
 
 
 def find_describe() -> int:
-    """The address of `describe` of torch's tensors; 0 where this torch (before 2.11, say) has no such table, or a later one."""
+    """The address of `describe` of torch's tensors; 0 where this torch (before 2.11, say) has no
+    such table, or a later one.
+    """
     capsule = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
     if capsule is None:
         return 0
     pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
-    pointer_of.restype, pointer_of.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+    pointer_of.restype = ctypes.c_void_p
+    pointer_of.argtypes = (ctypes.py_object, ctypes.c_char_p)
     table = Table.from_address(pointer_of(capsule, b"dlpack_exchange_api"))
     return int(table.describe) if table.major == 1 else 0
 
@@ -51,8 +55,9 @@ TYPE_AT = object.__basicsize__ - ctypes.sizeof(ctypes.c_void_p)
 """Where in a Python object the address of its type stands: the last field that all objects have."""
 
 TORCH = np.array([DESCRIBE, TYPE_AT, id(Tensor), id(nn.Parameter)], np.int64)
-"""What compiled code needs to ask torch: the function, and the types of tensors that are what they seem. Subclasses may be
-anything. Handed over by address (`ASK`), as one process's addresses may not be in machine code that is kept."""
+"""What compiled code needs to ask torch: the function, and the types of tensors that are what they
+seem. Subclasses may be anything. Handed over by address (`ASK`), as one process's addresses may not
+be in machine code that is kept."""
 
 ASK = TORCH.ctypes.data
 
@@ -72,7 +77,8 @@ DL_TENSOR = np.dtype(
 )
 """The C structure: addresses are integers here."""
 
-CPU, FLOAT = 1, 2
+CPU = 1
+FLOAT = 2
 """DLPack's numbers of a device and of a type."""
 
 
@@ -116,7 +122,8 @@ def _entry(typing_context: Any, objects: Any, index: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         python = context.get_python_api(builder)
-        found = python.list_getitem(builder.inttoptr(arguments[0], python.pyobj), arguments[1])  # borrowed
+        # borrowed
+        found = python.list_getitem(builder.inttoptr(arguments[0], python.pyobj), arguments[1])
         return builder.ptrtoint(found, ir.IntType(64))
 
     return numba.types.int64(objects, index), generate

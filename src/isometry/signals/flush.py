@@ -1,4 +1,6 @@
-"""What the recorder hands on: the recorded columns, and where the first non-finite number was. On the host, in numpy."""
+"""What the recorder hands on: the recorded columns, and where the first non-finite number was. On
+the host, in numpy.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +45,8 @@ class Flush:
         measured: [S, columns, L] bool; False where a value does not exist (null).
         divergence: the first non-finite number, None while all are finite.
         first_step: the first step since the last flush, recorded or not.
-        gradient_norms: [T] norm of the whole weight gradient of each step since the last flush, before clipping; weights that
-            layers share count once.
+        gradient_norms: [T] norm of the whole weight gradient of each step since the last flush,
+            before clipping; weights that layers share count once.
     """
 
     steps: NDArray[np.int64]
@@ -55,9 +57,11 @@ class Flush:
     gradient_norms: NDArray[np.float64]
 
 
-def measured(steps: Sequence[Written], values: NDArray[np.float64], exists: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """[S, columns, L]: what the recorded steps have; a displacement from W_0 = 0 (0/0 or x/0) does not exist, nor does an
-    update relative to W = 0.
+def measured(
+    steps: Sequence[Written], values: NDArray[np.float64], exists: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """[S, columns, L]: what the recorded steps have; a displacement from W_0 = 0 (0/0 or x/0) does
+    not exist, nor does an update relative to W = 0.
 
     Args:
         steps: what each of S steps has written.
@@ -77,8 +81,11 @@ def measured(steps: Sequence[Written], values: NDArray[np.float64], exists: NDAr
     return result & exists
 
 
-def watch(rows: NDArray[np.float64], steps: Sequence[Written | None], processes: int) -> NDArray[np.float64]:
-    """The rows `WATCH` [T, 3, L] of T steps; those of the recorded ones follow from what is recorded.
+def watch(
+    rows: NDArray[np.float64], steps: Sequence[Written | None], processes: int
+) -> NDArray[np.float64]:
+    """The rows `WATCH` [T, 3, L] of T steps; those of the recorded ones follow from what is
+    recorded.
 
     Args:
         rows: [T, rows, L], where the rows of the watch are sums over the processes.
@@ -88,18 +95,23 @@ def watch(rows: NDArray[np.float64], steps: Sequence[Written | None], processes:
     watched = rows[:, MEASURES:].copy()
     watched[:, 1] /= processes  # all processes hold the same gradient
     recorded = [i for i, written in enumerate(steps) if written and "preactivation_mean" in written]
-    watched[recorded, 0] = rows[recorded, ROW["preactivation_mean"]] + rows[recorded, ROW["preactivation_var"]]
+    watched[recorded, 0] = (
+        rows[recorded, ROW["preactivation_mean"]] + rows[recorded, ROW["preactivation_var"]]
+    )
     for i in recorded:
-        has, norms = (steps[i] or {})["weight_grad_norm"], rows[i, ROW["weight_grad_norm"]]
+        has = (steps[i] or {})["weight_grad_norm"]
+        norms = rows[i, ROW["weight_grad_norm"]]
         watched[i, 1] = norms if has is None else np.where(has, norms, 0.0)
     return watched
 
 
-def first_divergence(watched: NDArray[np.float64], layers: Sequence[int], skips_overflow: bool) -> Divergence | None:
+def first_divergence(
+    watched: NDArray[np.float64], layers: Sequence[int], skips_overflow: bool
+) -> Divergence | None:
     """The first step whose loss or gradient is not finite, from 0, and its address.
 
-    An infinite preactivation that φ maps to a finite number (tanh, say) and that leaves no trace is none; an infinite
-    activation always leaves one, in the weight gradient of the layer above.
+    An infinite preactivation that φ maps to a finite number (tanh, say) and that leaves no trace is
+    none; an infinite activation always leaves one, in the weight gradient of the layer above.
 
     Args:
         watched: [T, 3, L].
@@ -132,10 +144,11 @@ def read(
     skips_overflow: bool,
     processes: int,
 ) -> Flush:
-    """The buffer's rows [T, rows, L] of T steps from `first_step` on; what follows a divergence is left out.
+    """The buffer's rows [T, rows, L] of T steps from `first_step` on; what follows a divergence is
+    left out.
 
-    `counted` [L] is False for layers whose weights are an earlier layer's; the other arguments are those of `watch`,
-    `measured` and `first_divergence`.
+    `counted` [L] is False for layers whose weights are an earlier layer's; the other arguments are
+    those of `watch`, `measured` and `first_divergence`.
     """
     watched = watch(host, steps, processes)
     divergence = first_divergence(watched, layers, skips_overflow)

@@ -1,4 +1,6 @@
-"""The reductions for tensors in the CPU's memory, by the compiled loops of `isometry.signals.kernels`."""
+"""The reductions for tensors in the CPU's memory, by the compiled loops of
+`isometry.signals.kernels`.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,10 @@ from isometry.signals.norms import known_finite, seen_at_once
 from isometry.signals.reductions import Fixed, Reductions
 from isometry.signals.statistics import Intervals
 
-_NUMPY: dict[torch.dtype, type[np.floating[Any]]] = {torch.float32: np.float32, torch.float64: np.float64}
+_NUMPY: dict[torch.dtype, type[np.floating[Any]]] = {
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+}
 _BITS = {32: torch.float32, 64: torch.float64}
 COMPILE_SECONDS = 60.0
 """Compiling takes a few seconds; who waits longer for another process compiles too."""
@@ -39,7 +44,9 @@ _LOADING = threading.Lock()
 
 @functools.cache
 def _ready(dtype: torch.dtype) -> NDArray[np.floating[Any]]:
-    """An empty array of a type for which all kernels are compiled: one for each type, whichever thread asks first."""
+    """An empty array of a type for which all kernels are compiled: one for each type, whichever
+    thread asks first.
+    """
     with _LOADING:
         return _load(dtype)
 
@@ -60,19 +67,24 @@ def _ready_to_find() -> None:
 
 
 def _one_process_at_a_time(compile_some: Callable[[], None]) -> None:
-    """Of two that compile for different types at once (a sweep over the precision, on a new machine), numba's index would keep
-    one's entry with the other's code, and every later process would fail."""
+    """Of two that compile for different types at once (a sweep over the precision, on a new
+    machine), numba's index would keep one's entry with the other's code, and every later process
+    would fail."""
     folder = kernels.cache_folder()
     with contextlib.ExitStack() as stack:
         if folder is not None:
             with contextlib.suppress(OSError):  # also Timeout: rather twice than never
                 os.makedirs(folder, exist_ok=True)
-                stack.enter_context(FileLock(os.path.join(folder, "isometry.lock"), timeout=COMPILE_SECONDS))
+                stack.enter_context(
+                    FileLock(os.path.join(folder, "isometry.lock"), timeout=COMPILE_SECONDS)
+                )
         compile_some()
 
 
 def load_early(device: torch.device) -> None:
-    """Begin to load the compiled loops, in a thread: a third of a second, which passes while others wait (for W&B, say)."""
+    """Begin to load the compiled loops, in a thread: a third of a second, which passes while others
+    wait (for W&B, say).
+    """
     if DESCRIBE and seen_at_once(device):
         threading.Thread(target=_load_what_most_use).start()
 
@@ -95,14 +107,16 @@ class Memory(NamedTuple):
 
 
 def memory(tensors: Sequence[Tensor], signed: bool = True) -> Memory | None:
-    """Where tensors lie; None unless all are contiguous, of one type (float32 or float64), and nothing but memory.
+    """Where tensors lie; None unless all are contiguous, of one type (float32 or float64), and
+    nothing but memory.
 
     Where signs do not matter (`signed=False`) that includes views whose memory holds the negative.
     """
     if not DESCRIBE:
         return None
     _ready_to_find()
-    every, table = list(tensors), np.empty((2, len(tensors)), np.int64)
+    every = list(tensors)
+    table = np.empty((2, len(tensors)), np.int64)
     dtype = _BITS.get(kernels.find(ASK, id(every), table))
     if dtype is None or (signed and any(map(Tensor.is_neg, every))):  # not in DLPack's description
         return None
@@ -117,7 +131,9 @@ class Place(NamedTuple):
 
 
 class NativeReductions(Reductions):
-    """Reductions on the CPU; what does not simply lie in memory (bfloat16, other layouts, subclasses) is left to torch."""
+    """Reductions on the CPU; what does not simply lie in memory (bfloat16, other layouts,
+    subclasses) is left to torch.
+    """
 
     def __init__(self, device: torch.device):
         super().__init__(device)
@@ -130,8 +146,12 @@ class NativeReductions(Reductions):
             tensors.place = (memory(tensors),)
         return tensors.place[0]  # type: ignore[no-any-return]
 
-    def copy(self, tensors: Sequence[Tensor], origin: Sequence[Tensor], into: Sequence[Tensor]) -> Tensor:
-        at, before, to = self._memory(tensors), self._memory(origin), self._memory(into)
+    def copy(
+        self, tensors: Sequence[Tensor], origin: Sequence[Tensor], into: Sequence[Tensor]
+    ) -> Tensor:
+        at = self._memory(tensors)
+        before = self._memory(origin)
+        to = self._memory(into)
         if at is None or before is None or to is None or not (at.like is before.like is to.like):
             return super().copy(tensors, origin, into)
         out = np.empty((2, len(tensors)))
@@ -142,7 +162,8 @@ class NativeReductions(Reductions):
         return self.watch(tensors)[0]
 
     def watch(self, tensors: Sequence[Tensor]) -> tuple[Tensor, bool]:
-        every, out = list(tensors), np.empty(len(tensors))
+        every = list(tensors)
+        out = np.empty(len(tensors))
         total = kernels.norms(ASK, id(every), out)
         if total < 0.0:
             found = super().norms(tensors)
@@ -154,7 +175,8 @@ class NativeReductions(Reductions):
         return 0.0 <= kernels.rough_norms(ASK, id(tensors), id(others), into.address) < math.inf  # type: ignore[no-any-return]
 
     def distances(self, tensors: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
-        at, other = self._memory(tensors), self._memory(others)
+        at = self._memory(tensors)
+        other = self._memory(others)
         if at is None or other is None or at.like is not other.like:
             return super().distances(tensors, others)
         out = np.empty(len(tensors))
@@ -177,7 +199,9 @@ class NativeReductions(Reductions):
         kernels.outer_products(*at, others.numpy(), out)
         return torch.from_numpy(out)
 
-    def preactivations(self, tensors: Sequence[Tensor], intervals: Sequence[Intervals | None]) -> Tensor:
+    def preactivations(
+        self, tensors: Sequence[Tensor], intervals: Sequence[Intervals | None]
+    ) -> Tensor:
         at = self._memory(tensors)
         if at is None:
             return super().preactivations(tensors, intervals)
@@ -185,7 +209,9 @@ class NativeReductions(Reductions):
         _preactivations(at, tuple(intervals), out)
         return torch.from_numpy(out)
 
-    def activations(self, tensors: Sequence[Tensor], widths: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    def activations(
+        self, tensors: Sequence[Tensor], widths: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         at = self._memory(tensors)
         if at is None:
             return super().activations(tensors, widths)
@@ -193,19 +219,31 @@ class NativeReductions(Reductions):
         return torch.from_numpy(out), *_activations(at, widths, len(tensors[0]), out)
 
     def forward(
-        self, h: Sequence[Tensor], intervals: Sequence[Intervals | None], a: Sequence[Tensor], widths: tuple[int, ...]
+        self,
+        h: Sequence[Tensor],
+        intervals: Sequence[Intervals | None],
+        a: Sequence[Tensor],
+        widths: tuple[int, ...],
     ) -> tuple[Tensor, Tensor, Tensor]:
         at = self._memory([*h, *a])
         if at is None:
             return super().forward(h, intervals, a, widths)
         out = np.empty((5, len(h)))
         _preactivations(at.part(0, len(h)), tuple(intervals), out[:3])
-        return torch.from_numpy(out), *_activations(at.part(len(h), 2 * len(h)), widths, len(a[0]), out[3:])
+        return torch.from_numpy(out), *_activations(
+            at.part(len(h), 2 * len(h)), widths, len(a[0]), out[3:]
+        )
 
     def layer_by_layer(
-        self, examples: int, intervals: Sequence[Intervals | None], widths: tuple[int, ...], arguments: Sequence[int] = ()
+        self,
+        examples: int,
+        intervals: Sequence[Intervals | None],
+        widths: tuple[int, ...],
+        arguments: Sequence[int] = (),
     ) -> LayerByLayer | None:
-        return LayerByLayer(examples, _starts(widths), *_bounds(tuple(intervals)), frozenset(arguments))
+        return LayerByLayer(
+            examples, _starts(widths), *_bounds(tuple(intervals)), frozenset(arguments)
+        )
 
     def shares(self, alive: Tensor, widths: tuple[int, ...]) -> Tensor:
         return torch.from_numpy(np.add.reduceat(alive.numpy(), _starts(widths)[:-1]) / widths)
@@ -220,22 +258,28 @@ class NativeReductions(Reductions):
         into.row[...] = values.item() if values.dim() == 0 else values.double().numpy()
 
     def place_rows(self, blocks: Sequence[Tensor], into: Place) -> None:
-        np.concatenate([block.numpy().ravel() for block in blocks], out=into.row.ravel())  # a view: the rows lie together
+        # a view: the rows lie together
+        np.concatenate([block.numpy().ravel() for block in blocks], out=into.row.ravel())
 
     def replace(self, rows: Tensor, at: Sequence[int], by: Tensor) -> None:
         if len(at):
             rows.numpy()[at] = by.numpy()
 
 
-def _preactivations(at: Memory, intervals: tuple[Intervals | None, ...], out: NDArray[np.float64]) -> None:
+def _preactivations(
+    at: Memory, intervals: tuple[Intervals | None, ...], out: NDArray[np.float64]
+) -> None:
     low, high = _bounds(intervals)
     kernels.preactivations(at.addresses, at.sizes, low, high, at.like, out)
 
 
-def _activations(at: Memory, widths: tuple[int, ...], examples: int, out: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+def _activations(
+    at: Memory, widths: tuple[int, ...], examples: int, out: NDArray[np.float64]
+) -> tuple[Tensor, Tensor]:
     """Moments to `out`; the living units, and the squares behind a row of NaN."""
     starts = _starts(widths)
-    alive, squares = np.empty(starts[-1]), np.empty((1 + len(widths), examples))
+    alive = np.empty(starts[-1])
+    squares = np.empty((1 + len(widths), examples))
     squares[0] = math.nan
     kernels.activations(*at, starts, out, alive, squares[1:])
     return torch.from_numpy(alive), torch.from_numpy(squares)
@@ -248,10 +292,15 @@ def _starts(widths: tuple[int, ...]) -> NDArray[np.int64]:
 
 
 @functools.lru_cache(maxsize=64)
-def _bounds(intervals: tuple[Intervals | None, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Lower and upper ends [tensors, most intervals of one, ≥ 1]; unused ones hold nothing, and those of None start at NaN."""
+def _bounds(
+    intervals: tuple[Intervals | None, ...],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lower and upper ends [tensors, most intervals of one, ≥ 1]; unused ones hold nothing, and
+    those of None start at NaN.
+    """
     width = max([1, *(len(inside or ()) for inside in intervals)])
-    low, high = np.full((len(intervals), width), math.inf), np.full((len(intervals), width), -math.inf)
+    low = np.full((len(intervals), width), math.inf)
+    high = np.full((len(intervals), width), -math.inf)
     for k, inside in enumerate(intervals):
         for i, ends in enumerate(((math.nan, math.nan),) if inside is None else inside):
             low[k, i], high[k, i] = ends

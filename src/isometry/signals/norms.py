@@ -22,10 +22,12 @@ def seen_at_once(device: torch.device) -> bool:
 
 
 def norms(tensors: list[Tensor], device: torch.device | None = None) -> Tensor:
-    """The Euclidean norm of each tensor as a float64 vector, on the tensors' device (on `device` if there are none).
+    """The Euclidean norm of each tensor as a float64 vector, on the tensors' device (on `device` if
+    there are none).
 
-    Squares are taken in float64, so that 1e-40 and 1e38 are what they are: in float32 they underflow below about 1e-22
-    and overflow above about 1e19. An infinite or NaN entry makes the norm inf or nan.
+    Squares are taken in float64, so that 1e-40 and 1e38 are what they are: in float32 they
+    underflow below about 1e-22 and overflow above about 1e19. An infinite or NaN entry makes the
+    norm inf or nan.
     """
     if not tensors:
         return torch.empty(0, dtype=torch.float64, device=device)
@@ -35,13 +37,20 @@ def norms(tensors: list[Tensor], device: torch.device | None = None) -> Tensor:
     return _joined([row_norms(side_by_side(tensors[g.start : g.stop])) for g in groups])
 
 
-def distances(tensors: list[Tensor], others: list[Tensor], device: torch.device | None = None) -> Tensor:
+def distances(
+    tensors: list[Tensor], others: list[Tensor], device: torch.device | None = None
+) -> Tensor:
     """`norms` of x - y for each pair; the differences in the tensors' own precision."""
     groups = groups_of(tensors)
     if groups is None:
         return norms(list(torch._foreach_sub(tensors, others)) if tensors else [], device)
     return _joined(
-        [row_norms(side_by_side(tensors[g.start : g.stop]) - side_by_side(others[g.start : g.stop])) for g in groups]
+        [
+            row_norms(
+                side_by_side(tensors[g.start : g.stop]) - side_by_side(others[g.start : g.stop])
+            )
+            for g in groups
+        ]
     )
 
 
@@ -52,10 +61,12 @@ def nonfinite_counts(tensors: list[Tensor]) -> Tensor:
 
 
 def groups_of(tensors: list[Tensor]) -> tuple[range, ...] | None:
-    """Consecutive tensors of one shape, where it pays to take them together; None where it does not.
+    """Consecutive tensors of one shape, where it pays to take them together; None where it does
+    not.
 
-    On an accelerator a step of a small network costs what the host needs to ask for it, and thirty layers are few shapes: one
-    `cat` and one reduction for each are cheaper than torch's operations on lists, which return a tensor for each tensor.
+    On an accelerator a step of a small network costs what the host needs to ask for it, and thirty
+    layers are few shapes: one `cat` and one reduction for each are cheaper than torch's operations
+    on lists, which return a tensor for each tensor.
     """
     if not tensors or len({tensor.dtype for tensor in tensors}) > 1:
         return None
@@ -87,8 +98,12 @@ def _joined(found: list[Tensor]) -> Tensor:
 
 
 def known_finite(values: Tensor) -> bool:
-    """Whether all is finite, where that is known without waiting for the device; False where it is not known."""
-    return seen_at_once(values.device) and math.isfinite(values.item() if values.dim() == 0 else values.sum().item())
+    """Whether all is finite, where that is known without waiting for the device; False where it is
+    not known.
+    """
+    return seen_at_once(values.device) and math.isfinite(
+        values.item() if values.dim() == 0 else values.sum().item()
+    )
 
 
 def per_example_squares(block: Tensor) -> Tensor:

@@ -22,9 +22,11 @@ except ImportError:  # a torch built without distributed: nothing can be sharded
 
 
 class LayerParameters:
-    """Weights (or biases) of the layers: usually one tensor a layer, several behind a parametrization, none without a bias.
+    """Weights (or biases) of the layers: usually one tensor a layer, several behind a
+    parametrization, none without a bias.
 
-    A sharded tensor (`DTensor`) is represented by its local shard; norms are completed by one all-reduce of the squares.
+    A sharded tensor (`DTensor`) is represented by its local shard; norms are completed by one
+    all-reduce of the squares.
 
     Args:
         by_layer: the parameters of each layer, in forward order.
@@ -48,34 +50,54 @@ class LayerParameters:
         self._any_distributed = any(isinstance(parameter, DTensor) for parameter in self.parameters)
 
     def first_owners(self) -> NDArray[np.bool_]:
-        """[L]: False for a layer whose parameters are all an earlier layer's too (tied weights): sums over the layers leave it
-        out, or they would count a parameter twice."""
-        first = {id(parameter): layer for parameter, layer in zip(self.parameters[::-1], self.owners[::-1], strict=True)}
+        """[L]: False for a layer whose parameters are all an earlier layer's too (tied weights):
+        sums over the layers leave it out, or they would count a parameter twice."""
+        first = {
+            id(parameter): layer
+            for parameter, layer in zip(self.parameters[::-1], self.owners[::-1], strict=True)
+        }
         return np.isin(np.arange(self.count), list(first.values()))
 
     def tied(self) -> NDArray[np.bool_]:
         """[L]: whether another layer owns one of the layer's parameters too."""
         uses = Counter(map(id, self.parameters))
-        several = [layer for parameter, layer in zip(self.parameters, self.owners, strict=True) if uses[id(parameter)] > 1]
+        several = [
+            layer
+            for parameter, layer in zip(self.parameters, self.owners, strict=True)
+            if uses[id(parameter)] > 1
+        ]
         return np.isin(np.arange(self.count), several)
 
     def follow(self) -> None:
-        """Find the values again where somebody has replaced a parameter's memory (`parameter.data = ...`)."""
+        """Find the values again where somebody has replaced a parameter's memory (`parameter.data =
+        ...`).
+        """
         if self._plain and self._addresses != list(map(Tensor.data_ptr, self.parameters)):
             self.values = Fixed(parameter.detach() for parameter in self.parameters)
             self._addresses = list(map(Tensor.data_ptr, self.values))
 
     def with_gradient(self) -> tuple[list[Tensor], list[int]]:
-        """The gradients there are (shards of sharded ones), and the positions of their parameters."""
+        """The gradients there are (shards of sharded ones), and the positions of their
+        parameters.
+        """
         found = [parameter.grad for parameter in self.parameters]
         gradients = [gradient for gradient in found if gradient is not None]
         complete = len(gradients) == len(found)
-        present = self._everything if complete else [i for i, gradient in enumerate(found) if gradient is not None]
+        present = (
+            self._everything
+            if complete
+            else [i for i, gradient in enumerate(found) if gradient is not None]
+        )
         if self._any_distributed:
-            gradients = [_alike(gradient, self.parameters[i]) for gradient, i in zip(gradients, present, strict=True)]
+            gradients = [
+                _alike(gradient, self.parameters[i])
+                for gradient, i in zip(gradients, present, strict=True)
+            ]
         return gradients, present
 
-    def norm_by_layer(self, flat: Tensor, positions: Sequence[int] | None = None, without: float = math.nan) -> Tensor:
+    def norm_by_layer(
+        self, flat: Tensor, positions: Sequence[int] | None = None, without: float = math.nan
+    ) -> Tensor:
         """Euclidean norm of each layer's tensors, float64 [L]; `without` for a layer that has none.
 
         Args:
@@ -89,9 +111,17 @@ class LayerParameters:
             flat = self._complete(flat.square(), chosen).sqrt()
         return self._scatter(flat.square(), chosen, without).sqrt()
 
-    def sum_by_layer(self, flat: Tensor, positions: Sequence[int], without: float = math.nan) -> Tensor:
-        """The sum of one number a parameter (shard) over each layer's parameters, [L]; `without` for a layer that has none."""
-        return flat if self.one_each(positions) else self._scatter(self._complete(flat, positions), positions, without)
+    def sum_by_layer(
+        self, flat: Tensor, positions: Sequence[int], without: float = math.nan
+    ) -> Tensor:
+        """The sum of one number a parameter (shard) over each layer's parameters, [L]; `without`
+        for a layer that has none.
+        """
+        return (
+            flat
+            if self.one_each(positions)
+            else self._scatter(self._complete(flat, positions), positions, without)
+        )
 
     def one_each(self, positions: Sequence[int]) -> bool:
         """Whether numbers of these parameters are those of the layers already."""
@@ -111,7 +141,9 @@ class LayerParameters:
         return self._indices[device, numbers]
 
     def _complete(self, flat: Tensor, positions: Sequence[int]) -> Tensor:
-        """Sums over whole tensors from sums over shards: one all-reduce for each way of sharding."""
+        """Sums over whole tensors from sums over shards: one all-reduce for each way of
+        sharding.
+        """
         alike: dict[Any, list[int]] = {}
         for k, i in enumerate(positions if self._any_sharded else ()):
             if self.sharded[i]:
@@ -141,8 +173,14 @@ def _local(tensor: Tensor | None) -> Tensor:
 
 
 def _alike(gradient: Tensor, parameter: Tensor) -> Tensor:
-    """The local part of a gradient, laid out as its parameter is: it may still have to be summed."""
-    if isinstance(gradient, DTensor) and isinstance(parameter, DTensor) and gradient.placements != parameter.placements:
+    """The local part of a gradient, laid out as its parameter is: it may still have to be
+    summed.
+    """
+    if (
+        isinstance(gradient, DTensor)
+        and isinstance(parameter, DTensor)
+        and gradient.placements != parameter.placements
+    ):
         gradient = gradient.redistribute(placements=parameter.placements)
     return _local(gradient)
 

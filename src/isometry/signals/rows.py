@@ -7,7 +7,13 @@ from numpy.typing import NDArray
 
 from isometry.columns import MEASURED
 
-FORWARD = ("preactivation_mean", "preactivation_var", "saturation", "activation_mean", "activation_var")
+FORWARD = (
+    "preactivation_mean",
+    "preactivation_var",
+    "saturation",
+    "activation_mean",
+    "activation_var",
+)
 BACKPROP = ("backprop_norm", "sample_weight_grad_rms")
 SINGLE = (
     *("weight_norm", "displacement", "dead", "weight_grad_norm", "nonfinite", "bias_grad_norm"),
@@ -19,7 +25,9 @@ BLOCKS = (FORWARD, BACKPROP, *((name,) for name in SINGLE))
 """Rows that are found together."""
 
 ROW = {name: index for index, name in enumerate((*FORWARD, *BACKPROP, *SINGLE, *WATCH))}
-"""The buffer's rows. `dead` holds the share of living units there, and `BACKPROP` mean squares; `DERIVED` have no row."""
+"""The buffer's rows. `dead` holds the share of living units there, and `BACKPROP` mean squares;
+`DERIVED` have no row.
+"""
 
 MEASURES = len(ROW) - len(WATCH)
 """The rows of a recorded step come first, those of the watch behind them."""

@@ -21,7 +21,8 @@ def loss_scale(scaler: Any | None) -> float | Tensor:
 def gradient_scale(scaler: Any | None, optimizer: Any) -> float | Tensor:
     """The factor that the gradients carry just before the optimizer's step.
 
-    Lightning has unscaled them by then, except for an optimizer that unscales in its own (fused) kernel.
+    Lightning has unscaled them by then, except for an optimizer that unscales in its own (fused)
+    kernel.
     """
     fused = getattr(optimizer, "_step_supports_amp_scaling", False)
     return loss_scale(scaler) if fused else 1.0

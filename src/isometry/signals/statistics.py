@@ -1,6 +1,8 @@
-"""What a layer's forward tensors say: moments, saturation, dead units. Sums of one micro-batch, and how sums combine.
+"""What a layer's forward tensors say: moments, saturation, dead units. Sums of one micro-batch, and
+how sums combine.
 
-Each function takes a block [G, B, ...] of the tensors of G layers and, where it needs room of that size, the memory for it.
+Each function takes a block [G, B, ...] of the tensors of G layers and, where it needs room of that
+size, the memory for it.
 """
 
 from __future__ import annotations
@@ -14,12 +16,14 @@ Intervals = tuple[tuple[float, float], ...]
 
 
 def shifted_sums(block: Tensor, spare: Tensor) -> Tensor:
-    """What `moments` are made of, [G, B, ...] -> float64 [3, G]: each layer's first entry, and over the differences from it
-    their sum and their norm.
+    """What `moments` are made of, [G, B, ...] -> float64 [3, G]: each layer's first entry, and over
+    the differences from it their sum and their norm.
 
-    Shifted before squaring: a mean far from 0 (sigmoid: 0.5 ± 1e-6) costs no digits. Sums are taken in float64.
+    Shifted before squaring: a mean far from 0 (sigmoid: 0.5 ± 1e-6) costs no digits. Sums are taken
+    in float64.
     """
-    flat, shifted = block.flatten(1), spare.flatten(1)
+    flat = block.flatten(1)
+    shifted = spare.flatten(1)
     torch.sub(flat, flat[:, :1], out=shifted)
     norm = torch.linalg.vector_norm(shifted, dim=1, dtype=torch.float64)
     return torch.stack([flat[:, 0].double(), shifted.sum(1, dtype=torch.float64), norm])
@@ -38,8 +42,11 @@ def moments(sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def count_inside(block: Tensor, spare: Tensor, intervals: Intervals) -> Tensor:
-    """How many entries lie in the closed intervals, [G, B, ...] -> float64 [G]. A NaN is in none."""
-    flat, found = block.flatten(1), spare.flatten(1)
+    """How many entries lie in the closed intervals, [G, B, ...] -> float64 [G]. A NaN is in
+    none.
+    """
+    flat = block.flatten(1)
+    found = spare.flatten(1)
     inside: Tensor | float = 0.0
     for low, high in intervals:
         if low == -math.inf:
@@ -52,13 +59,15 @@ def count_inside(block: Tensor, spare: Tensor, intervals: Intervals) -> Tensor:
 
 
 def largest_by_unit(block: Tensor, spare: Tensor) -> Tensor:
-    """The largest |a| of each unit (a channel of a feature map, at all positions together) for any example,
-    [G, B, units, ...] -> float64 [G, units]: 0 where the unit is dead. A NaN stays one, and is none."""
+    """The largest |a| of each unit (a channel of a feature map, at all positions together) for any
+    example, [G, B, units, ...] -> float64 [G, units]: 0 where the unit is dead. A NaN stays one,
+    and is none."""
     return torch.abs(block, out=spare).amax((1, *range(3, block.dim()))).double()
 
 
 def merge_moments(counts: Tensor, means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of the union of samples (Chan, Golub & LeVeque 1983, eq. 2.1, in the form for several).
+    """Mean and variance of the union of samples (Chan, Golub & LeVeque 1983, eq. 2.1, in the form
+    for several).
 
     Args:
         counts: [P] examples of each part.

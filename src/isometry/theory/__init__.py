@@ -1,1 +1,3 @@
-"""Mean-field theory of wide random networks, in numpy and scipy; takes plain records and callables, never torch."""
+"""Mean-field theory of wide random networks, in numpy and scipy; takes plain records and callables,
+never torch.
+"""

@@ -1,4 +1,6 @@
-"""Where lengths and correlations settle, how fast, and in which phase (Poole et al. 2016; Schoenholz et al. 2017)."""
+"""Where lengths and correlations settle, how fast, and in which phase (Poole et al. 2016;
+Schoenholz et al. 2017).
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ class FixedPoint:
 
     Attributes:
         q: its value; 0 and inf where lengths vanish or grow without bound.
-        slope: dq'/dq there; stable under 1. For 0 and inf, of log q' by log q at the end of the range.
+        slope: dq'/dq there; stable under 1. For 0 and inf, of log q' by log q at the end of the
+            range.
     """
 
     q: float
@@ -51,7 +54,8 @@ class FixedPoint:
 
 
 def fixed_points(phi: Nonlinearity, sigma_w: float, sigma_b: float) -> list[FixedPoint]:
-    """All fixed points of q → σ_w² E φ(√q z)² + σ_b² in [0, ∞], in order; found by a scan over log q and bracketing.
+    """All fixed points of q → σ_w² E φ(√q z)² + σ_b² in [0, ∞], in order; found by a scan over log
+    q and bracketing.
 
     Raises:
         ValueError: for a negative scale.
@@ -69,11 +73,16 @@ def fixed_points(phi: Nonlinearity, sigma_w: float, sigma_b: float) -> list[Fixe
 
     grid = np.linspace(LOWEST, HIGHEST, 221)
     values = excess(grid)
-    found = [FixedPoint(0.0, math.exp(min(values[0], 700)))] if _starts_at_zero(phi, sigma_b) else []
-    decided = np.flatnonzero(np.abs(values) > _NEUTRAL)  # where φ is its own tangent, a critical σ_w leaves every q alone
+    found = (
+        [FixedPoint(0.0, math.exp(min(values[0], 700)))] if _starts_at_zero(phi, sigma_b) else []
+    )
+    # where φ is its own tangent, a critical σ_w leaves every q alone
+    decided = np.flatnonzero(np.abs(values) > _NEUTRAL)
     for low, high in itertools.pairwise(decided):
         if values[low] * values[high] < 0:
-            q = math.exp(brentq(lambda log_q: float(excess(log_q)), grid[low], grid[high], xtol=1e-13))
+            q = math.exp(
+                brentq(lambda log_q: float(excess(log_q)), grid[low], grid[high], xtol=1e-13)
+            )
             found.append(FixedPoint(q, length_slope(phi, q, sigma_w)))
     if len(decided) and values[decided[-1]] > 0:
         found.append(FixedPoint(math.inf, math.exp(-values[-1])))
@@ -95,15 +104,16 @@ class Limit:
     """What an infinitely deep network of one σ_w, σ_b and φ does.
 
     Attributes:
-        q_star: second moment that lengths come to from q = 1; 0 or inf where they vanish or grow; nan where every q is a
-            fixed point.
+        q_star: second moment that lengths come to from q = 1; 0 or inf where they vanish or grow;
+            nan where every q is a fixed point.
         bounded: whether lengths stay finite.
         chi_1: σ_w² E φ'(√q* z)².
         phase: `ordered`, `critical` or `chaotic`.
         c_star: correlation that two inputs come to; None where q* is 0, inf or nan.
         chi_c: σ_w² E φ'φ' at c*; None likewise.
-        xi_q, xi_c, xi_gradient: depth scales in layers (Schoenholz et al. 2017, eqs. 8, 9 and 16): of lengths, of
-            correlations, and of gradients, ξ_∇ = -1/log χ₁, negative where gradients grow; inf at criticality.
+        xi_q, xi_c, xi_gradient: depth scales in layers (Schoenholz et al. 2017, eqs. 8, 9 and 16):
+            of lengths, of correlations, and of gradients, ξ_∇ = -1/log χ₁, negative where gradients
+            grow; inf at criticality.
     """
 
     q_star: float
@@ -120,7 +130,9 @@ class Limit:
 def limit(phi: Nonlinearity, sigma_w: float, sigma_b: float) -> Limit:
     """The limit of depth, from inputs of q = 1."""
     q_star = settled(phi, sigma_w, sigma_b)
-    usable = float(np.clip(1.0 if math.isnan(q_star) else q_star, math.exp(LOWEST), math.exp(HIGHEST)))
+    usable = float(
+        np.clip(1.0 if math.isnan(q_star) else q_star, math.exp(LOWEST), math.exp(HIGHEST))
+    )
     chi_1 = chi(phi, usable, sigma_w)
     c_star = chi_c = xi_q = xi_c = None
     if 0 < q_star < math.inf:
@@ -129,11 +141,23 @@ def limit(phi: Nonlinearity, sigma_w: float, sigma_b: float) -> Limit:
         c_star = correlation_fixed_point(phi, q_star, sigma_w, sigma_b, chi_1)
         chi_c = chi_1 if c_star == 1 else sigma_w**2 * slope_covariance(phi, q_star, q_star, c_star)
         xi_c = depth_scale(abs(chi_c))
-    return Limit(q_star, q_star < math.inf, chi_1, phase_of(chi_1), c_star, chi_c, xi_q, xi_c, depth_scale(chi_1))
+    return Limit(
+        q_star,
+        q_star < math.inf,
+        chi_1,
+        phase_of(chi_1),
+        c_star,
+        chi_c,
+        xi_q,
+        xi_c,
+        depth_scale(chi_1),
+    )
 
 
 def settled(phi: Nonlinearity, sigma_w: float, sigma_b: float) -> float:
-    """Where q goes from 1: the stable fixed point on the side to which the map moves it; nan if it stays wherever it is."""
+    """Where q goes from 1: the stable fixed point on the side to which the map moves it; nan if it
+    stays wherever it is.
+    """
     here = variance_map(phi, 1.0, sigma_w, sigma_b)
     points = fixed_points(phi, sigma_w, sigma_b)
     if abs(here - 1) < _NEUTRAL and not any(abs(p.q - 1) < 1e-6 for p in points):
@@ -151,16 +175,22 @@ def phase_of(chi_1: float) -> Phase:
 
 
 def depth_scale(factor: float) -> float:
-    """-1/log of a factor a layer: the layers over which something falls by e; negative where it grows."""
+    """-1/log of a factor a layer: the layers over which something falls by e; negative where it
+    grows.
+    """
     if factor == 0:
         return 0.0
     return math.inf if abs(math.log(factor)) < 1e-12 else -1 / math.log(factor)
 
 
-def limit_of(phi: Nonlinearity, normalization: str, sigma_w: float, sigma_b: float, batch: int) -> tuple[float, float, Phase]:
-    """χ₁ (the growth of E‖δ‖² a layer going back), q* and phase of a network with a normalization, deep and wide.
+def limit_of(
+    phi: Nonlinearity, normalization: str, sigma_w: float, sigma_b: float, batch: int
+) -> tuple[float, float, Phase]:
+    """χ₁ (the growth of E‖δ‖² a layer going back), q* and phase of a network with a normalization,
+    deep and wide.
 
-    Layer and RMS norm: χ₁ = σ_w² E φ'(z)²/q*, q* = σ_w² E φ(z)² + σ_b², z ~ N(0, 1). Batch norm: `batch_norm_limit`.
+    Layer and RMS norm: χ₁ = σ_w² E φ'(z)²/q*, q* = σ_w² E φ(z)² + σ_b², z ~ N(0, 1). Batch norm:
+    `batch_norm_limit`.
 
     Args:
         batch: examples that batch norm sees (at least 5).
@@ -170,7 +200,8 @@ def limit_of(phi: Nonlinearity, normalization: str, sigma_w: float, sigma_b: flo
         return found.chi_1, found.q_star, found.phase
     if normalization == "batch" and batch >= 5:
         settled_norm = batch_norm_limit(phi, batch)
-        growth, q_star = settled_norm.growth, sigma_w**2 * settled_norm.second_moment + sigma_b**2
+        growth = settled_norm.growth
+        q_star = sigma_w**2 * settled_norm.second_moment + sigma_b**2
     else:
         q_star = variance_map(phi, 1.0, sigma_w, sigma_b)
         growth = chi(phi, 1.0, sigma_w) / q_star

@@ -1,17 +1,20 @@
 """How far one finite network lies from the expectation over networks, layer by layer.
 
-With fan-in weights, given the layer below, the units h_{l,j} are independent N(0, q_l). Three averages over them fluctuate:
+With fan-in weights, given the layer below, the units h_{l,j} are independent N(0, q_l). Three
+averages over them fluctuate:
 
-    ε_l   of φ(h)²           Var = E φ⁴/(E φ²)² - 1          over n
-    η_l   of φ'(h)² g²       Var = 3 E φ'⁴/(E φ'²)² - 1      over n     (g: the Gaussian gradient from above)
-    ζ_l   of h²              Var = 2                         over n
+    ε_l   of φ(h)²           Var = E φ⁴/(E φ²)² - 1          over n η_l   of φ'(h)² g²       Var = 3
+    E φ'⁴/(E φ'²)² - 1      over n     (g: the Gaussian gradient from above) ζ_l   of h²
+    Var = 2                         over n
 
-and everything is linear in them to first order: d log q_{l+1} = a_l (k_l d log q_l + ε_l), with k = d log E φ²/d log q and
-a = 1 - σ_b²/q_{l+1}; log ‖δ_l‖² = log ‖δ_{l+1}‖² + log χ(q_l) + s_l d log q_l + η_l, with s = d log E φ'²/d log q. The mean
-of a logarithm lies under the logarithm of the mean by half of each variance: for relu -2.5/n a layer, with variance 5/n
-(Hanin & Rolnick 2018, theorem 5).
+and everything is linear in them to first order: d log q_{l+1} = a_l (k_l d log q_l + ε_l), with k =
+d log E φ²/d log q and a = 1 - σ_b²/q_{l+1}; log ‖δ_l‖² = log ‖δ_{l+1}‖² + log χ(q_l) + s_l d log
+q_l + η_l, with s = d log E φ'²/d log q. The mean of a logarithm lies under the logarithm of the
+mean by half of each variance: for relu -2.5/n a layer, with variance 5/n (Hanin & Rolnick 2018,
+theorem 5).
 
-Orthogonal weights keep ‖W x‖ and ‖Wᵀ δ‖: the parts of ε, η along h² and g² vanish (all of them for a linear network).
+Orthogonal weights keep ‖W x‖ and ‖Wᵀ δ‖: the parts of ε, η along h² and g² vanish (all of them for
+a linear network).
 """
 
 from __future__ import annotations
@@ -48,12 +51,15 @@ class Layer(Protocol):
 
 @dataclass(frozen=True)
 class Fluctuations:
-    """Of the natural logarithms of q_l, ‖δ_l‖² (relative to the last hidden layer) and per-example ‖∂ℓ/∂W_l‖²; [L] each.
+    """Of the natural logarithms of q_l, ‖δ_l‖² (relative to the last hidden layer) and per-example
+    ‖∂ℓ/∂W_l‖²; [L] each.
 
     Attributes:
-        q_shift, delta_shift, sample_shift: mean over networks minus the logarithm of the expectation.
+        q_shift, delta_shift, sample_shift: mean over networks minus the logarithm of the
+            expectation.
         q_std, delta_std, sample_std: standard deviation over networks.
-        rate_std: standard deviation of the mean increment of log ‖δ‖ (not squared) over the hidden layers.
+        rate_std: standard deviation of the mean increment of log ‖δ‖ (not squared) over the hidden
+            layers.
     """
 
     q_shift: Array
@@ -65,7 +71,9 @@ class Fluctuations:
     rate_std: float
 
 
-def fluctuations(layers: Sequence[Layer], tables: Sequence[MomentTable | None], log_q: Sequence[float]) -> Fluctuations:
+def fluctuations(
+    layers: Sequence[Layer], tables: Sequence[MomentTable | None], log_q: Sequence[float]
+) -> Fluctuations:
     """First order in 1/width, for one example; averaging over a batch only narrows it.
 
     Args:
@@ -79,7 +87,9 @@ def fluctuations(layers: Sequence[Layer], tables: Sequence[MomentTable | None], 
     shift = np.zeros(count)  # its mean
     outputs = np.zeros((count, 3 * count))  # of log E φ(h_l)², the average over the layer's units
     output_shift = np.zeros(count)
-    step, step_shift = np.zeros((count, 3 * count)), np.zeros(count)  # of log ‖δ_l‖²/‖δ_{i+1}‖²
+    # of log ‖δ_l‖²/‖δ_{i+1}‖²
+    step = np.zeros((count, 3 * count))
+    step_shift = np.zeros(count)
     covariance = np.zeros((count, 3, 3))
     for i, (layer, table) in enumerate(zip(layers, tables, strict=True)):
         if i > 0:
@@ -95,7 +105,8 @@ def fluctuations(layers: Sequence[Layer], tables: Sequence[MomentTable | None], 
         covariance[i] = _covariance(moments, layer, above, log_q[i], normalized)
         k = 0.0 if normalized else 0.5 * (float(moments.tilt) - 1)
         s = 0.0 if normalized else 0.5 * (float(moments.slope_tilt) - 1)
-        outputs[i], step[i] = k * length[i], s * length[i]
+        outputs[i] = k * length[i]
+        step[i] = s * length[i]
         outputs[i, 3 * i] += 1
         step[i, 3 * i + 1] += 1
         output_shift[i] = k * shift[i] - 0.5 * covariance[i, 0, 0]
@@ -108,13 +119,22 @@ def fluctuations(layers: Sequence[Layer], tables: Sequence[MomentTable | None], 
     delta = np.zeros((count, 3 * count))
     delta_shift = np.zeros(count)
     for i in range(last - 1, -1, -1):
-        delta[i], delta_shift[i] = delta[i + 1] + step[i], delta_shift[i + 1] + step_shift[i]
+        delta[i] = delta[i + 1] + step[i]
+        delta_shift[i] = delta_shift[i + 1] + step_shift[i]
     for i in range(last + 1, count):
-        delta[i], delta_shift[i] = delta[i - 1] - step[i - 1], delta_shift[i - 1] - step_shift[i - 1]
+        delta[i] = delta[i - 1] - step[i - 1]
+        delta_shift[i] = delta_shift[i - 1] - step_shift[i - 1]
     inputs = np.vstack([np.zeros((1, 3 * count)), outputs[:-1]])
     own = length.copy()
-    own[np.arange(count), 3 * np.arange(count) + 2] += 1  # the mean of h² over the layer's own units
-    readout = np.array([_own_units(layer) if table is None else 0.0 for layer, table in zip(layers, tables, strict=True)])
+    own[np.arange(count), 3 * np.arange(count) + 2] += (
+        1  # the mean of h² over the layer's own units
+    )
+    readout = np.array(
+        [
+            _own_units(layer) if table is None else 0.0
+            for layer, table in zip(layers, tables, strict=True)
+        ]
+    )
     return Fluctuations(
         shift - 0.5 * covariance[:, 2, 2] - 0.5 * readout,
         np.sqrt(_variances(own, covariance) + readout),
@@ -132,7 +152,9 @@ def _own_units(layer: Layer) -> float:
 
 def _share_of_weights(layer: Layer, log_q: float) -> float:
     """1 - σ_b²/q: how much of q comes through the weights."""
-    return 1.0 if layer.sigma_b == 0 else max(0.0, 1 - math.exp(2 * math.log(layer.sigma_b) - log_q))
+    return (
+        1.0 if layer.sigma_b == 0 else max(0.0, 1 - math.exp(2 * math.log(layer.sigma_b) - log_q))
+    )
 
 
 def _covariance(m: Moments, layer: Layer, above: Layer, log_q: float, normalized: bool) -> Array:
@@ -147,21 +169,36 @@ def _covariance(m: Moments, layer: Layer, above: Layer, log_q: float, normalized
     kept = _isometric(layer.inputs, layer.outputs) if layer.distribution == "orthogonal" else 0.0
     forward = kept * _share_of_weights(layer, log_q) ** 2
     held = 1.0 if normalized else forward
-    along = 1.0 * (_isometric(above.outputs, above.inputs) if above.distribution == "orthogonal" else 0.0)
-    output, slope = float(m.tilt) - 1, float(m.slope_tilt) - 1
+    along = 1.0 * (
+        _isometric(above.outputs, above.inputs) if above.distribution == "orthogonal" else 0.0
+    )
+    output = float(m.tilt) - 1
+    slope = float(m.slope_tilt) - 1
     epsilon = float(m.kurtosis) - 1 - 0.5 * held * output**2
     eta = 3 * float(m.slope_kurtosis) - 1 - 2 * along - 0.5 * held * slope**2
     cross = float(m.cross) - 1 - 0.5 * held * output * slope
     if layer.normalization == "layer":  # which holds the mean of z, too
-        lean, slope_lean = float(m.lean), float(m.slope_lean)
-        epsilon, eta, cross = epsilon - lean**2, eta - slope_lean**2, cross - lean * slope_lean
+        lean = float(m.lean)
+        slope_lean = float(m.slope_lean)
+        epsilon = epsilon - lean**2
+        eta = eta - slope_lean**2
+        cross = cross - lean * slope_lean
     zeta = 2 * (1 - forward)
-    with_epsilon, with_eta = ((1 - held) * value if not normalized else 0.0 for value in (output, slope))
-    return np.array([[epsilon, cross, with_epsilon], [cross, eta, with_eta], [with_epsilon, with_eta, zeta]]) / layer.outputs
+    with_epsilon, with_eta = (
+        (1 - held) * value if not normalized else 0.0 for value in (output, slope)
+    )
+    return (
+        np.array(
+            [[epsilon, cross, with_epsilon], [cross, eta, with_eta], [with_epsilon, with_eta, zeta]]
+        )
+        / layer.outputs
+    )
 
 
 def _isometric(inputs: int, outputs: int) -> float:
-    """How much of the fluctuation of ‖W x‖² an orthogonal map removes: all where it embeds, a share where it projects."""
+    """How much of the fluctuation of ‖W x‖² an orthogonal map removes: all where it embeds, a share
+    where it projects.
+    """
     return min(1.0, outputs / inputs)
 
 

@@ -1,4 +1,5 @@
-"""Gaussian moments of an activation as functions of log q, fast enough to be asked for every layer and example.
+"""Gaussian moments of an activation as functions of log q, fast enough to be asked for every layer
+and example.
 
 Depth 1000 at rate 0.25 is 10^-602: everything here is a logarithm or a ratio.
 """
@@ -16,10 +17,12 @@ from isometry.theory.quadrature import nodes
 
 Array = NDArray[np.float64]
 
-LOWEST, HIGHEST = np.log(1e-24), np.log(1e24)
+LOWEST = np.log(1e-24)
+HIGHEST = np.log(1e24)
 """Beyond them φ is its own tangent, or its own asymptote: moments go on as powers of q."""
 
-_SPACING, _POINTS = 0.2, 6
+_SPACING = 0.2
+_POINTS = 6
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,10 @@ _NAMES = tuple(Moments.__dataclass_fields__)
 def exact(phi: Nonlinearity, q: float) -> Array:
     """All moments at one q, [9] in the order of `Moments`, by quadrature that splits at kinks."""
     z, weight = nodes(q, phi.kinks)
-    square, slope = phi.phi(np.sqrt(q) * z) ** 2, phi.phi_prime(np.sqrt(q) * z) ** 2
-    p, s = weight @ square, weight @ slope
+    square = phi.phi(np.sqrt(q) * z) ** 2
+    slope = phi.phi_prime(np.sqrt(q) * z) ** 2
+    p = weight @ square
+    s = weight @ slope
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.array(
             [
@@ -73,7 +78,8 @@ def exact(phi: Nonlinearity, q: float) -> Array:
 
 
 class MomentTable:
-    """Moments at any q, interpolated in log q (six-point Lagrange on a grid of 0.2, relative error under 1e-6).
+    """Moments at any q, interpolated in log q (six-point Lagrange on a grid of 0.2, relative error
+    under 1e-6).
 
     Grid points are computed when they are first needed.
     """

@@ -1,11 +1,14 @@
-"""What every layer of a given network shows at initialization, at finite depth and width, before a number is drawn.
+"""What every layer of a given network shows at initialization, at finite depth and width, before a
+number is drawn.
 
-Forward, per example and position (Poole et al. 2016, eq. 3): q_l = σ_w² ⟨E φ(h_{l-1})²⟩ + σ_b², the bracket over the patch that
-a convolution reads. Backward (Schoenholz et al. 2017, eq. 5): E‖δ_l‖² = σ_{w,l+1}² E φ'(h_l)² E‖δ_{l+1}‖², up to one common
-factor. Everything is a logarithm: depth 1000 at rate 0.25 is 10^-602, and says so.
+Forward, per example and position (Poole et al. 2016, eq. 3): q_l = σ_w² ⟨E φ(h_{l-1})²⟩ + σ_b², the
+bracket over the patch that a convolution reads. Backward (Schoenholz et al. 2017, eq. 5): E‖δ_l‖² =
+σ_{w,l+1}² E φ'(h_l)² E‖δ_{l+1}‖², up to one common factor. Everything is a logarithm: depth 1000 at
+rate 0.25 is 10^-602, and says so.
 
-One network is not the expectation (Hanin & Rolnick 2018): log ‖δ‖² is a sum over layers of independent fluctuations of order
-1/width, so its mean lies under log E‖δ‖². `Fluctuations` carries each logarithm as a linear function of the layers' noises.
+One network is not the expectation (Hanin & Rolnick 2018): log ‖δ‖² is a sum over layers of
+independent fluctuations of order 1/width, so its mean lies under log E‖δ‖². `Fluctuations` carries
+each logarithm as a linear function of the layers' noises.
 """
 
 from __future__ import annotations
@@ -26,6 +29,12 @@ Array = NDArray[np.float64]
 
 GAUSSIAN_LIKE = ("gaussian", "uniform", "truncated", "orthogonal", "delta_orthogonal")
 """Distributions for which h is Gaussian in a wide network; the others have no mean-field result."""
+
+
+CONVOLUTIONS = (
+    "convolutions: no result for fluctuations over networks, nor for a readout behind a pooling"
+)
+"""Why a network with convolutions has no band."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,8 @@ class Prediction:
         log_q: of E q_l, averaged over examples (and positions).
         log_delta: of E‖δ_l‖², relative to the last hidden layer.
         log_sample: of E‖∂ℓ/∂W_l‖² per example, relative to ‖δ‖² of the last hidden layer.
-        fluctuations: mean shifts and standard deviations of the logarithms over networks, None without a result.
+        fluctuations: mean shifts and standard deviations of the logarithms over networks, None
+            without a result.
         reason: why something is nan, None if nothing is.
     """
 
@@ -81,7 +91,8 @@ def predict(layers: Sequence[LayerRecord], inputs: Array, batch: int) -> Predict
 
     Args:
         layers: in forward order, the readout last.
-        inputs: mean square of the input units of each example, [examples, height, width] (1 x 1 for linear networks).
+        inputs: mean square of the input units of each example, [examples, height, width] (1 x 1 for
+            linear networks).
         batch: examples that batch norm sees.
     """
     reason = obstacle(layers)
@@ -104,7 +115,11 @@ def obstacle(layers: Sequence[LayerRecord]) -> str | None:
             return f"{layer.name}: residual branches are not predicted yet"
         if layer.convolution is not None and layer.normalization == "batch":
             return f"{layer.name}: batch norm over correlated positions has no closed result"
-        if layer.convolution is not None and layer.convolution[2] != "circular" and layer.normalization != "none":
+        if (
+            layer.convolution is not None
+            and layer.convolution[2] != "circular"
+            and layer.normalization != "none"
+        ):
             return f"{layer.name}: zero padding makes positions unequal under normalization"
     return None
 
@@ -114,7 +129,7 @@ def _tables(layers: Sequence[LayerRecord]) -> list[MomentTable | None]:
     return [None if layer.activation is None else moments_of(layer.activation) for layer in layers]
 
 
-# ---- no normalization, layer norm, RMS norm: each example by itself ----------------------------------------------------
+# ---- no normalization, layer norm, RMS norm: each example by itself ------------------------------
 
 
 @dataclass
@@ -127,47 +142,64 @@ class _Forward:
     log_slope: Array
 
 
-def _example_by_example(layers: Sequence[LayerRecord], tables: Sequence[MomentTable | None], inputs: Array) -> Prediction:
+def _example_by_example(
+    layers: Sequence[LayerRecord], tables: Sequence[MomentTable | None], inputs: Array
+) -> Prediction:
     with np.errstate(divide="ignore"):
         log_p = np.log(inputs)
     states: list[_Forward] = []
     log_sizes = []  # log of ‖x_{l-1}‖² [examples]
     for layer, table in zip(layers, tables, strict=True):
         if layer.convolution is None and log_p.shape[1:] != (1, 1):
-            log_p = np.full((len(log_p), 1, 1), np.nan)  # a mean over positions depends on how they correlate
+            # a mean over positions depends on how they correlate
+            log_p = np.full((len(log_p), 1, 1), np.nan)
         log_sizes.append(math.log(layer.inputs) + _log_sum(log_p))
-        log_q = np.logaddexp(2 * _log(layer.sigma_w) + _patches(log_p, layer), 2 * _log(layer.sigma_b))
+        log_q = np.logaddexp(
+            2 * _log(layer.sigma_w) + _patches(log_p, layer), 2 * _log(layer.sigma_b)
+        )
         log_z = log_q if layer.normalization == "none" else log_q - _log_mean(log_q)[:, None, None]
         moments = None if table is None else table.at(log_z)
         log_p = log_z if moments is None else moments.log_p
-        states.append(_Forward(log_q, log_z, log_p, np.zeros_like(log_z) if moments is None else moments.log_slope))
+        states.append(
+            _Forward(
+                log_q, log_z, log_p, np.zeros_like(log_z) if moments is None else moments.log_slope
+            )
+        )
     log_delta = _backward(layers, states)
     log_sample = log_delta + np.stack(log_sizes)
     last = len(layers) - 2 if len(layers) > 1 else 0
     anchor = _mean_of(log_delta[last])
     linear = all(layer.convolution is None for layer in layers)
-    reason = None if linear else "convolutions: no result for fluctuations over networks, nor for a readout behind a pooling"
+    reason = None if linear else CONVOLUTIONS
     return Prediction(
         np.array([_mean_of(_log_mean(state.log_q)) for state in states]),
         np.array([_mean_of(row) for row in log_delta]) - anchor,
-        np.array([_mean_of(row) for row in log_sample]) - anchor if linear else np.full(len(layers), np.nan),
-        fluctuations(layers, tables, [float(np.median(s.log_q)) for s in states]) if linear else None,
+        np.array([_mean_of(row) for row in log_sample]) - anchor
+        if linear
+        else np.full(len(layers), np.nan),
+        fluctuations(layers, tables, [float(np.median(s.log_q)) for s in states])
+        if linear
+        else None,
         reason,
     )
 
 
 def _backward(layers: Sequence[LayerRecord], states: Sequence[_Forward]) -> Array:
-    """log E‖δ_l‖² [L, examples], the readout's (or, behind a pooling, the last hidden layer's uniform) gradient at 1."""
+    """log E‖δ_l‖² [L, examples], the readout's (or, behind a pooling, the last hidden layer's
+    uniform) gradient at 1.
+    """
     result = np.zeros((len(layers), len(states[0].log_q)))
     top = len(layers) - 1
     log_map = np.zeros((len(states[0].log_q), 1, 1))  # of δ at each position, summed over channels
     if any(layer.convolution is not None for layer in layers):
-        result[top], top = np.nan, top - 1
+        result[top] = np.nan
+        top = top - 1
         log_map = np.broadcast_to(-math.log(states[top].log_q[0].size), states[top].log_q.shape)
         log_map = log_map + _through(layers[top], states[top])
         result[top] = _log_sum(log_map)
     for i in range(top - 1, -1, -1):
-        above, here = layers[i + 1], states[i]
+        above = layers[i + 1]
+        here = states[i]
         arriving = 2 * _log(above.sigma_w) + _spread(log_map, above, here.log_q.shape)
         log_map = arriving + _through(layers[i], here)
         result[i] = _log_sum(log_map)
@@ -175,16 +207,23 @@ def _backward(layers: Sequence[LayerRecord], states: Sequence[_Forward]) -> Arra
 
 
 def _through(layer: LayerRecord, state: _Forward) -> Array:
-    """log of the factor from the gradient at a = φ(z) to the one at h, by position: E φ'², and what the normalization does.
+    """log of the factor from the gradient at a = φ(z) to the one at h, by position: E φ'², and what
+    the normalization does.
 
-    A layer's norm divides by the root mean square of h, and takes away what points along z (and along the ones).
+    A layer's norm divides by the root mean square of h, and takes away what points along z (and
+    along the ones).
     """
     if layer.normalization == "none":
         return state.log_slope
     units = layer.outputs * state.log_q[0].size
     lost = (2 if layer.normalization == "layer" else 1) / units
-    centred = 1 - 1 / units if layer.normalization == "layer" else 1.0  # of the mean square, what is left as variance
-    return state.log_slope - _log_mean(state.log_q)[:, None, None] + math.log(max(1e-300, (1 - lost) / max(centred, 1e-300)))
+    # of the mean square, what is left as variance
+    centred = 1 - 1 / units if layer.normalization == "layer" else 1.0
+    return (
+        state.log_slope
+        - _log_mean(state.log_q)[:, None, None]
+        + math.log(max(1e-300, (1 - lost) / max(centred, 1e-300)))
+    )
 
 
 def _patches(log_p: Array, layer: LayerRecord) -> Array:
@@ -223,30 +262,46 @@ def _shift(values: Array, dy: int, dx: int, padding: str) -> Array:
     if padding == "circular":
         return rolled
     height, width = values.shape[1:]
-    rows, columns = np.arange(height) + dy, np.arange(width) + dx
+    rows = np.arange(height) + dy
+    columns = np.arange(width) + dx
     outside = ((rows < 0) | (rows >= height))[:, None] | ((columns < 0) | (columns >= width))[None]
     return np.where(outside, -np.inf, rolled)
 
 
-# ---- batch norm ---------------------------------------------------------------------------------------------------------
+# ---- batch norm ----------------------------------------------------------------------------------
 
 
 def _with_batch_norm(
     layers: Sequence[LayerRecord], tables: Sequence[MomentTable | None], inputs: Array, batch: int
 ) -> Prediction:
-    """Batch norm makes E φ(z)² the same behind every layer, and the gradient grow by one factor between hidden layers."""
+    """Batch norm makes E φ(z)² the same behind every layer, and the gradient grow by one factor
+    between hidden layers.
+    """
     nothing = np.full(len(layers), np.nan)
     activation = layers[0].activation
     if activation is None or len(layers) < 2:
         return Prediction(nothing, nothing, nothing, None, "batch norm needs a hidden layer")
     if batch < 5:
-        return Prediction(nothing, nothing, nothing, None, f"batch norm over {batch} examples: no finite expectation")
+        return Prediction(
+            nothing,
+            nothing,
+            nothing,
+            None,
+            f"batch norm over {batch} examples: no finite expectation",
+        )
     limit = batch_norm_limit(activation, batch)
     log_q = np.array([_log_length(layer, limit.second_moment) for layer in layers])
-    log_q[0] = float(np.logaddexp(2 * _log(layers[0].sigma_w) + math.log(inputs.mean()), 2 * _log(layers[0].sigma_b)))
+    log_q[0] = float(
+        np.logaddexp(
+            2 * _log(layers[0].sigma_w) + math.log(inputs.mean()), 2 * _log(layers[0].sigma_b)
+        )
+    )
     hidden = len(layers) - 1
     log_delta = math.log(limit.growth) * np.arange(hidden - 1, -1, -1, dtype=np.float64)
-    reason = "batch norm: per-example weight gradients do not exist; no result for the fluctuations over networks"
+    reason = (
+        "batch norm: per-example weight gradients do not exist; no result for the fluctuations "
+        "over networks"
+    )
     return Prediction(log_q, np.append(log_delta, np.nan), nothing, None, reason)
 
 
@@ -254,7 +309,7 @@ def _log_length(layer: LayerRecord, second_moment: float) -> float:
     return math.log(max(layer.sigma_w**2 * second_moment + layer.sigma_b**2, 1e-300))
 
 
-# ---- logarithms of sums and means ---------------------------------------------------------------------------------------
+# ---- logarithms of sums and means ----------------------------------------------------------------
 
 
 def _log(value: float) -> float:

@@ -1,7 +1,7 @@
 """Gaussian expectations E f(z), z ~ N(0, 1), to near machine precision for functions with kinks.
 
-Plain Gauss-Hermite converges like n^(-3/2) across the kink of a relu. Here the axis is cut at every kink and at the scales
-on which φ(√q z) varies, and each panel is integrated by Gauss-Legendre.
+Plain Gauss-Hermite converges like n^(-3/2) across the kink of a relu. Here the axis is cut at every
+kink and at the scales on which φ(√q z) varies, and each panel is integrated by Gauss-Legendre.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def panels(q: float, kinks: Sequence[float] = ()) -> NDArray[np.float64]:
     return np.unique(np.concatenate([np.linspace(-_REACH, _REACH, 27), [0.0], inside]))
 
 
-def nodes(q: float, kinks: Sequence[float] = (), order: int = 24) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def nodes(
+    q: float, kinks: Sequence[float] = (), order: int = 24
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Nodes z and weights w with Σ w f(√q z) = E f(√q z) for z ~ N(0, 1).
 
     Args:
@@ -42,7 +44,8 @@ def nodes(q: float, kinks: Sequence[float] = (), order: int = 24) -> tuple[NDArr
     """
     points, weights = _rule(order)
     edges = panels(q, kinks)
-    half, middle = 0.5 * np.diff(edges), 0.5 * (edges[1:] + edges[:-1])
+    half = 0.5 * np.diff(edges)
+    middle = 0.5 * (edges[1:] + edges[:-1])
     z = (middle[:, None] + half[:, None] * points).ravel()
     weight = (half[:, None] * weights).ravel() * np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
     return z, weight
@@ -55,11 +58,13 @@ def expectation(function: Function, q: float, kinks: Sequence[float] = ()) -> fl
 
 
 def error_estimate(function: Function, q: float, kinks: Sequence[float] = ()) -> float:
-    """How far `expectation` may be off, for a function without a closed form: its change from a coarser rule.
+    """How far `expectation` may be off, for a function without a closed form: its change from a
+    coarser rule.
 
-    The rule of 16 points a panel is far the less accurate of the two, so this bounds the error of the other one, unless f
-    has a kink that is not among `kinks`.
+    The rule of 16 points a panel is far the less accurate of the two, so this bounds the error of
+    the other one, unless f has a kink that is not among `kinks`.
     """
     z, weight = nodes(q, kinks, order=16)
-    coarse, fine = float(weight @ function(np.sqrt(q) * z)), expectation(function, q, kinks)
+    coarse = float(weight @ function(np.sqrt(q) * z))
+    fine = expectation(function, q, kinks)
     return abs(coarse - fine) + 1e-14 * abs(fine)  # and rounding

@@ -34,7 +34,9 @@ def build_data(config: DictConfig) -> ImageData:
 
 
 def build_activation(node: DictConfig) -> Activation:
-    """φ from its config, which may build an Activation, a torch module or (with `_partial_: true`) name a function."""
+    """φ from its config, which may build an Activation, a torch module or (with `_partial_: true`)
+    name a function.
+    """
     return wrap(node.name, functools.partial(instantiate, node), node.get("kinks") or (0.0,))
 
 
@@ -45,7 +47,10 @@ def build_network(config: DictConfig, input_shape: tuple[int, ...], num_classes:
         UserError: where model, normalization and initializer do not go together.
     """
     if config.normalization.kind not in NORMALIZATIONS:
-        raise UserError(f"normalization.kind={config.normalization.kind}: allowed are {', '.join(NORMALIZATIONS)}")
+        raise UserError(
+            f"normalization.kind={config.normalization.kind}: allowed are "
+            f"{', '.join(NORMALIZATIONS)}"
+        )
     activation = build_activation(config.activation)
     initialize = instantiate(config.initializer)
     network: Network = instantiate(
@@ -68,24 +73,40 @@ def build_classifier(config: DictConfig, network: Network) -> Classifier:
     if config.scheduler.get("_target_") is not None:
         scheduler = functools.partial(_scheduler, config.scheduler)
     if config.activation_checkpointing and config.normalization.kind == "batch":
-        raise UserError("activation_checkpointing=true: with normalization=batch its statistics would be updated twice a step")
+        raise UserError(
+            "activation_checkpointing=true: with normalization=batch its statistics would be "
+            "updated twice a step"
+        )
     network.activation_checkpointing = config.activation_checkpointing
     if config.compile:
         network.compile()
     optimizer = {**resolved(config)["optimizer"], "lr": scaled_rate(config)}
-    instantiate(optimizer, network.parameters())  # a mistake in its arguments is told now, not in the middle of `fit`
+    # a mistake in its arguments is told now, not in the middle of `fit`
+    instantiate(optimizer, network.parameters())
     return Classifier(network, functools.partial(instantiate, optimizer), scheduler, config.loss)
 
 
 def scaled_rate(config: DictConfig) -> float:
-    """`optimizer.lr` by the scaling rule: times B/B_ref (linear, Goyal et al. 2017) or its root, B the examples of an update.
+    """`optimizer.lr` by the scaling rule: times B/B_ref (linear, Goyal et al. 2017) or its root, B
+    the examples of an update.
 
     `data.batch_size` is global: the number of devices alone never changes the rate.
     """
-    ratio = config.data.batch_size * config.trainer.accumulate_grad_batches / config.lr_scaling.reference_batch
-    return float(config.optimizer.lr * {"none": 1.0, "linear": ratio, "sqrt": ratio**0.5}[config.lr_scaling.rule])
+    ratio = (
+        config.data.batch_size
+        * config.trainer.accumulate_grad_batches
+        / config.lr_scaling.reference_batch
+    )
+    return float(
+        config.optimizer.lr
+        * {"none": 1.0, "linear": ratio, "sqrt": ratio**0.5}[config.lr_scaling.rule]
+    )
 
 
-def _scheduler(node: DictConfig, optimizer: torch.optim.Optimizer, total_steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    scheduler: torch.optim.lr_scheduler.LRScheduler = instantiate(node, optimizer, total_steps=total_steps)
+def _scheduler(
+    node: DictConfig, optimizer: torch.optim.Optimizer, total_steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    scheduler: torch.optim.lr_scheduler.LRScheduler = instantiate(
+        node, optimizer, total_steps=total_steps
+    )
     return scheduler

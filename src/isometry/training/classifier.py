@@ -1,4 +1,6 @@
-"""The LightningModule: a network, a loss and an optimizer. It measures nothing; a callback hands it a probe when it wants."""
+"""The LightningModule: a network, a loss and an optimizer. It measures nothing; a callback hands it
+a probe when it wants.
+"""
 
 from __future__ import annotations
 
@@ -22,22 +24,28 @@ def _mean_squared_error(logits: Tensor, labels: Tensor) -> Tensor:
     return F.mse_loss(logits, F.one_hot(labels, logits.shape[1]).to(logits.dtype))
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cross_entropy": F.cross_entropy, "mse": _mean_squared_error}
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cross_entropy": F.cross_entropy,
+    "mse": _mean_squared_error,
+}
 
 
 def log_scalars(trainer: Trainer, values: dict[str, float]) -> None:
     """Hand scalars to the loggers now, at the number of optimizer steps taken.
 
-    Lightning would hand on an epoch's metrics only after the checkpoint of that epoch has been written, so that a process
-    killed between the two loses them; and in float32.
+    Lightning would hand on an epoch's metrics only after the checkpoint of that epoch has been
+    written, so that a process killed between the two loses them; and in float32.
     """
     for logger in trainer.loggers:
         logger.log_metrics({**values, "epoch": trainer.current_epoch}, step=trainer.global_step)
 
 
 def window(trainer: Trainer, batch_idx: int) -> int:
-    """How many micro-batches are accumulated in the optimizer step of a batch: fewer at the end of an epoch."""
-    full, batches = trainer.accumulate_grad_batches, trainer.num_training_batches
+    """How many micro-batches are accumulated in the optimizer step of a batch: fewer at the end of
+    an epoch.
+    """
+    full = trainer.accumulate_grad_batches
+    batches = trainer.num_training_batches
     rest = int(batches % full) if math.isfinite(batches) else 0
     return rest if rest and batch_idx >= batches - rest else full
 
@@ -52,12 +60,14 @@ class Classifier(LightningModule):
     Args:
         network: logits from images.
         make_optimizer: parameters to optimizer.
-        make_scheduler: (optimizer, total steps) to a scheduler stepped after each optimizer step; None for a constant rate.
+        make_scheduler: (optimizer, total steps) to a scheduler stepped after each optimizer step;
+            None for a constant rate.
         loss: a key of `LOSSES`.
 
     Attributes:
         probe: handed to the network with the next forward pass of training; None measures nothing.
-        after_clipping: called between clipping and the optimizer's arithmetic, where Lightning has no hook for callbacks.
+        after_clipping: called between clipping and the optimizer's arithmetic, where Lightning has
+            no hook for callbacks.
         sums: loss and accuracy of the epoch in progress, by stage.
         metrics: the latest value of each metric.
     """
@@ -66,29 +76,34 @@ class Classifier(LightningModule):
         self,
         network: Network,
         make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
-        make_scheduler: Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler] | None = None,
+        make_scheduler: Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler]
+        | None = None,
         loss: str = "cross_entropy",
     ):
         super().__init__()
         if loss not in LOSSES:
             raise bad_value("loss", loss, f"allowed are {', '.join(LOSSES)}")
-        self.network, self.loss_function = network, LOSSES[loss]
-        self.make_optimizer, self.make_scheduler = make_optimizer, make_scheduler
+        self.network = network
+        self.loss_function = LOSSES[loss]
+        self.make_optimizer = make_optimizer
+        self.make_scheduler = make_scheduler
         self.probe: Probe | None = None
         self.after_clipping: Callable[[], None] | None = None
         self.sums: dict[str, EpochSums] = {}
         self.metrics: dict[str, float] = {}
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning notes the running hook's name some forty times a step; through nn.Module's own setter, which looks for
-        # parameters and submodules, that is 3 % of the step of a small network
+        # Lightning notes the running hook's name some forty times a step; through nn.Module's own
+        # setter, which looks for parameters and submodules, that is 3 % of the step of a small
+        # network
         if name in PLAIN:
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
 
     def setup(self, stage: str) -> None:
-        # Lightning reads a checkpoint before it gives the module its type of numbers: float64 weights would be rounded
+        # Lightning reads a checkpoint before it gives the module its type of numbers: float64
+        # weights would be rounded
         self.trainer.precision_plugin.convert_module(self)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -102,7 +117,9 @@ class Classifier(LightningModule):
         return self._of_window(loss, batch_idx)
 
     def _of_window(self, loss: Tensor, batch_idx: int) -> Tensor:
-        """Lightning divides every loss by the accumulation factor; in a shorter window the sum would be less than a mean."""
+        """Lightning divides every loss by the accumulation factor; in a shorter window the sum
+        would be less than a mean.
+        """
         if self._trainer is None or self.trainer.accumulate_grad_batches == 1:
             return loss
         return loss * (self.trainer.accumulate_grad_batches / window(self.trainer, batch_idx))
@@ -154,7 +171,9 @@ class Classifier(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["classifier"]
-        self.sums = {stage: EpochSums(value.to(self.device)) for stage, value in state["totals"].items()}
+        self.sums = {
+            stage: EpochSums(value.to(self.device)) for stage, value in state["totals"].items()
+        }
         self.metrics = dict(state["metrics"])
 
     def configure_optimizers(self) -> Any:
@@ -162,4 +181,7 @@ class Classifier(LightningModule):
         if self.make_scheduler is None:
             return optimizer
         scheduler = self.make_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }

@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 
 BATCHES = 32
-"""Batches whose logits are kept before they are counted in one go: a few small kernels a batch add up."""
+"""Batches whose logits are kept before they are counted in one go: a few small kernels a batch add
+up.
+"""
 
 
 class EpochSums:
-    """Sums of loss, correct answers and examples; nothing waits for the device until `totals` is read.
+    """Sums of loss, correct answers and examples; nothing waits for the device until `totals` is
+    read.
 
     Args:
         sums: where to go on, on any device: a checkpoint is read before the network has been moved.
@@ -34,14 +37,20 @@ class EpochSums:
         if not self._logits:
             return
         sizes = [float(len(labels)) for labels in self._labels]
-        sums = torch.stack(torch._foreach_mul(list(torch.stack(self._losses).double().unbind()), sizes))
+        sums = torch.stack(
+            torch._foreach_mul(list(torch.stack(self._losses).double().unbind()), sizes)
+        )
         correct = (torch.cat(self._logits).argmax(1) == torch.cat(self._labels)).sum()
         # filled there: the device waits for a copy from the host
         new = torch.stack([sums.sum(), correct.double(), torch.full_like(sums[0], sum(sizes))])
         self.sums = new if self.sums is None else self.sums.to(new.device) + new
-        self._logits, self._labels, self._losses = [], [], []
+        self._logits = []
+        self._labels = []
+        self._losses = []
 
     def totals(self) -> Tensor | None:
-        """[loss sum, correct answers, examples] in float64 on the device; None before the first batch."""
+        """[loss sum, correct answers, examples] in float64 on the device; None before the first
+        batch.
+        """
         self._count()
         return self.sums

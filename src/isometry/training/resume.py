@@ -26,14 +26,22 @@ def frozen_config(folder: Path, key: str = "resume") -> DictConfig:
     path = RunDirectory(folder).config
     if not path.is_file():
         raise bad_value(key, folder, "is not a run directory: it has no config.yaml")
-    others = [text for text in _overrides() if not text.startswith((f"{key}=", "checkpoint=", "split=", "hydra."))]
+    others = [
+        text
+        for text in _overrides()
+        if not text.startswith((f"{key}=", "checkpoint=", "split=", "hydra."))
+    ]
     if others:
-        raise UserError(f"{key}={folder}: the run's own config is used; leave out {', '.join(others)}")
+        raise UserError(
+            f"{key}={folder}: the run's own config is used; leave out {', '.join(others)}"
+        )
     try:
         config = OmegaConf.load(path)
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise bad_value(key, folder, f"its config.yaml cannot be read ({error})") from error
-    if not isinstance(config, DictConfig) or not {"model", "data", "trainer", "seed"} <= set(config):
+    if not isinstance(config, DictConfig) or not {"model", "data", "trainer", "seed"} <= set(
+        config
+    ):
         raise bad_value(key, folder, "its config.yaml is not the config of a run")
     return config
 
@@ -65,7 +73,9 @@ def checkpoint_step(path: Path) -> int:
 
 
 def keep_before(run: RunDirectory, step: int) -> None:
-    """Drop the signals at or after a checkpoint's step, and the metrics after it: they will be measured again."""
+    """Drop the signals at or after a checkpoint's step, and the metrics after it: they will be
+    measured again.
+    """
     SignalStore(run.signals).drop_from(step)
     metrics = MetricsFile(run.metrics)
     if metrics.rows:

@@ -40,7 +40,8 @@ STOPPED = "stopped by the user"
 
 
 def train(config: DictConfig) -> dict[str, Any]:
-    """Train the configured run, go on with one that was cut short, or show the summary of one that is over.
+    """Train the configured run, go on with one that was cut short, or show the summary of one that
+    is over.
 
     Returns:
         the summary.
@@ -54,7 +55,8 @@ def train(config: DictConfig) -> dict[str, Any]:
 def plan(config: DictConfig) -> tuple[RunDirectory, DictConfig, Decision]:
     """Which run this is, the config that it trains with, and what is to be done with it."""
     if config.resume is not None:
-        run, config = RunDirectory(Path(config.resume).resolve()), frozen_config(Path(config.resume))
+        run = RunDirectory(Path(config.resume).resolve())
+        config = frozen_config(Path(config.resume))
     else:
         run = RunDirectory(Path(config.paths.runs) / config.study_name / run_id(resolved(config)))
     validate(resolved(config))
@@ -72,7 +74,9 @@ def go_on(run: RunDirectory, config: DictConfig, decision: Decision) -> dict[str
 
 
 def prepare(config: DictConfig) -> tuple[ImageData, Classifier]:
-    """Data and classifier; everything that can be wrong with a config is told here, before the run begins."""
+    """Data and classifier; everything that can be wrong with a config is told here, before the run
+    begins.
+    """
     quiet()
     check_machine(config)
     if config.threads is not None:
@@ -88,10 +92,18 @@ def execute(config: DictConfig, run: RunDirectory, resuming: bool) -> dict[str, 
     Of several processes that train together, rank 0 writes.
     """
     data, classifier = prepare(config)
-    alone, first = not inside_launcher(), is_first()
-    attempt = run.next_attempt(resuming or not alone)  # of several processes the launcher has begun the run
-    loggers = build_loggers(run, attempt, resolved(config), **resolved(config)["logger"]) if first else []
-    signals = Signals(**config.callbacks.signals, store=SignalStore(run.signals), initial_weights=run.initial_weights)
+    alone = not inside_launcher()
+    first = is_first()
+    # of several processes the launcher has begun the run
+    attempt = run.next_attempt(resuming or not alone)
+    loggers = (
+        build_loggers(run, attempt, resolved(config), **resolved(config)["logger"]) if first else []
+    )
+    signals = Signals(
+        **config.callbacks.signals,
+        store=SignalStore(run.signals),
+        initial_weights=run.initial_weights,
+    )
     throughput = Throughput()
     trainer = build_trainer(config, run, loggers, [signals, throughput])
     lock = begin(config, run, resuming) if alone else None
@@ -107,8 +119,12 @@ def execute(config: DictConfig, run: RunDirectory, resuming: bool) -> dict[str, 
         if outcome == "finished":
             trainer.test(classifier, data, verbose=False)
         if first:
-            run.write_prediction(predict_run(classifier.network.layer_map(), data, config.data.batch_size))
-            summary = summarise(config, run, classifier.metrics, trainer.global_step, signals.divergence, outcome)
+            run.write_prediction(
+                predict_run(classifier.network.layer_map(), data, config.data.batch_size)
+            )
+            summary = summarise(
+                config, run, classifier.metrics, trainer.global_step, signals.divergence, outcome
+            )
             summary |= {"wall_seconds": round(time.perf_counter() - started, 3)}
             summary |= {"images_per_second": throughput.images_per_second}
             run.write_summary(summary)
@@ -120,12 +136,14 @@ def execute(config: DictConfig, run: RunDirectory, resuming: bool) -> dict[str, 
             draw_pictures(run)
             send_views(run, loggers)
     except (KeyboardInterrupt, SystemExit) as stop:
-        state, reason = "interrupted", STOPPED
+        state = "interrupted"
+        reason = STOPPED
         if first:
             say_interrupted(run)
         raise SystemExit(INTERRUPTED) from stop
     except BaseException as error:
-        state, reason = state_after(error), f"{type(error).__name__}: {error}"
+        state = state_after(error)
+        reason = f"{type(error).__name__}: {error}"
         raise
     finally:
         if first:
@@ -139,23 +157,30 @@ def execute(config: DictConfig, run: RunDirectory, resuming: bool) -> dict[str, 
 
 
 def state_after(error: BaseException) -> State:
-    """The state of a run that an error has ended: one that was through no fault of its own goes on when it is started again.
+    """The state of a run that an error has ended: one that was through no fault of its own goes on
+    when it is started again.
 
-    Without its launcher one of several processes notices first, and the others lose it in the middle of a sum.
+    Without its launcher one of several processes notices first, and the others lose it in the
+    middle of a sum.
     """
     return "interrupted" if isinstance(error, DiskFull) or launcher_is_gone() else "failed"
 
 
 def say_interrupted(run: RunDirectory) -> None:
     """How to go on."""
-    console.print(f"interrupted; the same command goes on, and so does: isometry train resume={run.path}", soft_wrap=True)
+    console.print(
+        f"interrupted; the same command goes on, and so does: isometry train resume={run.path}",
+        soft_wrap=True,
+    )
 
 
 def begin(config: DictConfig, run: RunDirectory, resuming: bool) -> RunLock:
-    """Lock the run, write config and status; a resume first drops what was recorded at or after its checkpoint's step.
+    """Lock the run, write config and status; a resume first drops what was recorded at or after its
+    checkpoint's step.
 
     Raises:
-        RunBusy: where another process trains the run, or has done so since it was decided what to do with it.
+        RunBusy: where another process trains the run, or has done so since it was decided what to
+            do with it.
         UserError: where it cannot be written.
     """
     try:
@@ -175,7 +200,9 @@ def begin(config: DictConfig, run: RunDirectory, resuming: bool) -> RunLock:
 
 
 def take(run: RunDirectory, decision: Decision, rerun: str | None) -> RunLock:
-    """The lock of a run for which `decision` still holds: building takes a while, and others may train it meanwhile."""
+    """The lock of a run for which `decision` still holds: building takes a while, and others may
+    train it meanwhile.
+    """
     lock = RunLock(run.path)
     try:
         lock.acquire()

@@ -33,17 +33,24 @@ def make_profiler(name: str | None, run: RunDirectory) -> Profiler | None:
     return kind(dirpath=run.path, filename="profile")
 
 
-def build_trainer(config: DictConfig, run: RunDirectory, loggers: list[Any], callbacks: list[Callback]) -> Trainer:
+def build_trainer(
+    config: DictConfig, run: RunDirectory, loggers: list[Any], callbacks: list[Callback]
+) -> Trainer:
     """Lightning's Trainer with our callbacks, and checkpoints that are written whole."""
     own = [*callbacks, ResumeState(), Progress()]
     stopping = early_stopping(**config.callbacks.early_stopping)
     saving = checkpoints(run.checkpoints, **config.callbacks.checkpoints)
     try:
         return instantiate(  # type: ignore[no-any-return]
-            {**resolved(config)["trainer"], "profiler": make_profiler(config.trainer.profiler, run)},
+            {
+                **resolved(config)["trainer"],
+                "profiler": make_profiler(config.trainer.profiler, run),
+            },
             logger=loggers or False,
             # who leaves at the end of an epoch does so when all others have seen it
-            callbacks=[CallbackGroup([*own, *stopping, *saving, Interruption(run.last_checkpoint)])],
+            callbacks=[
+                CallbackGroup([*own, *stopping, *saving, Interruption(run.last_checkpoint)])
+            ],
             plugins=[AtomicCheckpointIO()],
             default_root_dir=str(run.path),
         )

@@ -13,19 +13,26 @@ from isometry.runs.signal_store import read_signals
 
 
 def draw_pictures(run: RunDirectory) -> list[str]:
-    """Write both pictures into the run directory; returns their paths, none for a run without signals."""
+    """Write both pictures into the run directory; returns their paths, none for a run without
+    signals.
+    """
     frame = read_signals(run.signals)
     if frame.empty or frame["backprop_norm"].isna().all():
         return []
     from isometry.plots.run import draw_heatmap, draw_profiles
     from isometry.plots.style import save
 
-    pictures = {"profile": draw_profiles(frame, run.run_id, run.prediction()), "heatmap": draw_heatmap(frame, run.run_id)}
+    pictures = {
+        "profile": draw_profiles(frame, run.run_id, run.prediction()),
+        "heatmap": draw_heatmap(frame, run.run_id),
+    }
     return [str(save(figure, run.path / name)[0]) for name, figure in pictures.items()]
 
 
 def send_views(run: RunDirectory, loggers: Sequence[Any]) -> None:
-    """Profiles as line series and the heatmap as an image to every W&B logger: no panel of W&B's own shows layer x step."""
+    """Profiles as line series and the heatmap as an image to every W&B logger: no panel of W&B's
+    own shows layer x step.
+    """
     wanted = [logger for logger in loggers if hasattr(logger, "log_views")]
     frame = read_signals(run.signals)
     if not wanted or frame.empty:
@@ -33,14 +40,19 @@ def send_views(run: RunDirectory, loggers: Sequence[Any]) -> None:
     import wandb
 
     for logger in wanted:
-        views = {f"profile/{column}": wandb_profile(frame, column) for column in ("backprop_norm", "weight_grad_norm")}
+        views = {
+            f"profile/{column}": wandb_profile(frame, column)
+            for column in ("backprop_norm", "weight_grad_norm")
+        }
         if (run.path / "heatmap.png").exists():
             views["heatmap/backprop_norm"] = wandb.Image(str(run.path / "heatmap.png"))
         logger.log_views(views)
 
 
 def wandb_profile(frame: pd.DataFrame, column: str) -> Any:
-    """log10 of a column against depth at a few steps, as a W&B line series (its axes are linear)."""
+    """log10 of a column against depth at a few steps, as a W&B line series (its axes are
+    linear).
+    """
     import wandb
 
     from isometry.plots.run import chosen_steps
@@ -50,9 +62,13 @@ def wandb_profile(frame: pd.DataFrame, column: str) -> Any:
     layers = sorted(rows["layer"].unique())
     lines = []
     for step in steps:
-        values = rows[rows.step == step].set_index("layer")[column].reindex(layers).to_numpy(dtype=float)
+        values = (
+            rows[rows.step == step].set_index("layer")[column].reindex(layers).to_numpy(dtype=float)
+        )
         logs = np.log10(values, where=values > 0, out=np.full(len(values), np.nan))
         lines.append([float(value) if np.isfinite(value) else None for value in logs])
     keys = [f"step {step}" for step in steps]
     xs = [int(layer) for layer in layers]
-    return wandb.plot.line_series(xs, lines, keys=keys, title=f"log10 {column} against depth", xname="layer")
+    return wandb.plot.line_series(
+        xs, lines, keys=keys, title=f"log10 {column} against depth", xname="layer"
+    )

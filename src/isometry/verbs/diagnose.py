@@ -1,4 +1,6 @@
-"""`isometry diagnose`: the network at initialization, measured against predicted, layer by layer. No training."""
+"""`isometry diagnose`: the network at initialization, measured against predicted, layer by layer.
+No training.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,8 @@ LN10 = math.log(10)
 
 
 def diagnose(config: DictConfig) -> dict[str, Any]:
-    """Measure, predict, compare, advise; writes `diagnosis.json` (DESIGN.md) and returns its content.
+    """Measure, predict, compare, advise; writes `diagnosis.json` (DESIGN.md) and returns its
+    content.
 
     Raises:
         UserError: for a config that could not be trained.
@@ -58,8 +61,14 @@ def diagnose(config: DictConfig) -> dict[str, Any]:
     diagnosis |= verdict_of(diagnosis, config)
     diagnosis |= summarise_limit(network.layer_map(), config.data.batch_size)
     diagnosis |= jacobian_of(network, images)
-    diagnosis["advice"] = advise(situation(diagnosis, prediction), alternatives(config, data, images))
-    folder = Path(config.paths.runs) / "diagnose" / run_id({k: v for k, v in plain.items() if k not in OWN_KEYS})
+    diagnosis["advice"] = advise(
+        situation(diagnosis, prediction), alternatives(config, data, images)
+    )
+    folder = (
+        Path(config.paths.runs)
+        / "diagnose"
+        / run_id({k: v for k, v in plain.items() if k not in OWN_KEYS})
+    )
     diagnosis = {"run_id": folder.name, **diagnosis}
     store(folder, diagnosis, config)
     show(diagnosis)
@@ -67,32 +76,43 @@ def diagnose(config: DictConfig) -> dict[str, Any]:
     return diagnosis
 
 
-# ---- measured -----------------------------------------------------------------------------------------------------------
+# ---- measured ------------------------------------------------------------------------------------
 
 
-def measure(network: Network, data: ImageData, config: DictConfig) -> tuple[Tensor, dict[str, NDArray[np.float64]]]:
-    """The first batch's images, and the columns of the network at initialization over `batches` batches, [L] each."""
+def measure(
+    network: Network, data: ImageData, config: DictConfig
+) -> tuple[Tensor, dict[str, NDArray[np.float64]]]:
+    """The first batch's images, and the columns of the network at initialization over `batches`
+    batches, [L] each.
+    """
     data.setup()
     batches = list(itertools.islice(data.train_dataloader(), config.batches))
     return batches[0][0].double(), observe(network, batches, LOSSES[config.loss]).columns
 
 
-# ---- measured against predicted -----------------------------------------------------------------------------------------
+# ---- measured against predicted ------------------------------------------------------------------
 
 
-def compare(layers: Sequence[LayerSpec], measured: dict[str, NDArray[np.float64]], prediction: Prediction) -> dict[str, Any]:
+def compare(
+    layers: Sequence[LayerSpec], measured: dict[str, NDArray[np.float64]], prediction: Prediction
+) -> dict[str, Any]:
     """`layers`, the rates, and why something is not predicted."""
     if not measured:
-        raise UserError("the loss or a gradient is not finite at initialization: nothing can be diagnosed")
+        raise UserError(
+            "the loss or a gradient is not finite at initialization: nothing can be diagnosed"
+        )
     predicted = predicted_logs(layers, measured["backprop_norm"], prediction)
     rows = []
     for index, spec in enumerate(layers):
         row: dict[str, Any] = {"layer": spec.index, "name": spec.name, "kind": spec.kind}
         for name in PAIRS:
-            log, std = predicted[name][0][index], predicted[name][1][index]
+            log = predicted[name][0][index]
+            std = predicted[name][1][index]
             row |= {
                 name: _number(measured[name][index]),
-                f"{name}_predicted": _number(math.exp(min(log, 709.0))) if np.isfinite(log) else None,
+                f"{name}_predicted": _number(math.exp(min(log, 709.0)))
+                if np.isfinite(log)
+                else None,
                 f"{name}_predicted_log10": _number(log / LN10),
                 f"{name}_std": _number(std),
             }
@@ -105,7 +125,9 @@ def compare(layers: Sequence[LayerSpec], measured: dict[str, NDArray[np.float64]
         "gradient_rate": _number(found.rate),
         "gradient_rate_interval": [_number(found.low), _number(found.high)],
         "gradient_rate_predicted": expected,
-        "gradient_rate_predicted_band": None if expected is None or spread is None else _band(expected, spread),
+        "gradient_rate_predicted_band": None
+        if expected is None or spread is None
+        else _band(expected, spread),
         "reason": prediction.reason,
     }
 
@@ -113,19 +135,30 @@ def compare(layers: Sequence[LayerSpec], measured: dict[str, NDArray[np.float64]
 def predicted_logs(
     layers: Sequence[LayerSpec], backprop_norm: NDArray[np.float64], prediction: Prediction
 ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Mean of the natural logarithm of each quantity in one network, and its standard deviation over seeds; [L] each.
+    """Mean of the natural logarithm of each quantity in one network, and its standard deviation
+    over seeds; [L] each.
 
     The level of δ is anchored at the measured last hidden layer.
     """
     hidden = [i for i, spec in enumerate(layers) if spec.kind == "hidden"]
-    anchor = math.log(backprop_norm[hidden[-1]]) if hidden and backprop_norm[hidden[-1]] > 0 else math.nan
-    f, nothing = prediction.fluctuations, np.full(len(layers), np.nan)
-    shifts = [np.zeros(len(layers))] * 3 if f is None else [f.q_shift, f.delta_shift, f.sample_shift]
+    anchor = (
+        math.log(backprop_norm[hidden[-1]])
+        if hidden and backprop_norm[hidden[-1]] > 0
+        else math.nan
+    )
+    f = prediction.fluctuations
+    nothing = np.full(len(layers), np.nan)
+    shifts = (
+        [np.zeros(len(layers))] * 3 if f is None else [f.q_shift, f.delta_shift, f.sample_shift]
+    )
     stds = [nothing] * 3 if f is None else [f.q_std, f.delta_std, f.sample_std]
     return {
         "forward_second_moment": (prediction.log_q + shifts[0], stds[0]),
         "backprop_norm": (anchor + 0.5 * (prediction.log_delta + shifts[1]), 0.5 * stds[1]),
-        "sample_weight_grad_rms": (anchor + 0.5 * (prediction.log_sample + shifts[2]), 0.5 * stds[2]),
+        "sample_weight_grad_rms": (
+            anchor + 0.5 * (prediction.log_sample + shifts[2]),
+            0.5 * stds[2],
+        ),
     }
 
 
@@ -140,7 +173,9 @@ def _number(value: float) -> float | None:
 
 def verdict_of(diagnosis: dict[str, Any], config: DictConfig) -> dict[str, Any]:
     """Ratio and verdict of the measured profile."""
-    profile = [row["backprop_norm"] or 0.0 for row in diagnosis["layers"] if row["kind"] == "hidden"]
+    profile = [
+        row["backprop_norm"] or 0.0 for row in diagnosis["layers"] if row["kind"] == "hidden"
+    ]
     ratio = rates.gradient_ratio(profile)
     thresholds = {key: config.verdict[key] for key in ("vanishing_below", "exploding_above")}
     return {"gradient_ratio": _number(ratio), "verdict_init": rates.verdict(ratio, **thresholds)}
@@ -153,40 +188,65 @@ def summarise_limit(layers: Sequence[LayerSpec], batch: int) -> dict[str, Any]:
         return {"chi_1": None, "q_star": None, "phase": None}
     layer = hidden[-1]
     assert layer.activation is not None
-    chi_1, q_star, phase = limit_of(layer.activation, layer.normalization, layer.sigma_w, layer.sigma_b, batch)
+    chi_1, q_star, phase = limit_of(
+        layer.activation, layer.normalization, layer.sigma_w, layer.sigma_b, batch
+    )
     return {"chi_1": chi_1, "q_star": _number(q_star), "phase": phase}
 
 
 def jacobian_of(network: Network, images: Tensor) -> dict[str, Any]:
-    """Largest, median and smallest singular value through the hidden layers at the first example; null under batch norm."""
+    """Largest, median and smallest singular value through the hidden layers at the first example;
+    null under batch norm.
+    """
     mixed = any(spec.normalization == "batch" for spec in network.layer_map())
     values = None if mixed else jacobian_singular_values(network, images[:1])
     return {"jacobian_singular_values": None if values is None else [float(v) for v in values]}
 
 
-# ---- advice -------------------------------------------------------------------------------------------------------------
+# ---- advice --------------------------------------------------------------------------------------
 
 
 def situation(diagnosis: dict[str, Any], prediction: Prediction) -> Situation:
     rate = diagnosis["gradient_rate_predicted"] or diagnosis["gradient_rate"] or math.nan
     hidden = sum(row["kind"] == "hidden" for row in diagnosis["layers"])
-    spread = None if prediction.fluctuations is None else float(prediction.fluctuations.delta_std[0]) / 2 / LN10
+    spread = (
+        None
+        if prediction.fluctuations is None
+        else float(prediction.fluctuations.delta_std[0]) / 2 / LN10
+    )
     return Situation(1.0 if math.isnan(rate) else rate, hidden, diagnosis["verdict_init"], spread)
 
 
-def alternatives(config: DictConfig, data: ImageData, images: Tensor) -> list[tuple[str, Callable[[], float | None]]]:
+def alternatives(
+    config: DictConfig, data: ImageData, images: Tensor
+) -> list[tuple[str, Callable[[], float | None]]]:
     """Overrides that could help, with the rate they would have."""
     tries: list[tuple[str, str, Any]] = [
-        (f"initializer={name}", "initializer", OmegaConf.load(conf_dir() / "initializer" / f"{name}.yaml"))
+        (
+            f"initializer={name}",
+            "initializer",
+            OmegaConf.load(conf_dir() / "initializer" / f"{name}.yaml"),
+        )
         for name in config.tries
         if name != config.initializer.name
     ]
     if config.normalization.kind in ("none", "batch"):
-        tries.append(("normalization=layer", "normalization", OmegaConf.load(conf_dir() / "normalization" / "layer.yaml")))
-    return [(words, functools.partial(_rate_with, config, data, images, group, node)) for words, group, node in tries]
+        tries.append(
+            (
+                "normalization=layer",
+                "normalization",
+                OmegaConf.load(conf_dir() / "normalization" / "layer.yaml"),
+            )
+        )
+    return [
+        (words, functools.partial(_rate_with, config, data, images, group, node))
+        for words, group, node in tries
+    ]
 
 
-def _rate_with(config: DictConfig, data: ImageData, images: Tensor, group: str, node: Any) -> float | None:
+def _rate_with(
+    config: DictConfig, data: ImageData, images: Tensor, group: str, node: Any
+) -> float | None:
     changed = config.copy()
     OmegaConf.set_struct(changed, False)
     changed[group] = node
@@ -197,7 +257,7 @@ def _rate_with(config: DictConfig, data: ImageData, images: Tensor, group: str, 
     return predicted_rate(predict_network(layers, images, config.data.batch_size), layers)[0]
 
 
-# ---- shown and stored ---------------------------------------------------------------------------------------------------
+# ---- shown and stored ----------------------------------------------------------------------------
 
 
 def store(folder: Path, diagnosis: dict[str, Any], config: DictConfig) -> None:
@@ -222,12 +282,24 @@ def show(diagnosis: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(title=diagnosis["run_id"], box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("layer", "q", "predicted", "backprop", "predicted", "sample grad", "predicted", "saturated"):
+    for heading in (
+        "layer",
+        "q",
+        "predicted",
+        "backprop",
+        "predicted",
+        "sample grad",
+        "predicted",
+        "saturated",
+    ):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in _thinned(diagnosis["layers"]):
         cells = [f"{row['layer']}" + (" out" if row["kind"] == "readout" else "")]
         for name in PAIRS:
-            cells += [_short(row[name]), _with_band(row[f"{name}_predicted_log10"], row[f"{name}_std"])]
+            cells += [
+                _short(row[name]),
+                _with_band(row[f"{name}_predicted_log10"], row[f"{name}_std"]),
+            ]
         table.add_row(*cells, "-" if row["saturation"] is None else f"{row['saturation']:.0%}")
     wide_console().print(table)
     for line in conclusions(diagnosis):
@@ -250,13 +322,18 @@ def _with_band(log10: float | None, std: float | None) -> str:
     if log10 is None:
         return "-"
     exponent = math.floor(log10)
-    number = f"{10**log10:.3g}" if -4 <= exponent < 5 else f"{10 ** (log10 - exponent):.2f}e{exponent:+d}"
+    number = (
+        f"{10**log10:.3g}"
+        if -4 <= exponent < 5
+        else f"{10 ** (log10 - exponent):.2f}e{exponent:+d}"
+    )
     return number if not std or std < 0.005 else f"{number} ×/÷ {math.exp(std):.2f}"
 
 
 def conclusions(diagnosis: dict[str, Any]) -> list[str]:
     """The lines under the table."""
-    predicted, band = diagnosis["gradient_rate_predicted"], diagnosis["gradient_rate_predicted_band"]
+    predicted = diagnosis["gradient_rate_predicted"]
+    band = diagnosis["gradient_rate_predicted_band"]
     words = "no prediction" if predicted is None else f"predicted {predicted:.4g}"
     words += "" if band is None else f" (95 % of seeds: {band[0]:.4g} to {band[1]:.4g})"
     rate = diagnosis["gradient_rate"]
@@ -264,15 +341,23 @@ def conclusions(diagnosis: dict[str, Any]) -> list[str]:
     used = predicted or rate
     if used:
         depth = depth_of_fall(used)
-        lines.append("                changes by 10^6 " + ("at no depth" if math.isinf(depth) else f"over {depth:,.0f} layers"))
+        lines.append(
+            "                changes by 10^6 "
+            + ("at no depth" if math.isinf(depth) else f"over {depth:,.0f} layers")
+        )
     if diagnosis["phase"]:
         q_star = "unbounded or any" if diagnosis["q_star"] is None else f"{diagnosis['q_star']:.4g}"
-        lines.append(f"phase           {diagnosis['phase']} (χ₁ = {diagnosis['chi_1']:.4g}, q* = {q_star})")
+        lines.append(
+            f"phase           {diagnosis['phase']} (χ₁ = {diagnosis['chi_1']:.4g}, q* = {q_star})"
+        )
     lines.append(f"verdict         {diagnosis['verdict_init']}")
     values = diagnosis["jacobian_singular_values"]
     if values:
         middle = values[len(values) // 2]
-        lines.append(f"Jacobian        singular values {values[-1]:.2e} to {values[0]:.2e}, median {middle:.2e} (1: isometry)")
+        lines.append(
+            f"Jacobian        singular values {values[-1]:.2e} to {values[0]:.2e}, median "
+            f"{middle:.2e} (1: isometry)"
+        )
     if diagnosis["reason"]:
         lines.append(f"not predicted   {diagnosis['reason']}")
     return [*lines, *[f"what to change  {line}" for line in diagnosis["advice"]]]

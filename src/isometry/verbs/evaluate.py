@@ -36,17 +36,28 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     state = load_checkpoint(path)["state_dict"]
     data = build_data(own)
     classifier = build_classifier(own, build_network(own, data.input_shape, data.num_classes))
-    machine = {"accelerator": own.trainer.accelerator, "devices": 1, "precision": own.trainer.precision}
+    machine = {
+        "accelerator": own.trainer.accelerator,
+        "devices": 1,
+        "precision": own.trainer.precision,
+    }
     trainer = Trainer(**machine, logger=False, enable_progress_bar=False)
-    trainer.precision_plugin.convert_module(classifier)  # before float64 weights are read, or they would be rounded
+    # before float64 weights are read, or they would be rounded
+    trainer.precision_plugin.convert_module(classifier)
     try:
         classifier.load_state_dict(state)
     except RuntimeError as error:
-        raise bad_value("checkpoint", path, f"does not fit the network of {folder}/config.yaml") from error
+        raise bad_value(
+            "checkpoint", path, f"does not fit the network of {folder}/config.yaml"
+        ) from error
     data.setup()
     trainer.test(classifier, data.evaluation_loader(config.split), verbose=False)
-    metrics = {key.replace("test", config.split, 1): value for key, value in classifier.metrics.items()}
-    print(json.dumps({"run_id": folder.resolve().name, "checkpoint": path.stem, **metrics}, indent=2))
+    metrics = {
+        key.replace("test", config.split, 1): value for key, value in classifier.metrics.items()
+    }
+    print(
+        json.dumps({"run_id": folder.resolve().name, "checkpoint": path.stem, **metrics}, indent=2)
+    )
     return metrics
 
 

@@ -19,6 +19,10 @@ def plot(config: DictConfig) -> None:
     target = Path(config.paths.runs) / "plots" / f"activation-{config.activation.name}"
     (path,) = save(draw_activation(activation, config.reach), target)
     intervals = activation.saturated_intervals
-    where = "nowhere" if not intervals else ", ".join(f"[{low:.4g}, {high:.4g}]" for low, high in intervals)
+    where = (
+        "nowhere"
+        if not intervals
+        else ", ".join(f"[{low:.4g}, {high:.4g}]" for low, high in intervals)
+    )
     print(f"{activation.name}: largest slope {activation.slope_max:.4g}; saturated on {where}")
     print(path)

@@ -16,7 +16,13 @@ from isometry.runs.directory import RunDirectory
 from isometry.runs.signal_store import read_signals
 from isometry.runs.table import CHOICES, run_table, runs_of
 
-STATE_COLOURS = {"finished": "green", "diverged": "red", "failed": "bold red", "interrupted": "yellow", "running": "cyan"}
+STATE_COLOURS = {
+    "finished": "green",
+    "diverged": "red",
+    "failed": "bold red",
+    "interrupted": "yellow",
+    "running": "cyan",
+}
 VERDICT_COLOURS = {"healthy": "green", "vanishing": "blue", "exploding": "red"}
 
 
@@ -24,9 +30,13 @@ def report(config: DictConfig) -> None:
     """Report a study that has run."""
     study = Path(config.paths.runs) / config.study_name
     if not runs_of(study):
-        known = sorted({path.parents[1].name for path in Path(config.paths.runs).glob("*/*/status.json")})
+        known = sorted(
+            {path.parents[1].name for path in Path(config.paths.runs).glob("*/*/status.json")}
+        )
         raise bad_value(
-            "study_name", config.study_name, f"no runs below {study}; there are {', '.join(known) or 'none at all'}"
+            "study_name",
+            config.study_name,
+            f"no runs below {study}; there are {', '.join(known) or 'none at all'}",
         )
     report_study(study, wide_console())
 
@@ -44,7 +54,9 @@ def report_study(study: Path, console: Console) -> None:
 def varying_choices(table: pd.DataFrame) -> list[str]:
     """The choices that differ between the runs, and the seed if it does."""
     columns = [column for column in (*CHOICES, "seed") if column in table]
-    return [column for column in columns if table[column].nunique(dropna=False) > 1] or ["activation"]
+    return [column for column in columns if table[column].nunique(dropna=False) > 1] or [
+        "activation"
+    ]
 
 
 def rich_table(table: pd.DataFrame, varying: list[str], title: str) -> Table:
@@ -54,7 +66,13 @@ def rich_table(table: pd.DataFrame, varying: list[str], title: str) -> Table:
         shown.add_column(column)
     for column in ("state", "verdict"):
         shown.add_column(column)
-    for column in ("gradient\nrate", "layer 1 /\nlast", "layer 1\nmoved by", "largest\nupdate", "test\naccuracy"):
+    for column in (
+        "gradient\nrate",
+        "layer 1 /\nlast",
+        "layer 1\nmoved by",
+        "largest\nupdate",
+        "test\naccuracy",
+    ):
         shown.add_column(column, justify="right")
     for row in table.to_dict("records"):
         shown.add_row(*(str(row[column]) for column in varying), *_cells(row))
@@ -62,9 +80,12 @@ def rich_table(table: pd.DataFrame, varying: list[str], title: str) -> Table:
 
 
 def _cells(row: dict[Any, Any]) -> list[str]:
-    state, verdict = str(row["state"]), row.get("verdict_init")
+    state = str(row["state"])
+    verdict = row.get("verdict_init")
     where = (
-        f" at step {row['first_nonfinite_step']:.0f}, layer {row['first_nonfinite_layer']:.0f}" if state == "diverged" else ""
+        f" at step {row['first_nonfinite_step']:.0f}, layer {row['first_nonfinite_layer']:.0f}"
+        if state == "diverged"
+        else ""
     )
     return [
         f"[{STATE_COLOURS.get(state, 'white')}]{state}{where}[/]",
@@ -81,7 +102,9 @@ def _number(value: Any, form: str) -> str:
 
 
 def _movement(run: Path, state: str) -> tuple[float | None, float | None]:
-    """‖W_t - W_0‖/‖W_0‖ of layer 1 at the end (none for a diverged run), and the largest ‖ΔW‖/‖W‖ of any layer and step."""
+    """‖W_t - W_0‖/‖W_0‖ of layer 1 at the end (none for a diverged run), and the largest ‖ΔW‖/‖W‖
+    of any layer and step.
+    """
     rows = read_signals(RunDirectory(run).signals, ["displacement", "update_ratio"])
     moved = rows.loc[rows["layer"] == 1, "displacement"].dropna()
     largest = rows["update_ratio"].dropna()
@@ -109,7 +132,9 @@ def draw_study(study: Path, table: pd.DataFrame, varying: list[str]) -> Path | N
     if rows.empty:
         return None
     ylabel = r"backprop_norm $\sqrt{\langle\|\delta_l\|^2\rangle}$"
-    figure = against_depth(rows, "backprop_norm", ylabel, "Does the gradient reach the first layer? (step 0)")
+    figure = against_depth(
+        rows, "backprop_norm", ylabel, "Does the gradient reach the first layer? (step 0)"
+    )
     return save(figure, study / "gradient_against_depth")[0]
 
 
@@ -121,5 +146,7 @@ def print_wandb(runs: list[RunDirectory], study: Path, console: Console) -> None
     console.print(f"W&B offline runs ({len(folders)}):")
     for folder in folders:
         console.print(f"  {folder}", soft_wrap=True, highlight=False)
-    console.print(f"Upload:  wandb sync {study}/*/wandb/offline-run-*", soft_wrap=True, highlight=False)
+    console.print(
+        f"Upload:  wandb sync {study}/*/wandb/offline-run-*", soft_wrap=True, highlight=False
+    )
     console.print(f"Browse:  wandb leet {folders[-1].parent}", soft_wrap=True, highlight=False)

@@ -1,4 +1,6 @@
-"""`isometry theory`: an activation's critical scales, phases and depth scales, and its phase diagram."""
+"""`isometry theory`: an activation's critical scales, phases and depth scales, and its phase
+diagram.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def theory(config: DictConfig) -> None:
         from isometry.plots.style import save
 
         figure = draw_phase_diagram(phi, config.sigma_w_max, config.sigma_b_max)
-        (path,) = save(figure, Path(config.paths.runs) / "plots" / f"phase-{config.activation.name}")
+        (path,) = save(
+            figure, Path(config.paths.runs) / "plots" / f"phase-{config.activation.name}"
+        )
         print(path)
 
 
@@ -56,9 +60,26 @@ def show(phi: Nonlinearity, sigma_b: Sequence[float]) -> None:
         if point is None:
             criticals.add_row(f"{value:g}", "-", "-", "-", "no fixed point has χ₁ = 1")
             continue
-        criticals.add_row(f"{value:g}", f"{point.sigma_w:.5g}", f"{point.sigma_w**2:.5g}", _q(point.q_star), point.note)
+        criticals.add_row(
+            f"{value:g}",
+            f"{point.sigma_w:.5g}",
+            f"{point.sigma_w**2:.5g}",
+            _q(point.q_star),
+            point.note,
+        )
     schemes = Table(title="the usual initializers, equal widths, no bias", box=SIMPLE_HEAD)
-    for heading in ("initializer", "σ_w", "χ₁", "rate √χ₁", "phase", "q*", "c*", "ξ_∇", "ξ_c", "fixed points of q"):
+    for heading in (
+        "initializer",
+        "σ_w",
+        "χ₁",
+        "rate √χ₁",
+        "phase",
+        "q*",
+        "c*",
+        "ξ_∇",
+        "ξ_c",
+        "fixed points of q",
+    ):
         schemes.add_column(heading)
     for name, sigma_w in SCHEMES.items():
         schemes.add_row(name, *scheme_cells(phi, sigma_w))
@@ -67,7 +88,10 @@ def show(phi: Nonlinearity, sigma_b: Sequence[float]) -> None:
     console.print(schemes)
     gain = point_or_none(phi, 0.0)
     if gain is not None:
-        console.print(f"gain: initializer.gain={gain.sigma_w:.6g} (initializer.gain=auto takes it) with fan-in scaling")
+        console.print(
+            f"gain: initializer.gain={gain.sigma_w:.6g} (initializer.gain=auto takes it) with "
+            "fan-in scaling"
+        )
 
 
 def scheme_cells(phi: Nonlinearity, sigma_w: float) -> list[str]:
@@ -95,7 +119,13 @@ def row(name: str, phi: Nonlinearity) -> list[str]:
     first = points[0]
     if first is None:
         return [name, *scales, "none", "-", *chis]
-    return [name, *scales, first.kind + ("" if first.stable else ", unstable"), _q(first.q_star), *chis]
+    return [
+        name,
+        *scales,
+        first.kind + ("" if first.stable else ", unstable"),
+        _q(first.q_star),
+        *chis,
+    ]
 
 
 def point_or_none(phi: Nonlinearity, sigma_b: float) -> CriticalPoint | None:

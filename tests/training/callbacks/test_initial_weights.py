@@ -9,7 +9,12 @@ from isometry.training.callbacks.checkpoints import LastCheckpoint
 from isometry.training.callbacks.initial_weights import read_initial
 from isometry.training.run import train
 
-SHORT = ["model.depth=3", "model.width=5", "trainer.max_steps=4", "callbacks.signals.every_n_steps=1"]
+SHORT = [
+    "model.depth=3",
+    "model.width=5",
+    "trainer.max_steps=4",
+    "callbacks.signals.every_n_steps=1",
+]
 
 
 @pytest.fixture
@@ -31,14 +36,17 @@ def displacement(run):
 
 def test_checkpoints_do_not_carry_them(cut_short):
     _, run = cut_short
-    assert set(torch.load(run.last_checkpoint, weights_only=True)["callbacks"]["CallbackGroup"]["Signals"]) == {"alarm"}
+    assert set(
+        torch.load(run.last_checkpoint, weights_only=True)["callbacks"]["CallbackGroup"]["Signals"]
+    ) == {"alarm"}
     (packed,) = read_initial(run.initial_weights)
     assert packed.shape == (28 * 28 * 5 + 5 * 5 + 5 * 10,)
 
 
 def test_a_resume_does_not_write_them_again(cut_short):
     config, run = cut_short
-    before, rows = run.initial_weights.stat().st_mtime_ns, displacement(run)
+    before = run.initial_weights.stat().st_mtime_ns
+    rows = displacement(run)
     train(config)
     assert run.initial_weights.stat().st_mtime_ns == before
     assert displacement(run).equals(rows)
@@ -56,7 +64,8 @@ def test_without_them_a_resume_goes_on_and_displacement_is_null(cut_short):
 def test_checkpoints_that_carry_them_are_read(cut_short):
     """Written before 2026-11-25."""
     config, run = cut_short
-    rows, packed = displacement(run), read_initial(run.initial_weights)
+    rows = displacement(run)
+    packed = read_initial(run.initial_weights)
     checkpoint = torch.load(run.last_checkpoint, weights_only=True)
     checkpoint["callbacks"]["CallbackGroup"]["Signals"]["initial"] = packed
     torch.save(checkpoint, run.last_checkpoint)

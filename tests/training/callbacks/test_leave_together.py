@@ -17,7 +17,9 @@ def two(monkeypatch):
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_who_did_not_ask_leaves_too_and_after_the_same_step(two, order):
-    """The signal reaches process 0 in step 3; whoever comes first to the end of a step, the decision is one."""
+    """The signal reaches process 0 in step 3; whoever comes first to the end of a step, the
+    decision is one.
+    """
     left = {0: [], 1: []}
     for step in range(1, 7):
         for process in order:

@@ -1,4 +1,6 @@
-"""Training through Lightning against a training loop written out here: same weights, same signals."""
+"""Training through Lightning against a training loop written out here: same weights, same
+signals.
+"""
 
 import importlib.util
 from pathlib import Path
@@ -11,7 +13,9 @@ from isometry.runs.signal_store import read_signals
 from isometry.training.build import build_data, build_network
 from isometry.training.run import train
 
-_spec = importlib.util.spec_from_file_location("reference", Path(__file__).parents[2] / "signals" / "reference.py")
+_spec = importlib.util.spec_from_file_location(
+    "reference", Path(__file__).parents[2] / "signals" / "reference.py"
+)
 reference = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(reference)
 
@@ -21,11 +25,15 @@ def run_of(summary, config):
 
 
 def plain_loop(config, steps):
-    """The same training by hand in float64; the reference's rows before each step, and the weights at the end."""
+    """The same training by hand in float64; the reference's rows before each step, and the weights
+    at the end.
+    """
     data = build_data(config)
     data.setup()
     network = build_network(config, data.input_shape, data.num_classes).double()
-    optimizer = torch.optim.SGD(network.parameters(), lr=config.optimizer.lr, momentum=config.optimizer.momentum)
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=config.optimizer.lr, momentum=config.optimizer.momentum
+    )
     rows = []
     start = [spec.weighted.weight.detach().clone() for spec in network.layer_map()]
     for _, (x, labels) in zip(range(steps), data.train_dataloader(), strict=False):
@@ -39,9 +47,15 @@ def plain_loop(config, steps):
     return rows
 
 
-@pytest.mark.parametrize("overrides", [["optimizer=momentum"], ["model=convnet", "model.depth=4", "model.channels=4"]], ids=str)
+@pytest.mark.parametrize(
+    "overrides",
+    [["optimizer=momentum"], ["model=convnet", "model.depth=4", "model.channels=4"]],
+    ids=str,
+)
 def test_signals_of_a_training_are_those_of_the_plain_loop(make_config, overrides):
-    config = make_config("model.depth=5", "trainer.precision=64-true", "trainer.max_steps=4", *overrides)
+    config = make_config(
+        "model.depth=5", "trainer.precision=64-true", "trainer.max_steps=4", *overrides
+    )
     expected = plain_loop(config, 4)
     frame = read_signals(run_of(train(config), config).signals)
     # 4 training steps, and the row of the weights at the end
@@ -49,7 +63,13 @@ def test_signals_of_a_training_are_those_of_the_plain_loop(make_config, override
     for (step, layer), row in frame[frame.step < 4].set_index(["step", "layer"]).iterrows():
         for column, value in expected[step][layer - 1].items():
             # batches are normalized in float32 by both; the network itself runs in float64
-            assert reference.close(row[column], value, 1e-7), (step, layer, column, row[column], value)
+            assert reference.close(row[column], value, 1e-7), (
+                step,
+                layer,
+                column,
+                row[column],
+                value,
+            )
     last = frame[frame.step == 4]
     assert last["displacement"].notna().all()
     assert last["weight_grad_norm"].isna().all()
@@ -57,20 +77,35 @@ def test_signals_of_a_training_are_those_of_the_plain_loop(make_config, override
 
 def test_the_last_window_of_an_epoch_is_shorter_and_its_gradient_is_a_mean_too(make_config):
     """Three batches, two to a step: Lightning divides by two also where there is one."""
-    windows = ["trainer.accumulate_grad_batches=2", "trainer.limit_train_batches=3", "trainer.max_epochs=1"]
-    config = make_config("model.depth=4", "trainer.precision=64-true", "optimizer=momentum", *windows)
+    windows = [
+        "trainer.accumulate_grad_batches=2",
+        "trainer.limit_train_batches=3",
+        "trainer.max_epochs=1",
+    ]
+    config = make_config(
+        "model.depth=4", "trainer.precision=64-true", "optimizer=momentum", *windows
+    )
     found = read_signals(run_of(train(config), config).signals).set_index(["step", "layer"])
 
     data = build_data(config)
     data.setup()
     network = build_network(config, data.input_shape, data.num_classes).double()
-    optimizer = torch.optim.SGD(network.parameters(), lr=config.optimizer.lr, momentum=config.optimizer.momentum)
-    batches = [(x.double(), labels) for (x, labels), _ in zip(data.train_dataloader(), range(3), strict=False)]
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=config.optimizer.lr, momentum=config.optimizer.momentum
+    )
+    batches = [
+        (x.double(), labels)
+        for (x, labels), _ in zip(data.train_dataloader(), range(3), strict=False)
+    ]
     pairs = [tuple(map(torch.cat, zip(*batches[:2], strict=True))), batches[2]]
     for step, (x, labels) in enumerate(pairs):
         for layer, row in enumerate(reference.columns(network, x, labels), start=1):
             for column, value in row.items():
-                assert reference.close(found.loc[(step, layer), column], value, 1e-7), (step, layer, column)
+                assert reference.close(found.loc[(step, layer), column], value, 1e-7), (
+                    step,
+                    layer,
+                    column,
+                )
         optimizer.step()
 
 
@@ -83,14 +118,18 @@ def test_a_checkpoint_has_the_alarms_latest_norms(make_config):
 
 
 def test_default_interval_records_first_steps_of_fifty_and_the_last(make_config):
-    config = make_config("model.depth=3", "trainer.max_steps=60", "callbacks.signals.every_n_steps=50")
+    config = make_config(
+        "model.depth=3", "trainer.max_steps=60", "callbacks.signals.every_n_steps=50"
+    )
     frame = read_signals(run_of(train(config), config).signals).dropna(subset="backprop_norm")
     assert sorted(set(frame["step"])) == [0, 50, 59]
 
 
 def test_signals_off_measures_nothing_and_trains_the_same(make_config):
-    on, off = make_config("model.depth=3"), make_config("model.depth=3", "callbacks.signals.every_n_steps=null")
-    first, second = train(on), train(off)
+    on = make_config("model.depth=3")
+    off = make_config("model.depth=3", "callbacks.signals.every_n_steps=null")
+    first = train(on)
+    second = train(off)
     assert not run_of(second, off).signals.exists()
     assert second["gradient_rate_init"] is None
     assert first["train_loss"] == second["train_loss"]

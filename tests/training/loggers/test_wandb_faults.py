@@ -1,4 +1,6 @@
-"""Whatever W&B's server does, the training goes on, local files are whole, and one warning says what to do."""
+"""Whatever W&B's server does, the training goes on, local files are whole, and one warning says
+what to do.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,11 @@ import pytest
 KEY = "0123456789" * 4
 pytestmark = pytest.mark.slow
 Done = subprocess.CompletedProcess[str]
-LIMIT, HOLD = 150, 600
-"""Seconds: within the first a training is over, on any machine; a server that hangs says nothing for the second."""
+LIMIT = 150
+HOLD = 600
+"""Seconds: within the first a training is over, on any machine; a server that hangs says nothing
+for the second.
+"""
 
 
 _RUN = {
@@ -35,17 +40,21 @@ _RUN = {
 
 
 class Server:
-    """A loopback endpoint that speaks as much of W&B's protocol as starting a run needs; answers until told not to.
+    """A loopback endpoint that speaks as much of W&B's protocol as starting a run needs; answers
+    until told not to.
 
     Args:
-        failing: "hang" keeps every connection open without an answer, "drop" closes it; None answers.
+        failing: "hang" keeps every connection open without an answer, "drop" closes it; None
+            answers.
 
     Attributes:
         requests: how many came.
     """
 
     def __init__(self, failing: str | None = None):
-        self.failing, self.requests, self.over = failing, 0, threading.Event()
+        self.failing = failing
+        self.requests = 0
+        self.over = threading.Event()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -57,7 +66,11 @@ class Server:
                     self.close_connection = True
                     return
                 query = self.rfile.read(int(self.headers.get("content-length") or 0))
-                data = {"upsertBucket": {"bucket": _RUN, "inserted": True}} if b"UpsertBucket" in query else {}
+                data = (
+                    {"upsertBucket": {"bucket": _RUN, "inserted": True}}
+                    if b"UpsertBucket" in query
+                    else {}
+                )
                 body = json.dumps({"data": data}).encode()
                 self.send_response(200)
                 self.send_header("content-length", str(len(body)))
@@ -84,9 +97,25 @@ def train(folder: Path, data: Path, url: str, *overrides: str, key: str = KEY) -
     # whoever runs the tests offline has WANDB_MODE set, which would win over logger.offline=false
     outside = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     environment = {**outside, "WANDB_BASE_URL": url, "WANDB_API_KEY": key, "OMP_NUM_THREADS": "1"}
-    small = ["model.depth=3", "trainer.max_steps=6", "callbacks.signals.every_n_steps=2", "callbacks.signals.flush_every=2"]
-    online = ["logger=wandb", "logger.offline=false", "logger.patience=4", "trainer=cpu", "pictures=false"]
-    command = [str(Path(sys.executable).parent / "isometry"), "train", f"paths.runs={folder}", f"paths.data={data}"]
+    small = [
+        "model.depth=3",
+        "trainer.max_steps=6",
+        "callbacks.signals.every_n_steps=2",
+        "callbacks.signals.flush_every=2",
+    ]
+    online = [
+        "logger=wandb",
+        "logger.offline=false",
+        "logger.patience=4",
+        "trainer=cpu",
+        "pictures=false",
+    ]
+    command = [
+        str(Path(sys.executable).parent / "isometry"),
+        "train",
+        f"paths.runs={folder}",
+        f"paths.data={data}",
+    ]
     words = [*command, *small, *online, *overrides]
     return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=LIMIT)
 
@@ -96,9 +125,17 @@ def check_whole(folder: Path, done: Done) -> Path:
     assert done.returncode == 0, done.stderr[-2000:]
     (status,) = folder.glob("*/*/status.json")
     assert json.loads(status.read_text())["state"] == "finished"
-    assert sorted(pd.read_parquet(status.parent / "signals.parquet").step.unique()) == [0, 2, 4, 5, 6]
+    assert sorted(pd.read_parquet(status.parent / "signals.parquet").step.unique()) == [
+        0,
+        2,
+        4,
+        5,
+        6,
+    ]
     assert json.loads((status.parent / "summary.json").read_text())["test_accuracy"] is not None
-    assert "Traceback (most recent call last)" not in re.sub(r"Exception ignored in atexit.*", "", done.stderr, flags=re.S)
+    assert "Traceback (most recent call last)" not in re.sub(
+        r"Exception ignored in atexit.*", "", done.stderr, flags=re.S
+    )
     return status.parent
 
 

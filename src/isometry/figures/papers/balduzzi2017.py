@@ -1,12 +1,15 @@
-"""Balduzzi, Frean, Leary, Lewis, Ma & McWilliams 2017, The shattered gradients problem (arXiv:1702.08591), figure 1:
-gradients of deep feedforward networks resemble white noise as a function of the input.
+"""Balduzzi, Frean, Leary, Lewis, Ma & McWilliams 2017, The shattered gradients problem
+(arXiv:1702.08591), figure 1: gradients of deep feedforward networks resemble white noise as a
+function of the input.
 
-Setting: scalar inputs, 256 points evenly in [-2, 2], relu layers of 200 units, He's weights; the gradient of the output with
-respect to the input, as a function of it; its autocorrelation at lag 1. With batch norm, deep networks' gradients are
-shattered. A plain relu network without centering (here with small biases, σ_b = 0.1) has gradients that stay correlated: with
-a scalar input its units nearly all switch close to 0. So "correlations halve with every layer" does not hold in this setting
-unless batch norm spreads the places where units switch.
-Not reproduced here: residual networks, whose models come later; the paper's theorems' covariances.
+Setting: scalar inputs, 256 points evenly in [-2, 2], relu layers of 200 units, He's weights; the
+gradient of the output with
+respect to the input, as a function of it; its autocorrelation at lag 1. With batch norm, deep
+networks' gradients are shattered. A plain relu network without centering (here with small biases,
+σ_b = 0.1) has gradients that stay correlated: with a scalar input its units nearly all switch close
+to 0. So "correlations halve with every layer" does not hold in this setting unless batch norm
+spreads the places where units switch. Not reproduced here: residual networks, whose models come
+later; the paper's theorems' covariances.
 """
 
 from __future__ import annotations
@@ -24,7 +27,10 @@ from isometry.figures.lab import Lab
 from isometry.plots import style
 from isometry.plots.seeds import integer_axis, seed_lines
 
-NETWORKS = {"batch norm": ["normalization=batch"], "plain": ["normalization=none", "initializer.sigma_b=0.1"]}
+NETWORKS = {
+    "batch norm": ["normalization=batch"],
+    "plain": ["normalization=none", "initializer.sigma_b=0.1"],
+}
 
 
 @dataclass
@@ -46,14 +52,23 @@ class ShatteredGradients:
         return pd.concat(frames, ignore_index=True)
 
     def _one(self, lab: Lab, name: str, depth: int, seeds: Sequence[int]) -> pd.DataFrame:
-        overrides = ["activation=relu", "initializer=he_normal", f"model.depth={depth + 1}", f"model.width={self.width}"]
+        overrides = [
+            "activation=relu",
+            "initializer=he_normal",
+            f"model.depth={depth + 1}",
+            f"model.width={self.width}",
+        ]
         frames = []
         for seed, network in lab.networks([*overrides, *NETWORKS[name]], seeds, (1, 1, 1)):
             x = torch.linspace(-2, 2, self.points, dtype=torch.float64).requires_grad_()
             network.train()(x.view(-1, 1, 1, 1))[:, 0].sum().backward()
             assert x.grad is not None
             gradient = x.grad.numpy()
-            row = {"x": x.detach().numpy(), "gradient": gradient / np.abs(gradient).max(), "lag1": lag_one(gradient)}
+            row = {
+                "x": x.detach().numpy(),
+                "gradient": gradient / np.abs(gradient).max(),
+                "lag1": lag_one(gradient),
+            }
             frames.append(pd.DataFrame(row).assign(variant=name, depth=depth, seed=seed))
         return pd.concat(frames)
 
@@ -62,13 +77,21 @@ class ShatteredGradients:
         deepest = max(self.depths)
         for axis, name in zip(axes[0], NETWORKS, strict=False):
             for index, depth in enumerate((min(self.depths), deepest)):
-                rows = data[(data["variant"] == name) & (data["depth"] == depth) & (data["seed"] == data["seed"].min())]
+                rows = data[
+                    (data["variant"] == name)
+                    & (data["depth"] == depth)
+                    & (data["seed"] == data["seed"].min())
+                ]
                 look = {**style.look(index), "marker": "", "linewidth": 0.9}
                 axis.plot(rows["x"], rows["gradient"], label=f"{depth} hidden layers", **look)
             axis.set(title=name, xlabel="input $x$", ylabel="$df/dx$ over its largest")
         axes[0, 0].legend(fontsize=7)
         seed_lines(
-            axes[0, 2], data.groupby(["variant", "depth", "seed"])["lag1"].first().reset_index(), "depth", "lag1", "variant"
+            axes[0, 2],
+            data.groupby(["variant", "depth", "seed"])["lag1"].first().reset_index(),
+            "depth",
+            "lag1",
+            "variant",
         )
         integer_axis(axes[0, 2], "hidden layers")
         axes[0, 2].set(ylabel="autocorrelation of $df/dx$ at lag 1", ylim=(-0.2, 1.05))
@@ -77,7 +100,8 @@ class ShatteredGradients:
 
     def check(self, data: pd.DataFrame) -> dict[str, Estimate]:
         lags = data.groupby(["variant", "depth", "seed"])["lag1"].first()
-        few, many = 1, 24
+        few = 1
+        many = 24
         return {
             "shallow-batch-norm": over_seeds(lags["batch norm", few].tolist()),
             "deep-batch-norm": over_seeds(lags["batch norm", many].tolist()),

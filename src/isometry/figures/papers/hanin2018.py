@@ -1,15 +1,18 @@
-"""Hanin & Rolnick 2018, How to start training (arXiv:1803.01719), and Hanin 2018, Which neural net architectures give rise to
-exploding and vanishing gradients? (arXiv:1801.03744).
+"""Hanin & Rolnick 2018, How to start training (arXiv:1803.01719), and Hanin 2018, Which neural net
+architectures give rise to exploding and vanishing gradients? (arXiv:1801.03744).
 
-`Moments`: in a He-initialized relu network the squared length of activations, and of gradients, keeps its mean, and its second
-moment grows by 1 + 5/n a layer of n units: exponentially in Σ 1/n_l (Hanin 2018, theorem 1). `Trainability`: the larger
-Σ 1/n_l, the worse a network begins to train (Hanin & Rolnick 2018, their second failure mode).
+`Moments`: in a He-initialized relu network the squared length of activations, and of gradients,
+keeps its mean, and its second
+moment grows by 1 + 5/n a layer of n units: exponentially in Σ 1/n_l (Hanin 2018, theorem 1).
+`Trainability`: the larger Σ 1/n_l, the worse a network begins to train (Hanin & Rolnick 2018, their
+second failure mode).
 
-`quick`: n = 50, L = 10, 20,000 draws of the weights; training of twelve shapes on 5,000 digits. The direct second moment over
-ten layers is so heavy-tailed that 20,000 draws do not decide it to 8 %: it is checked over five layers directly, and over ten
-as the product of the layers' own factors, which are independent of each other.
-Pilot of the training (seeds 100 to 104): rank correlation -0.90.
-Not reproduced: residual networks, and the paper's count of epochs to 20 % accuracy.
+`quick`: n = 50, L = 10, 20,000 draws of the weights; training of twelve shapes on 5,000 digits. The
+direct second moment over
+ten layers is so heavy-tailed that 20,000 draws do not decide it to 8 %: it is checked over five
+layers directly, and over ten as the product of the layers' own factors, which are independent of
+each other. Pilot of the training (seeds 100 to 104): rank correlation -0.90. Not reproduced:
+residual networks, and the paper's count of epochs to 20 % accuracy.
 """
 
 from __future__ import annotations
@@ -50,9 +53,15 @@ class Moments:
         return pd.concat([self._one(lab, seed) for seed in seeds], ignore_index=True)
 
     def _one(self, lab: Lab, seed: int) -> pd.DataFrame:
-        overrides = ["activation=relu", "initializer=he_normal", f"model.depth={self.layers + 1}", f"model.width={self.width}"]
+        overrides = [
+            "activation=relu",
+            "initializer=he_normal",
+            f"model.depth={self.layers + 1}",
+            f"model.width={self.width}",
+        ]
         image = torch.ones(1, 1, 1, self.width, dtype=torch.float64)
-        forward, backward = [], []
+        forward = []
+        backward = []
         draws = range(seed * self.draws, (seed + 1) * self.draws)
         for _, network in lab.redrawn(overrides, draws, (1, 1, self.width)):
             probe = SignalProbe(self.layers + 1, 1, torch.device("cpu"))
@@ -61,18 +70,35 @@ class Moments:
             forward.append([float(x.detach().square().sum()) for x in lengths])
             _, deltas = probe.kept()
             backward.append([float(delta.square().sum()) for delta in reversed(deltas[:-1])])
-        return pd.concat([_moments("x", np.array(forward), seed), _moments("delta", np.array(backward), seed)])
+        return pd.concat(
+            [_moments("x", np.array(forward), seed), _moments("delta", np.array(backward), seed)]
+        )
 
     def draw(self, data: pd.DataFrame) -> Drawing:
         figure, axes = style.figure(1, 2, (3.5, 3.1), sharey=True)
         for axis, kind, words in zip(
-            axes[0], ("x", "delta"), (r"$\|x_l\|^2/\|x_0\|^2$", r"$\|\delta_{L-l}\|^2/\|\delta_L\|^2$"), strict=True
+            axes[0],
+            ("x", "delta"),
+            (r"$\|x_l\|^2/\|x_0\|^2$", r"$\|\delta_{L-l}\|^2/\|\delta_L\|^2$"),
+            strict=True,
         ):
             rows = data[data["kind"] == kind]
             long = rows.melt(["layers", "seed"], ["mean", "second"], "moment", "value")
-            seed_lines(axis, long.replace({"mean": "mean", "second": "second moment"}), "layers", "value", "moment")
+            seed_lines(
+                axis,
+                long.replace({"mean": "mean", "second": "second moment"}),
+                "layers",
+                "value",
+                "moment",
+            )
             depth = np.arange(rows["layers"].max() + 1)
-            axis.plot(depth, (1 + 5 / self.width) ** depth, color="black", linestyle=":", label=r"$(1 + 5/n)^l$")
+            axis.plot(
+                depth,
+                (1 + 5 / self.width) ** depth,
+                color="black",
+                linestyle=":",
+                label=r"$(1 + 5/n)^l$",
+            )
             axis.set_title(words)
             integer_axis(axis, "layers $l$")
         axes[0, 0].set_ylabel("moment over draws of the weights")
@@ -84,7 +110,9 @@ class Moments:
         for kind, rows in data.groupby("kind"):
             most = int(rows["layers"].max())
             last = rows[rows["layers"] == most]
-            factors = np.log(rows[rows["layers"] > 0].pivot(index="seed", columns="layers", values="factor")).sum(axis=1)
+            factors = np.log(
+                rows[rows["layers"] > 0].pivot(index="seed", columns="layers", values="factor")
+            ).sum(axis=1)
             direct = rows[rows["layers"] == self.direct]["second"]
             found |= {
                 f"{kind}-mean": over_seeds(last["mean"].tolist()),
@@ -95,7 +123,9 @@ class Moments:
 
 
 def _moments(kind: str, squares: np.ndarray, seed: int) -> pd.DataFrame:
-    """Moments over draws [D, l] of squared lengths relative to the first column; draws in which a layer died count as 0."""
+    """Moments over draws [D, l] of squared lengths relative to the first column; draws in which a
+    layer died count as 0.
+    """
     relative = squares / squares[:, :1]
     with np.errstate(invalid="ignore"):
         steps = np.where(squares[:, :-1] > 0, squares[:, 1:] / squares[:, :-1], np.nan)
@@ -122,11 +152,17 @@ class Trainability:
     data: str = "mnist_5k"
 
     def measure(self, lab: Lab, seeds: Sequence[int]) -> pd.DataFrame:
-        common = ["activation=relu", "initializer=he_normal", f"optimizer.lr={self.lr}", f"data.batch_size={self.batch}"]
+        common = [
+            "activation=relu",
+            "initializer=he_normal",
+            f"optimizer.lr={self.lr}",
+            f"data.batch_size={self.batch}",
+        ]
         common += [f"data={self.data}", *for_steps(self.steps)]
         shapes = {f"{layers} x {width}": (layers, width) for layers, width in self.shapes}
         variants = {
-            name: [*common, f"model.depth={layers + 1}", f"model.width={width}"] for name, (layers, width) in shapes.items()
+            name: [*common, f"model.depth={layers + 1}", f"model.width={width}"]
+            for name, (layers, width) in shapes.items()
         }
         rows = []
         for name, seed, run in lab.train(variants, seeds):
@@ -140,14 +176,27 @@ class Trainability:
         for index, (layers, rows) in enumerate(data.groupby("layers")):
             means = rows.groupby("beta")["accuracy"].agg(["mean", "sem", "count"])
             half = means["sem"] * stats.t.ppf(0.975, means["count"] - 1)
-            axis.errorbar(means.index, means["mean"], half, label=f"{layers}", **{**style.look(index), "linestyle": ""})
+            axis.errorbar(
+                means.index,
+                means["mean"],
+                half,
+                label=f"{layers}",
+                **{**style.look(index), "linestyle": ""},
+            )
         axis.axhline(0.1, color="black", linestyle=":", linewidth=0.8)
-        axis.set(xlabel=r"$\beta = \sum_l 1/n_l$", ylabel=f"test accuracy after {self.steps} steps", ylim=(0, 1))
+        axis.set(
+            xlabel=r"$\beta = \sum_l 1/n_l$",
+            ylabel=f"test accuracy after {self.steps} steps",
+            ylim=(0, 1),
+        )
         axis.set_title("He-initialized relu networks (dotted: guessing)")
         axis.legend(title="hidden layers", ncols=2)
         return figure
 
     def check(self, data: pd.DataFrame) -> dict[str, Estimate]:
-        ranks = [float(stats.spearmanr(rows["beta"], rows["accuracy"]).statistic) for _, rows in data.groupby("seed")]
+        ranks = [
+            float(stats.spearmanr(rows["beta"], rows["accuracy"]).statistic)
+            for _, rows in data.groupby("seed")
+        ]
         found = over_seeds(ranks)
         return {"rank": replace(found, low=max(found.low, -1.0))}  # where a rank correlation ends

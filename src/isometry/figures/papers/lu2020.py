@@ -1,9 +1,11 @@
-"""Lu, Shin, Su & Karniadakis 2020, Dying ReLU and initialization (arXiv:1903.06733): a network is born dead.
+"""Lu, Shin, Su & Karniadakis 2020, Dying ReLU and initialization (arXiv:1903.06733): a network is
+born dead.
 
-With symmetric weights and no bias a relu layer of N units maps a given input to 0 with probability 2^{-N}; L layers do so with
-probability 1 - (1 - 2^{-N})^L (their theorem 1, which bounds from above the probability that this happens for *every* input).
-We draw the weights of many networks and count those whose output does not depend on the one given input.
-Not reproduced: the asymmetric initialization that the paper proposes.
+With symmetric weights and no bias a relu layer of N units maps a given input to 0 with probability
+2^{-N}; L layers do so with probability 1 - (1 - 2^{-N})^L (their theorem 1, which bounds from above
+the probability that this happens for *every* input). We draw the weights of many networks and count
+those whose output does not depend on the one given input. Not reproduced: the asymmetric
+initialization that the paper proposes.
 """
 
 from __future__ import annotations
@@ -38,24 +40,39 @@ class BornDead:
     draws: int
 
     def measure(self, lab: Lab, seeds: Sequence[int]) -> pd.DataFrame:
-        return pd.concat([self._one(lab, width, seed) for width in self.widths for seed in seeds], ignore_index=True)
+        return pd.concat(
+            [self._one(lab, width, seed) for width in self.widths for seed in seeds],
+            ignore_index=True,
+        )
 
     def _one(self, lab: Lab, width: int, seed: int) -> pd.DataFrame:
-        overrides = ["activation=relu", "initializer=he_normal", f"model.depth={self.layers + 1}", f"model.width={width}"]
+        overrides = [
+            "activation=relu",
+            "initializer=he_normal",
+            f"model.depth={self.layers + 1}",
+            f"model.width={width}",
+        ]
         image = torch.ones(1, 1, 1, 2, dtype=torch.float64)
         dead = np.zeros(self.layers)
-        for _, network in lab.redrawn(overrides, range(seed * self.draws, (seed + 1) * self.draws), (1, 1, 2)):
+        for _, network in lab.redrawn(
+            overrides, range(seed * self.draws, (seed + 1) * self.draws), (1, 1, 2)
+        ):
             probe = SignalProbe(self.layers + 1, 1, torch.device("cpu"))
             with torch.no_grad():
                 network(image, probe)
             dead += [not bool(a.any()) for a in probe.activations[:-1]]
         layers = range(1, self.layers + 1)
-        return pd.DataFrame({"width": width, "layer": layers, "dead": dead, "draws": self.draws, "seed": seed})
+        return pd.DataFrame(
+            {"width": width, "layer": layers, "dead": dead, "draws": self.draws, "seed": seed}
+        )
 
     def draw(self, data: pd.DataFrame) -> Drawing:
         figure, ((axis,),) = style.figure(1, 1, (4.4, 3.3))
         for index, (width, rows) in enumerate(self._counts(data).groupby("width")):
-            found = [share(int(dead), int(draws)) for dead, draws in zip(rows["dead"], rows["draws"], strict=True)]
+            found = [
+                share(int(dead), int(draws))
+                for dead, draws in zip(rows["dead"], rows["draws"], strict=True)
+            ]
             error = [[e.value - e.low for e in found], [e.high - e.value for e in found]]
             look = {**style.look(index), "linestyle": ""}
             axis.errorbar(rows["layer"], [e.value for e in found], error, label=f"{width}", **look)
@@ -73,7 +90,10 @@ class BornDead:
         last = self._counts(data).query(f"layer == {self.layers}")
         return {
             f"width-{width}": share(dead, draws, float(theory(width, self.layers)))
-            for width, dead, draws in last[["width", "dead", "draws"]].astype(int).to_numpy().tolist()
+            for width, dead, draws in last[["width", "dead", "draws"]]
+            .astype(int)
+            .to_numpy()
+            .tolist()
         }
 
 

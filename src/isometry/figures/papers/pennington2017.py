@@ -1,12 +1,14 @@
-"""Pennington, Schoenholz & Ganguli 2017, Resurrecting the sigmoid in deep learning (arXiv:1711.04735): dynamical isometry, the
-singular values of the input-output Jacobian of deep networks at initialization.
+"""Pennington, Schoenholz & Ganguli 2017, Resurrecting the sigmoid in deep learning
+(arXiv:1711.04735): dynamical isometry, the singular values of the input-output Jacobian of deep
+networks at initialization.
 
-With s the singular values, μ_k = E φ'(√q* z)^{2k} and L layers at criticality, Var(s²)/E[s²]² = L (μ₂/μ₁² - 1 - s₁), s₁ = 0 for
-orthogonal and -1 for Gaussian weights (their eq. 22, in the limit of infinite width): only orthogonal weights, with φ near its
-linear regime, keep a deep network isometric. `quick`: N = 400. Not reproduced: training speed (their figures 4 to 6).
+With s the singular values, μ_k = E φ'(√q* z)^{2k} and L layers at criticality, Var(s²)/E[s²]² = L
+(μ₂/μ₁² - 1 - s₁), s₁ = 0 for orthogonal and -1 for Gaussian weights (their eq. 22, in the limit of
+infinite width): only orthogonal weights, with φ near its linear regime, keep a deep network
+isometric. `quick`: N = 400. Not reproduced: training speed (their figures 4 to 6).
 
-The one small singular value of each tanh network belongs to the direction of h itself: there the length map rules, not χ, and
-it pulls every length back to q*.
+The one small singular value of each tanh network belongs to the direction of h itself: there the
+length map rules, not χ, and it pulls every length back to q*.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ class Spectrum:
     """Histograms of s for several networks.
 
     Args:
-        cases: for each name its `activation`, `weights` (gaussian or orthogonal), `q_star` and `layers`.
+        cases: for each name its `activation`, `weights` (gaussian or orthogonal), `q_star` and
+            `layers`.
         width: N.
     """
 
@@ -44,18 +47,30 @@ class Spectrum:
 
     def _one(self, lab: Lab, name: str, seeds: Sequence[int]) -> pd.DataFrame:
         case = self.cases[name]
-        phi, q, layers = lab.activation(str(case["activation"])), float(str(case["q_star"])), int(str(case["layers"]))
+        phi = lab.activation(str(case["activation"]))
+        q = float(str(case["q_star"]))
+        layers = int(str(case["layers"]))
         mu = slope_moment(phi, q)
         sigma_w2 = 1 / mu  # critical at q: χ₁ = 1
         sigma_b2 = q - sigma_w2 * second_moment(phi, q)
-        weights = {"gaussian": "initializer=gaussian", "orthogonal": "initializer=orthogonal"}[str(case["weights"])]
+        weights = {"gaussian": "initializer=gaussian", "orthogonal": "initializer=orthogonal"}[
+            str(case["weights"])
+        ]
         scale = "sigma_w" if case["weights"] == "gaussian" else "gain"
-        overrides = [f"activation={case['activation']}", weights, f"initializer.{scale}={math.sqrt(sigma_w2)}"]
+        overrides = [
+            f"activation={case['activation']}",
+            weights,
+            f"initializer.{scale}={math.sqrt(sigma_w2)}",
+        ]
         overrides += [f"initializer.sigma_b={math.sqrt(max(0.0, sigma_b2))}"]
         # ∂h_{L+1}/∂h_1 passes φ and weights of L layers; one more layer is the readout
         overrides += [f"model.depth={layers + 2}", f"model.width={self.width}"]
         image = as_batch(gaussian_rows(1, self.width))[0]
-        image = image / image.square().mean().sqrt() * math.sqrt(max(0.0, (q - max(0.0, sigma_b2)) / sigma_w2))
+        image = (
+            image
+            / image.square().mean().sqrt()
+            * math.sqrt(max(0.0, (q - max(0.0, sigma_b2)) / sigma_w2))
+        )
         frames = []
         for seed, network in lab.networks(overrides, seeds, (1, 1, self.width)):
             values = jacobian_singular_values(network, image)
@@ -67,16 +82,25 @@ class Spectrum:
         figure, axes = style.figure(1, len(self.cases), (2.5, 2.7))
         for index, (axis, name) in enumerate(zip(axes[0], self.cases, strict=True)):
             rows = data[data["variant"] == name]
-            variance, edge = rows["expected"].iloc[0], self.edge(name)
+            variance = rows["expected"].iloc[0]
+            edge = self.edge(name)
             axis.hist(
-                rows["s"], bins=np.linspace(0, 1.05 * max(1.3, rows["s"].max()), 60), density=True, color=style.COLOURS[index]
+                rows["s"],
+                bins=np.linspace(0, 1.05 * max(1.3, rows["s"].max()), 60),
+                density=True,
+                color=style.COLOURS[index],
             )
             if edge is not None:
-                axis.axvline(edge, color="black", linestyle="--", linewidth=1, label="theory's edge")
+                axis.axvline(
+                    edge, color="black", linestyle="--", linewidth=1, label="theory's edge"
+                )
                 axis.legend(fontsize=7)
             if variance > 1:
                 axis.set_yscale("log")
-            axis.set(title=f"{name}\n" + rf"theory: Var$(s^2)/E[s^2]^2$ = {abs(variance):.3g}", xlabel="singular value $s$")
+            axis.set(
+                title=f"{name}\n" + rf"theory: Var$(s^2)/E[s^2]^2$ = {abs(variance):.3g}",
+                xlabel="singular value $s$",
+            )
             axis.title.set_fontsize(8)
         axes[0, 0].set_ylabel("density")
         return figure
@@ -84,18 +108,25 @@ class Spectrum:
     def edge(self, name: str) -> float | None:
         """The largest singular value in the limit of infinite width, where it has a closed form.
 
-        Orthogonal linear: 1. Gaussian linear: s² ends at (L+1)^{L+1}/L^L, the edge of the Fuss-Catalan law.
+        Orthogonal linear: 1. Gaussian linear: s² ends at (L+1)^{L+1}/L^L, the edge of the
+        Fuss-Catalan law.
         """
         case = self.cases[name]
         if case["activation"] != "linear":
             return None
         layers = int(str(case["layers"]))
-        return 1.0 if case["weights"] == "orthogonal" else math.sqrt((layers + 1) ** (layers + 1) / layers**layers)
+        return (
+            1.0
+            if case["weights"] == "orthogonal"
+            else math.sqrt((layers + 1) ** (layers + 1) / layers**layers)
+        )
 
     def check(self, data: pd.DataFrame) -> dict[str, Estimate]:
         found = {}
         for name, rows in data.groupby("variant"):
             squares = rows.assign(square=rows["s"] ** 2).groupby("seed")["square"]
             relative = squares.var(ddof=0) / squares.mean() ** 2
-            found[str(name).replace(" ", "-")] = over_seeds(relative.tolist(), float(rows["expected"].iloc[0]))
+            found[str(name).replace(" ", "-")] = over_seeds(
+                relative.tolist(), float(rows["expected"].iloc[0])
+            )
         return found

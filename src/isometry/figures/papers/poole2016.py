@@ -1,9 +1,10 @@
-"""Poole, Lahiri, Raghu, Sohl-Dickstein & Ganguli 2016, Exponential expressivity in deep neural networks through transient chaos
-(arXiv:1606.05340), figures 1 and 2: the length map and the correlation map of random tanh networks.
+"""Poole, Lahiri, Raghu, Sohl-Dickstein & Ganguli 2016, Exponential expressivity in deep neural
+networks through transient chaos (arXiv:1606.05340), figures 1 and 2: the length map and the
+correlation map of random tanh networks.
 
-Setting of the paper: N = 1000, σ_b = 0.3, σ_w = 1.3, 2.5, 4; both presets keep it. Points are means over networks with 95 %
-bands, dotted lines the maps (their eqs. 3 and 5) iterated. Not reproduced: curvature and expressivity (their figures 3 to
-5).
+Setting of the paper: N = 1000, σ_b = 0.3, σ_w = 1.3, 2.5, 4; both presets keep it. Points are means
+over networks with 95 % bands, dotted lines the maps (their eqs. 3 and 5) iterated. Not reproduced:
+curvature and expressivity (their figures 3 to 5).
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ class Maps(ABC):
     def variants(self) -> dict[str, list[str]]:
         common = ["activation=tanh", "initializer=gaussian", f"initializer.sigma_b={self.sigma_b}"]
         common += [f"model.width={self.width}", f"model.depth={self.depth}"]
-        return {f"{sigma_w:g}": [*common, f"initializer.sigma_w={sigma_w}"] for sigma_w in self.sigma_w}
+        return {
+            f"{sigma_w:g}": [*common, f"initializer.sigma_w={sigma_w}"] for sigma_w in self.sigma_w
+        }
 
     def panels(self, data: pd.DataFrame, value: str, legend: str) -> Drawing:
         """One panel for each σ_w: lines by `start`, and what the map says of each."""
@@ -71,7 +74,9 @@ class Maps(ABC):
             seed_lines(axis, rows, "layer", value, "start", markevery=max(1, self.depth // 15))
             for _, line in rows.groupby("start"):
                 begin = float(line[line["layer"] == 1][value].mean())
-                axis.plot(*self.iterated(begin, sigma_w), color="black", linestyle=":", linewidth=0.9)
+                axis.plot(
+                    *self.iterated(begin, sigma_w), color="black", linestyle=":", linewidth=0.9
+                )
             axis.set_title(rf"$\sigma_w = {sigma_w:g}$")
             integer_axis(axis, "layer $l$")
         axes[0, -1].legend(title=legend, fontsize=7)
@@ -106,10 +111,24 @@ class LengthMap(Maps):
         def keep(name: str, seed: int, seen: Observation, network: Network) -> None:
             for layer, h in enumerate(seen.probe.preactivations[:-1], start=1):
                 q = h.detach().square().mean(1).tolist()
-                rows.append(pd.DataFrame({"start": self.STARTS, "q": q, "layer": layer, "variant": name, "seed": seed}))
+                rows.append(
+                    pd.DataFrame(
+                        {
+                            "start": self.STARTS,
+                            "q": q,
+                            "layer": layer,
+                            "variant": name,
+                            "seed": seed,
+                        }
+                    )
+                )
 
         x = gaussian_rows(len(self.STARTS), self.width)
-        x = x / x.square().mean(1, keepdim=True).sqrt() * torch.tensor(self.STARTS, dtype=torch.float64).sqrt()[:, None]
+        x = (
+            x
+            / x.square().mean(1, keepdim=True).sqrt()
+            * torch.tensor(self.STARTS, dtype=torch.float64).sqrt()[:, None]
+        )
         lab.profiles(self.variants(), seeds, as_batch(x), each=keep)
         return pd.concat(rows, ignore_index=True)
 
@@ -142,19 +161,37 @@ class CorrelationMap(Maps):
         def keep(name: str, seed: int, seen: Observation, network: Network) -> None:
             for layer, h in enumerate(seen.probe.preactivations[:-1], start=1):
                 c = torch.nn.functional.cosine_similarity(h.detach()[:1], h.detach()[1:]).tolist()
-                rows.append(pd.DataFrame({"start": self.STARTS, "c": c, "layer": layer, "variant": name, "seed": seed}))
+                rows.append(
+                    pd.DataFrame(
+                        {
+                            "start": self.STARTS,
+                            "c": c,
+                            "layer": layer,
+                            "variant": name,
+                            "seed": seed,
+                        }
+                    )
+                )
 
         name = f"{sigma_w:g}"
         # so long that layer 1 has q* already: what is seen is the correlation map alone
         length = (q_star(sigma_w, self.sigma_b) - self.sigma_b**2) / sigma_w**2
         base, *others = torch.linalg.qr(gaussian_rows(self.width, len(self.STARTS) + 1)).Q.T
-        x = [base, *(c * base + math.sqrt(1 - c**2) * other for c, other in zip(self.STARTS, others, strict=True))]
+        x = [
+            base,
+            *(
+                c * base + math.sqrt(1 - c**2) * other
+                for c, other in zip(self.STARTS, others, strict=True)
+            ),
+        ]
         batch = as_batch(torch.stack(x) * math.sqrt(length * self.width))
         lab.profiles({name: self.variants()[name]}, seeds, batch, each=keep)
         return pd.concat(rows, ignore_index=True)
 
     def step(self, value: float, sigma_w: float) -> float:
-        return correlation_map(PHI, min(value, 1.0), q_star(sigma_w, self.sigma_b), sigma_w, self.sigma_b)
+        return correlation_map(
+            PHI, min(value, 1.0), q_star(sigma_w, self.sigma_b), sigma_w, self.sigma_b
+        )
 
     def draw(self, data: pd.DataFrame) -> Drawing:
         figure = self.panels(data, "c", "inputs' $c_0$")
@@ -169,7 +206,9 @@ class CorrelationMap(Maps):
 
 def gaussian_rows(rows: int, columns: int) -> Tensor:
     """The same independent N(0, 1) numbers every time, float64 [rows, columns]."""
-    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.randn(
+        rows, columns, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
 
 
 def as_batch(x: Tensor) -> tuple[Tensor, Tensor]:

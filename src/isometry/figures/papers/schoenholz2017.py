@@ -1,15 +1,19 @@
-"""Schoenholz, Gilmer, Ganguli & Sohl-Dickstein 2017, Deep information propagation (arXiv:1611.01232): gradients against depth
-(their section 4, figure 4) and the depth to which networks train (figure 5).
+"""Schoenholz, Gilmer, Ganguli & Sohl-Dickstein 2017, Deep information propagation
+(arXiv:1611.01232): gradients against depth (their section 4, figure 4) and the depth to which
+networks train (figure 5).
 
-Setting of the paper: tanh, σ_b² = 0.05, L up to 300, N = 300; trained with SGD on MNIST and CIFAR-10. `quick`: L = 60 at
-initialization; training with N = 100, batch 256, 200 steps, 5,000 digits. Not reproduced: dropout (their section 5), CIFAR-10.
+Setting of the paper: tanh, σ_b² = 0.05, L up to 300, N = 300; trained with SGD on MNIST and
+CIFAR-10. `quick`: L = 60 at initialization; training with N = 100, batch 256, 200 steps, 5,000
+digits. Not reproduced: dropout (their section 5), CIFAR-10.
 
-The thresholds of accuracy come from pilot seeds 100 to 104 (accuracies at 2 ξ_c of 0.60 to 0.86, at 9 ξ_c of 0.10 to 0.15) and
-are asserted on others.
+The thresholds of accuracy come from pilot seeds 100 to 104 (accuracies at 2 ξ_c of 0.60 to 0.86, at
+9 ξ_c of 0.10 to 0.15) and are asserted on others.
 
-The slopes lie up to 1 % below χ₁: one network shows exp E log, which at N = 300 is below E by about (3 μ₂/μ₁² - 1)/2N a layer.
+The slopes lie up to 1 % below χ₁: one network shows exp E log, which at N = 300 is below E by about
+(3 μ₂/μ₁² - 1)/2N a layer.
 
-ξ_c is the depth over which correlations approach c*; the paper's finding is that networks train up to a few ξ_c.
+ξ_c is the depth over which correlations approach c*; the paper's finding is that networks train up
+to a few ξ_c.
 """
 
 from __future__ import annotations
@@ -34,7 +38,11 @@ PHI = activations.tanh()
 
 def scales(sigma_w2: float, sigma_b2: float) -> list[str]:
     """Overrides of weights and biases with these variances."""
-    return ["initializer=gaussian", f"initializer.sigma_w={math.sqrt(sigma_w2)}", f"initializer.sigma_b={math.sqrt(sigma_b2)}"]
+    return [
+        "initializer=gaussian",
+        f"initializer.sigma_w={math.sqrt(sigma_w2)}",
+        f"initializer.sigma_b={math.sqrt(sigma_b2)}",
+    ]
 
 
 def xi_c(sigma_w2: float, sigma_b2: float) -> float:
@@ -45,7 +53,8 @@ def xi_c(sigma_w2: float, sigma_b2: float) -> float:
 
 @dataclass
 class Gradients:
-    """Per-example ‖∂ℓ/∂W_l‖² against l: a straight line of slope χ₁ on a logarithmic axis (their eq. 15).
+    """Per-example ‖∂ℓ/∂W_l‖² against l: a straight line of slope χ₁ on a logarithmic axis (their
+    eq. 15).
 
     Args:
         sigma_w2: weight variances σ_w².
@@ -77,9 +86,17 @@ class Gradients:
         for name, rows in data.groupby("variant"):
             level = np.exp(np.log(rows[rows["layer"] == middle]["square"]).mean())
             layers = np.arange(self.skip, self.depth - self.skip)
-            axis.plot(layers, level * self.chi(str(name)) ** (middle - layers), color="black", linestyle=":", linewidth=0.9)
+            axis.plot(
+                layers,
+                level * self.chi(str(name)) ** (middle - layers),
+                color="black",
+                linestyle=":",
+                linewidth=0.9,
+            )
         integer_axis(axis, "layer $l$")
-        axis.set(ylabel=r"per-example $\|\partial\ell/\partial W_l\|^2$", title=r"dotted: slope $\chi_1$")
+        axis.set(
+            ylabel=r"per-example $\|\partial\ell/\partial W_l\|^2$", title=r"dotted: slope $\chi_1$"
+        )
         axis.legend(title=r"$\sigma_w^2$", ncols=2, fontsize=7)
         return figure
 
@@ -87,7 +104,8 @@ class Gradients:
         return limit(PHI, math.sqrt(float(name)), math.sqrt(self.sigma_b2)).chi_1
 
     def check(self, data: pd.DataFrame) -> dict[str, Estimate]:
-        low, high = self.skip, self.depth - self.skip
+        low = self.skip
+        high = self.depth - self.skip
         found = {}
         for name, rows in data.groupby("variant"):
             logs = np.log(rows.pivot(index="seed", columns="layer", values="square"))
@@ -129,36 +147,70 @@ class Trainability:
             for k, words in ((self.short, "short"), (self.long, "long"))
         ]
         found = self._train(lab, ends, seeds)
-        return found if lab.first_seed not in seeds else pd.concat([found, self._train(lab, grid, seeds[:1])])
+        return (
+            found
+            if lab.first_seed not in seeds
+            else pd.concat([found, self._train(lab, grid, seeds[:1])])
+        )
 
-    def _train(self, lab: Lab, cells: Sequence[tuple[float, int, str]], seeds: Sequence[int]) -> pd.DataFrame:
-        common = ["activation=tanh", f"model.width={self.width}", f"data={self.data}", f"data.batch_size={self.batch}"]
+    def _train(
+        self, lab: Lab, cells: Sequence[tuple[float, int, str]], seeds: Sequence[int]
+    ) -> pd.DataFrame:
+        common = [
+            "activation=tanh",
+            f"model.width={self.width}",
+            f"data={self.data}",
+            f"data.batch_size={self.batch}",
+        ]
         common += [*for_steps(self.steps), f"optimizer.lr={self.lr}"]
         common += ["callbacks.signals.every_n_steps=100"]
-        names = {f"{s}|{d}|{words}": [*common, *scales(s, self.sigma_b2), f"model.depth={d}"] for s, d, words in cells}
+        names = {
+            f"{s}|{d}|{words}": [*common, *scales(s, self.sigma_b2), f"model.depth={d}"]
+            for s, d, words in cells
+        }
         rows = []
         for name, seed, run in lab.train(names, seeds):
             s, d, words = name.split("|")
             accuracy = accuracy_of(run)
-            rows.append({"sigma_w2": float(s), "depth": int(d), "kind": words, "seed": seed, "accuracy": accuracy})
+            rows.append(
+                {
+                    "sigma_w2": float(s),
+                    "depth": int(d),
+                    "kind": words,
+                    "seed": seed,
+                    "accuracy": accuracy,
+                }
+            )
         return pd.DataFrame(rows)
 
     def draw(self, data: pd.DataFrame) -> Drawing:
         figure, ((axis,),) = style.figure(1, 1, (4.8, 3.6))
-        grid = data[data["kind"] == "grid"].pivot_table(index="depth", columns="sigma_w2", values="accuracy")
-        image = axis.pcolormesh(grid.columns, grid.index, grid, cmap="cividis", vmin=0.1, vmax=1, shading="nearest")
+        grid = data[data["kind"] == "grid"].pivot_table(
+            index="depth", columns="sigma_w2", values="accuracy"
+        )
+        image = axis.pcolormesh(
+            grid.columns, grid.index, grid, cmap="cividis", vmin=0.1, vmax=1, shading="nearest"
+        )
         fine = np.linspace(min(self.sigma_w2), max(self.sigma_w2), 200)
         lengths = np.array([xi_c(s, self.sigma_b2) for s in fine])
         for index, multiple in enumerate((self.short, 6.0, self.long)):
             look = {"color": "white", "linestyle": style.LINES[index]}
             axis.plot(fine, multiple * lengths, label=rf"{multiple:g} $\xi_c$", **look)
-        axis.set(ylim=(min(self.depths) - 2, max(self.depths) + 2), xlabel=r"$\sigma_w^2$", ylabel="depth $L$")
+        axis.set(
+            ylim=(min(self.depths) - 2, max(self.depths) + 2),
+            xlabel=r"$\sigma_w^2$",
+            ylabel="depth $L$",
+        )
         axis.grid(False)
-        axis.legend(facecolor="grey", framealpha=0.8, frameon=True, labelcolor="white", loc="upper right")
+        axis.legend(
+            facecolor="grey", framealpha=0.8, frameon=True, labelcolor="white", loc="upper right"
+        )
         figure.colorbar(image, ax=axis, label=f"test accuracy after {self.steps} steps")
         return figure
 
     def check(self, data: pd.DataFrame) -> dict[str, Estimate]:
         ends = data[data["kind"] != "grid"]
         names = ends["kind"] + "-" + ends["sigma_w2"].map("{:g}".format)
-        return {str(name): over_seeds(rows["accuracy"].tolist()) for name, rows in ends.groupby(names)}
+        return {
+            str(name): over_seeds(rows["accuracy"].tolist()) for name, rows in ends.groupby(names)
+        }

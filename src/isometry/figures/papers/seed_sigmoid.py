@@ -1,10 +1,12 @@
-"""The question in one figure: why gradients vanish behind sigmoids, and what initialization does about it.
+"""The question in one figure: why gradients vanish behind sigmoids, and what initialization does
+about it.
 
-No paper's figure but the folklore that this project began with, as measurements: φ' of the sigmoid is at most 1/4 and
-saturates; a layer squashes variance by at least 16; back-propagated gradients fade by the predicted factor a layer, so that
-with naive weights the first layers do not move; with weights that are too large for relu, training explodes within a few
-steps. `quick`: 20 layers of 100 units, 300 steps on 5,000 digits. Rates: Glorot's χ₁ = 0.0557 for the sigmoid, so √χ₁ = 0.236
-a layer.
+No paper's figure but the folklore that this project began with, as measurements: φ' of the sigmoid
+is at most 1/4 and saturates; a layer squashes variance by at least 16; back-propagated gradients
+fade by the predicted factor a layer, so that with naive weights the first layers do not move; with
+weights that are too large for relu, training explodes within a few steps. `quick`: 20 layers of 100
+units, 300 steps on 5,000 digits. Rates: Glorot's χ₁ = 0.0557 for the sigmoid, so √χ₁ = 0.236 a
+layer.
 """
 
 from __future__ import annotations
@@ -51,24 +53,45 @@ class Sigmoid:
 
     def measure(self, lab: Lab, seeds: Sequence[int]) -> pd.DataFrame:
         network = [f"model.depth={self.depth}", f"model.width={self.width}"]
-        variants = {name: [*network, "activation=sigmoid", f"initializer={option}"] for name, option in VARIANTS.items()}
+        variants = {
+            name: [*network, "activation=sigmoid", f"initializer={option}"]
+            for name, option in VARIANTS.items()
+        }
         found = lab.profiles(variants, seeds, lab.digits(self.batch))
         kept = ["variant", "seed", "layer", "backprop_norm", "preactivation_var", "activation_var"]
-        return pd.concat([found.loc[found["hidden"], kept].assign(kind="profile"), self._train(lab, variants, seeds)])
+        return pd.concat(
+            [
+                found.loc[found["hidden"], kept].assign(kind="profile"),
+                self._train(lab, variants, seeds),
+            ]
+        )
 
-    def _train(self, lab: Lab, variants: dict[str, list[str]], seeds: Sequence[int]) -> pd.DataFrame:
+    def _train(
+        self, lab: Lab, variants: dict[str, list[str]], seeds: Sequence[int]
+    ) -> pd.DataFrame:
         common = [f"data={self.data}", *for_steps(self.steps)]
         common += [f"optimizer.lr={self.lr}", "callbacks.signals.every_n_steps=1"]
         exploding = ["activation=relu", "initializer=gaussian", "initializer.sigma_w=1.7"]
         exploding += [f"model.depth={self.depth}", f"model.width={self.width}"]
         frames = []
-        jobs = {name: [*common, *words] for name, words in (variants | {EXPLODING: exploding}).items()}
+        jobs = {
+            name: [*common, *words] for name, words in (variants | {EXPLODING: exploding}).items()
+        }
         for name, seed, run in lab.train(jobs, seeds):
             rows = signals_of(run, ["kind", "displacement", "weight_grad_norm"])
             state = (run.status() or {})["state"]
-            last = rows[rows["step"] == rows["step"].max()] if state == "finished" else rows[rows["step"] < 12]
-            chosen = last[last["kind"] == "hidden"][["step", "layer", "displacement", "weight_grad_norm"]]
-            where = {"diverged": state == "diverged", "first_nonfinite_step": summary_of(run, "first_nonfinite_step")}
+            last = (
+                rows[rows["step"] == rows["step"].max()]
+                if state == "finished"
+                else rows[rows["step"] < 12]
+            )
+            chosen = last[last["kind"] == "hidden"][
+                ["step", "layer", "displacement", "weight_grad_norm"]
+            ]
+            where = {
+                "diverged": state == "diverged",
+                "first_nonfinite_step": summary_of(run, "first_nonfinite_step"),
+            }
             frames.append(chosen.assign(variant=name, seed=seed, kind="training", **where))
         return pd.concat(frames, ignore_index=True)
 
@@ -84,10 +107,15 @@ class Sigmoid:
         trained = data[(data["kind"] == "training") & data["variant"].isin(VARIANTS)]
         trained = trained.assign(displacement=trained["displacement"].clip(lower=1e-9))
         seed_lines(moved, trained, "layer", "displacement", "variant", log=True, markevery=3)
-        moved.set(ylabel=r"$\|W_t - W_0\|/\|W_0\|$ (floor $10^{-9}$)", title=f"moved after {self.steps} steps")
+        moved.set(
+            ylabel=r"$\|W_t - W_0\|/\|W_0\|$ (floor $10^{-9}$)",
+            title=f"moved after {self.steps} steps",
+        )
         for axis in (gradient, moved):
             integer_axis(axis, "layer $l$")
-        draw_explosion(explosion, data[(data["kind"] == "training") & ~data["variant"].isin(VARIANTS)])
+        draw_explosion(
+            explosion, data[(data["kind"] == "training") & ~data["variant"].isin(VARIANTS)]
+        )
         words.set_axis_off()
         return figure
 
@@ -95,8 +123,11 @@ class Sigmoid:
         profile = data[data["kind"] == "profile"]
         logs = {name: log_rates(rows) for name, rows in profile.groupby("variant")}
         small = profile[(profile["variant"] == "N(0, 0.01²)") & (profile["layer"] > 1)]
-        squash = (small["activation_var"] / small["preactivation_var"]).groupby(small["seed"]).mean()
-        z = torch.linspace(-3, 3, 60_001, dtype=torch.float64)  # 1e-4 apart: differences are right to 1e-9
+        squash = (
+            (small["activation_var"] / small["preactivation_var"]).groupby(small["seed"]).mean()
+        )
+        # 1e-4 apart: differences are right to 1e-9
+        z = torch.linspace(-3, 3, 60_001, dtype=torch.float64)
         slope = float((torch.diff(PHI.module()(z)) / torch.diff(z)).max())
         trained = data[data["kind"] == "training"]
         first = trained[trained["layer"] == 1].groupby(["variant", "seed"])["displacement"].last()
@@ -114,7 +145,9 @@ class Sigmoid:
 
 def log_rates(profile: pd.DataFrame) -> list[float]:
     """log of the gradient rate, of each seed."""
-    profiles = (rows.sort_values("layer")["backprop_norm"].to_numpy() for _, rows in profile.groupby("seed"))
+    profiles = (
+        rows.sort_values("layer")["backprop_norm"].to_numpy() for _, rows in profile.groupby("seed")
+    )
     return [float(np.log(gradient_rate(norms).rate)) for norms in profiles]
 
 
@@ -122,7 +155,9 @@ def draw_activation(axis: Axes) -> None:
     """φ, φ', and where φ is saturated."""
     z = np.linspace(-8, 8, 400)
     axis.plot(z, PHI.phi(z), label=r"$\varphi(h)$", **{**style.look(0), "marker": ""})
-    axis.plot(z, PHI.phi_prime(z), label=r"$\varphi'(h) \leq 1/4$", **{**style.look(1), "marker": ""})
+    axis.plot(
+        z, PHI.phi_prime(z), label=r"$\varphi'(h) \leq 1/4$", **{**style.look(1), "marker": ""}
+    )
     for low, high in PHI.saturated_intervals or ():
         axis.axvspan(max(low, -8), min(high, 8), color="grey", alpha=0.2, linewidth=0)
     axis.set(xlabel="preactivation $h$", title="the sigmoid (grey: saturated)", xlim=(-8, 8))
@@ -130,7 +165,9 @@ def draw_activation(axis: Axes) -> None:
 
 
 def draw_variance(axis: Axes, profile: pd.DataFrame) -> None:
-    """Variance of activations against that of preactivations: layers of networks, and a Gaussian's."""
+    """Variance of activations against that of preactivations: layers of networks, and a
+    Gaussian's.
+    """
     for index, (name, rows) in enumerate(profile.groupby("variant", sort=False)):
         means = rows.groupby("layer")[["preactivation_var", "activation_var"]].mean()
         look = {**style.look(index), "linestyle": ""}
@@ -139,7 +176,13 @@ def draw_variance(axis: Axes, profile: pd.DataFrame) -> None:
     squares = [expectation(lambda h: (PHI.phi(h) - 0.5) ** 2, q, PHI.kinks) for q in grid]
     axis.plot(grid, squares, color="black", linestyle=":", label="Gaussian, mean 0")
     axis.plot(grid, grid / 16, color="black", linewidth=0.7, label="1/16")
-    axis.set(xscale="log", yscale="log", xlabel="variance of $h$", ylabel=r"variance of $\varphi(h)$", ylim=(1e-7, 1))
+    axis.set(
+        xscale="log",
+        yscale="log",
+        xlabel="variance of $h$",
+        ylabel=r"variance of $\varphi(h)$",
+        ylim=(1e-7, 1),
+    )
     axis.set_title("variance in, variance out")
     axis.legend(fontsize=6)
 
@@ -148,9 +191,15 @@ def draw_explosion(axis: Axes, rows: pd.DataFrame) -> None:
     """Weight gradients by layer at the steps before the first seed's step that is not finite."""
     first = rows[rows["seed"] == rows["seed"].min()]
     end = first["first_nonfinite_step"].iloc[0]
-    shown = rows[(rows["step"] < end) & np.isfinite(rows["weight_grad_norm"])] if first["diverged"].all() else first
+    shown = (
+        rows[(rows["step"] < end) & np.isfinite(rows["weight_grad_norm"])]
+        if first["diverged"].all()
+        else first
+    )
     words = "step " + shown["step"].astype(int).astype(str)
-    seed_lines(axis, shown.assign(words=words), "layer", "weight_grad_norm", "words", log=True, markevery=3)
+    seed_lines(
+        axis, shown.assign(words=words), "layer", "weight_grad_norm", "words", log=True, markevery=3
+    )
     integer_axis(axis, "layer $l$")
     outcome = f"step {end:.0f} is not finite" if first["diverged"].all() else "did not diverge"
     axis.set(ylabel=r"$\|\partial L/\partial W_l\|$", title=f"{EXPLODING}: {outcome}")

@@ -1,13 +1,16 @@
-"""Xiao, Bahri, Sohl-Dickstein, Schoenholz & Pennington 2018, Dynamical isometry and a mean field theory of CNNs
-(arXiv:1806.05393): delta-orthogonal kernels make deep convolutional tanh networks isometric, Gaussian ones do not.
+"""Xiao, Bahri, Sohl-Dickstein, Schoenholz & Pennington 2018, Dynamical isometry and a mean field
+theory of CNNs (arXiv:1806.05393): delta-orthogonal kernels make deep convolutional tanh networks
+isometric, Gaussian ones do not.
 
-With g a gradient above and J the Jacobian of the layers below, ‖Jᵀg‖²/‖g‖² is the same for every draw of the weights if J
-is a multiple of an isometry, and fluctuates if it is not. We measure it as ‖δ_1‖²/‖δ_{L-1}‖², and its spread as the
-standard deviation of its logarithm, which for small spreads is the coefficient of variation and does not saturate for large
-ones. With delta-orthogonal kernels δ² still falls smoothly with depth, the same in every draw: tanh at σ_w = 1 approaches
-its critical point q* = 0 only as q_l ≈ 1/(1/q_0 + 2l). `quick`: 128 layers of 16 channels, circular padding, 6 x 6 pixels.
-Not reproduced: training of 10,000 layers (their figure 1); a network of 1,000 layers needs a GPU: isometry train
-model=convnet initializer=delta_orthogonal model.depth=1000.
+With g a gradient above and J the Jacobian of the layers below, ‖Jᵀg‖²/‖g‖² is the same for every
+draw of the weights if J is a multiple of an isometry, and fluctuates if it is not. We measure it as
+‖δ_1‖²/‖δ_{L-1}‖², and its spread as the standard deviation of its logarithm, which for small
+spreads is the coefficient of variation and does not saturate for large ones. With delta-orthogonal
+kernels δ² still falls smoothly with depth, the same in every draw: tanh at σ_w = 1 approaches its
+critical point q* = 0 only as q_l ≈ 1/(1/q_0 + 2l). `quick`: 128 layers of 16 channels, circular
+padding, 6 x 6 pixels. Not reproduced: training of 10,000 layers (their figure 1); a network of
+1,000 layers needs a GPU: isometry train model=convnet initializer=delta_orthogonal
+model.depth=1000.
 """
 
 from __future__ import annotations
@@ -26,7 +29,10 @@ from isometry.figures.lab import Lab
 from isometry.plots import style
 from isometry.plots.seeds import integer_axis
 
-KERNELS = {"Gaussian": ["initializer=gaussian"], "delta-orthogonal": ["initializer=delta_orthogonal"]}
+KERNELS = {
+    "Gaussian": ["initializer=gaussian"],
+    "delta-orthogonal": ["initializer=delta_orthogonal"],
+}
 
 
 @dataclass
@@ -53,7 +59,9 @@ class Isometry:
         shape = (1, self.channels, self.size, self.size)
         images = self.scale * torch.randn(shape, generator=generator, dtype=torch.float64)
         batch = images, torch.zeros(1, dtype=torch.int64)
-        found = lab.profiles({name: [*common, *words] for name, words in KERNELS.items()}, seeds, batch)
+        found = lab.profiles(
+            {name: [*common, *words] for name, words in KERNELS.items()}, seeds, batch
+        )
         found = found[found["hidden"]].reset_index(drop=True)
         top = found.groupby(["variant", "seed"])["backprop_norm"].transform("last")
         return found[["variant", "seed", "layer"]].assign(ratio=(found["backprop_norm"] / top) ** 2)
@@ -62,7 +70,13 @@ class Isometry:
         figure, axes = style.figure(1, 2, (3.4, 3.0), sharey=True)
         for index, (axis, name) in enumerate(zip(axes[0], KERNELS, strict=True)):
             for _, rows in data[data["variant"] == name].groupby("seed"):
-                axis.plot(rows["layer"], rows["ratio"], color=style.COLOURS[index], linewidth=0.8, alpha=0.7)
+                axis.plot(
+                    rows["layer"],
+                    rows["ratio"],
+                    color=style.COLOURS[index],
+                    linewidth=0.8,
+                    alpha=0.7,
+                )
             axis.set(yscale="log", title=name)
             integer_axis(axis, "layer $l$")
         axes[0, 0].set_ylabel(r"$\|\delta_l\|^2/\|\delta_{L-1}\|^2$, each draw")
@@ -70,11 +84,15 @@ class Isometry:
 
     def check(self, data: pd.DataFrame) -> dict[str, Estimate]:
         ratios = data[data["layer"] == 1].groupby("variant")["ratio"]
-        return {name.lower(): spread_of(np.log(ratios.get_group(name).to_numpy())) for name in KERNELS}
+        return {
+            name.lower(): spread_of(np.log(ratios.get_group(name).to_numpy())) for name in KERNELS
+        }
 
 
 def spread_of(logs: np.ndarray) -> Estimate:
-    """Standard deviation, with the interval that the χ² distribution gives it: logarithms of long products are near normal."""
+    """Standard deviation, with the interval that the χ² distribution gives it: logarithms of long
+    products are near normal.
+    """
     free = len(logs) - 1
     found = float(logs.std(ddof=1))
     low, high = (found * np.sqrt(free / stats.chi2.ppf(p, free)) for p in (0.975, 0.025))

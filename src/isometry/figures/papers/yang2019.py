@@ -1,17 +1,21 @@
-"""Yang, Pennington, Rao, Sohl-Dickstein & Schoenholz 2019, A mean field theory of batch normalization (arXiv:1902.08129):
-gradients explode in batch-norm networks at initialization, by a factor that only the activation and the batch decide.
+"""Yang, Pennington, Rao, Sohl-Dickstein & Schoenholz 2019, A mean field theory of batch
+normalization (arXiv:1902.08129): gradients explode in batch-norm networks at initialization, by a
+factor that only the activation and the batch decide.
 
-Setting: MLPs of constant width with batch norm before φ (their figure 3 and table 2). `quick`: N = 512, L = 30, batch 128 at
-initialization; training of 100 layers of 128 units on 5,000 digits. Not reproduced: their phase of other normalizations, and
-convolutions.
+Setting: MLPs of constant width with batch norm before φ (their figure 3 and table 2). `quick`: N =
+512, L = 30, batch 128 at
+initialization; training of 100 layers of 128 units on 5,000 digits. Not reproduced: their phase of
+other normalizations, and convolutions.
 
 Pilot of the training (seeds 100 to 104): the identity reaches 0.88, relu 0.10.
 
-Inputs at initialization are Gaussian: the identity never forgets the Gram matrix of its inputs, and with digits, whose
-correlations are uneven, it grows by 1.025 a layer instead of (B-2)/(B-3) = 1.008. tanh lies above the theory, that of infinite
-width, by a correction that halves from N = 512 to 1024.
+Inputs at initialization are Gaussian: the identity never forgets the Gram matrix of its inputs, and
+with digits, whose correlations are uneven, it grows by 1.025 a layer instead of (B-2)/(B-3) =
+1.008. tanh lies above the theory, that of infinite width, by a correction that halves from N = 512
+to 1024.
 
-Under batch norm δ_i is not example i's own gradient; the norm over the whole batch is what the theory speaks of.
+Under batch norm δ_i is not example i's own gradient; the norm over the whole batch is what the
+theory speaks of.
 """
 
 from __future__ import annotations
@@ -56,21 +60,44 @@ class Explosion:
     data: str = "mnist_5k"
 
     def measure(self, lab: Lab, seeds: Sequence[int]) -> pd.DataFrame:
-        common = ["normalization=batch", "initializer=lecun_normal", f"model.depth={self.depth}", f"model.width={self.width}"]
+        common = [
+            "normalization=batch",
+            "initializer=lecun_normal",
+            f"model.depth={self.depth}",
+            f"model.width={self.width}",
+        ]
         variants = {name: [*common, f"activation={name}"] for name in self.activations}
         found = lab.profiles(variants, seeds, lab.noise(self.batch))
-        found = found[found["hidden"]].assign(square=lambda f: f["backprop_norm"] ** 2, kind="profile")
-        predicted = {name: batch_norm_limit(lab.activation(name), self.batch).growth for name in self.activations}
+        found = found[found["hidden"]].assign(
+            square=lambda f: f["backprop_norm"] ** 2, kind="profile"
+        )
+        predicted = {
+            name: batch_norm_limit(lab.activation(name), self.batch).growth
+            for name in self.activations
+        }
         found["chi"] = found["variant"].map(predicted)
-        return pd.concat([found[["variant", "seed", "layer", "square", "kind", "chi"]], self._train(lab, seeds)])
+        return pd.concat(
+            [found[["variant", "seed", "layer", "square", "kind", "chi"]], self._train(lab, seeds)]
+        )
 
     def _train(self, lab: Lab, seeds: Sequence[int]) -> pd.DataFrame:
-        common = ["normalization=batch", "initializer=lecun_normal", f"model.depth={self.trained_depth}"]
-        common += [f"model.width={self.trained_width}", f"data={self.data}", f"data.batch_size={self.batch}"]
+        common = [
+            "normalization=batch",
+            "initializer=lecun_normal",
+            f"model.depth={self.trained_depth}",
+        ]
+        common += [
+            f"model.width={self.trained_width}",
+            f"data={self.data}",
+            f"data.batch_size={self.batch}",
+        ]
         common += [*for_steps(self.steps), f"optimizer.lr={self.lr}"]
         common += ["callbacks.signals.every_n_steps=100"]
         runs = lab.train({name: [*common, f"activation={name}"] for name in self.trained}, seeds)
-        rows = [{"variant": name, "seed": seed, "accuracy": accuracy_of(run)} for name, seed, run in runs]
+        rows = [
+            {"variant": name, "seed": seed, "accuracy": accuracy_of(run)}
+            for name, seed, run in runs
+        ]
         return pd.DataFrame(rows).assign(kind="training")
 
     def draw(self, data: pd.DataFrame) -> Drawing:
@@ -82,15 +109,32 @@ class Explosion:
             middle = self.depth // 2
             level = np.exp(np.log(rows[rows["layer"] == middle]["square"]).mean())
             layers = np.arange(2, self.depth)
-            left.plot(layers, level * rows["chi"].iloc[0] ** (middle - layers), color="black", linestyle=":", linewidth=0.9)
+            left.plot(
+                layers,
+                level * rows["chi"].iloc[0] ** (middle - layers),
+                color="black",
+                linestyle=":",
+                linewidth=0.9,
+            )
         integer_axis(left, "layer $l$")
         left.set(ylabel=r"$\|\delta_l\|^2$", title="batch norm, initialization\n(dotted: theory)")
         left.legend()
-        for index, (_, rows) in enumerate(data[data["kind"] == "training"].groupby("variant", sort=False)):
-            right.plot([index] * len(rows), rows["accuracy"], linestyle="", marker="o", color=style.COLOURS[index], alpha=0.7)
+        for index, (_, rows) in enumerate(
+            data[data["kind"] == "training"].groupby("variant", sort=False)
+        ):
+            right.plot(
+                [index] * len(rows),
+                rows["accuracy"],
+                linestyle="",
+                marker="o",
+                color=style.COLOURS[index],
+                alpha=0.7,
+            )
         right.axhline(0.1, color="black", linestyle=":", linewidth=0.8)
         right.set_xticks(range(len(self.trained)), self.trained)
-        right.set(ylim=(0, 1), xlim=(-0.5, len(self.trained) - 0.5), ylabel="test accuracy, each seed")
+        right.set(
+            ylim=(0, 1), xlim=(-0.5, len(self.trained) - 0.5), ylabel="test accuracy, each seed"
+        )
         right.set_title(f"{self.trained_depth} layers, {self.steps} steps\n(dotted: guessing)")
         return figure
 
@@ -98,7 +142,8 @@ class Explosion:
         found = {}
         for name, rows in data[data["kind"] == "profile"].groupby("variant"):
             logs = np.log(rows.pivot(index="seed", columns="layer", values="square"))
-            low, high = self.skip, self.depth - self.skip
+            low = self.skip
+            high = self.depth - self.skip
             found[f"factor-{name}"] = of_logs(((logs[low] - logs[high]) / (high - low)).tolist())
         for name, rows in data[data["kind"] == "training"].groupby("variant"):
             found[f"trained-{name}"] = over_seeds(rows["accuracy"].tolist())

@@ -1,4 +1,6 @@
-"""Checkpoints `last` and `best`, written whole, loadable with torch's `weights_only`; and early stopping."""
+"""Checkpoints `last` and `best`, written whole, loadable with torch's `weights_only`; and early
+stopping.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +27,18 @@ def save_whole(content: Any, path: Path) -> None:
 class AtomicCheckpointIO(TorchCheckpointIO):
     """A checkpoint appears under its name when it is complete and synced, never before."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
         save_whole(checkpoint, Path(path))
 
 
 class LastCheckpoint(Checkpoint):
     """`last.ckpt` every so many optimizer steps or epochs.
 
-    A save that falls on the last batch of an epoch waits until the epoch's validation and metrics are done: a resume from
-    in between would not repeat them (Lightning takes the epoch for finished).
+    A save that falls on the last batch of an epoch waits until the epoch's validation and metrics
+    are done: a resume from in between would not repeat them (Lightning takes the epoch for
+    finished).
 
     Args:
         path: of the checkpoint.
@@ -42,13 +47,19 @@ class LastCheckpoint(Checkpoint):
     """
 
     def __init__(self, path: Path, every_n_steps: int | None, every_n_epochs: int):
-        self.path, self.every_n_steps, self.every_n_epochs = path, every_n_steps, every_n_epochs
+        self.path = path
+        self.every_n_steps = every_n_steps
+        self.every_n_epochs = every_n_epochs
         self.saved_at = -1
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0 and not trainer.is_last_batch:
+        if (
+            self.every_n_steps
+            and trainer.global_step % self.every_n_steps == 0
+            and not trainer.is_last_batch
+        ):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -69,7 +80,8 @@ def checkpoints(folder: Path, every_n_steps: int | None, every_n_epochs: int) ->
 
     Args:
         folder: `checkpoints/` of the run.
-        every_n_steps: write `last` after so many optimizer steps, and after epochs; None: only after epochs.
+        every_n_steps: write `last` after so many optimizer steps, and after epochs; None: only
+            after epochs.
         every_n_epochs: write both after so many epochs.
     """
     best = ModelCheckpoint(
@@ -78,14 +90,23 @@ def checkpoints(folder: Path, every_n_steps: int | None, every_n_epochs: int) ->
         monitor="val_accuracy",
         mode="max",
         every_n_epochs=every_n_epochs,
-        save_on_train_epoch_end=False,  # after a validation; a run cut short within its first epoch has none
+        # after a validation; a run cut short within its first epoch has none
+        save_on_train_epoch_end=False,
         enable_version_counter=False,
     )
     return [best, LastCheckpoint(folder / "last.ckpt", every_n_steps, every_n_epochs)]
 
 
-def early_stopping(monitor: str, mode: Literal["min", "max"], patience: int | None, min_delta: float) -> list[EarlyStopping]:
-    """Stop when `monitor` has not improved by `min_delta` in `patience` validations; nothing where patience is None."""
+def early_stopping(
+    monitor: str, mode: Literal["min", "max"], patience: int | None, min_delta: float
+) -> list[EarlyStopping]:
+    """Stop when `monitor` has not improved by `min_delta` in `patience` validations; nothing where
+    patience is None.
+    """
     if patience is None:
         return []
-    return [EarlyStopping(monitor, min_delta=min_delta, patience=patience, mode=mode, check_finite=False)]
+    return [
+        EarlyStopping(
+            monitor, min_delta=min_delta, patience=patience, mode=mode, check_finite=False
+        )
+    ]

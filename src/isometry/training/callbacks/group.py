@@ -1,7 +1,8 @@
 """Several callbacks as one, to Lightning.
 
-Lightning calls every hook of every callback, overridden or not, each under a profiler context: with many callbacks
-that shows in the step of a small network. The group calls a hook only of those who have it.
+Lightning calls every hook of every callback, overridden or not, each under a profiler context: with
+many callbacks that shows in the step of a small network. The group calls a hook only of those who
+have it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ HOOKS = tuple(name for name in vars(Callback) if name.startswith(("on_", "setup"
 class CallbackGroup(Checkpoint):
     """Calls its members' hooks in their order; their states are kept apart by class name.
 
-    A `Checkpoint` to Lightning, which calls those last at the end of an epoch: checkpoints are members, too.
+    A `Checkpoint` to Lightning, which calls those last at the end of an epoch: checkpoints are
+    members, too.
 
     Args:
         members: callbacks of different classes.
@@ -29,7 +31,11 @@ class CallbackGroup(Checkpoint):
         if len(self.members) != len(members):
             raise ValueError("a group holds one callback of each class")
         for hook in HOOKS:
-            takers = [getattr(m, hook) for m in members if getattr(type(m), hook) is not getattr(Callback, hook)]
+            takers = [
+                getattr(m, hook)
+                for m in members
+                if getattr(type(m), hook) is not getattr(Callback, hook)
+            ]
             if takers:
                 setattr(self, hook, _chain(takers))
 

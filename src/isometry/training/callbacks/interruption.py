@@ -14,14 +14,17 @@ from isometry.training.callbacks.leave_together import LeaveTogether
 from isometry.training.processes import inside_launcher
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-"""Ctrl-C, `kill`, and what Slurm sends before it takes a job's machine away (submitit asks for SIGUSR2)."""
+"""Ctrl-C, `kill`, and what Slurm sends before it takes a job's machine away (submitit asks for
+SIGUSR2).
+"""
 
 
 class Interruption(Callback):
-    """Ctrl-C, SIGTERM and Slurm's warning stop at the end of a step, after a checkpoint has been written; a second one at once.
+    """Ctrl-C, SIGTERM and Slurm's warning stop at the end of a step, after a checkpoint has been
+    written; a second one at once.
 
-    Stopping inside a step could leave half of the weights updated. Several processes leave after the same step, and pass over a
-    second signal: a terminal and the launcher each send one.
+    Stopping inside a step could leave half of the weights updated. Several processes leave after
+    the same step, and pass over a second signal: a terminal and the launcher each send one.
 
     Args:
         checkpoint: where to write.
@@ -29,7 +32,9 @@ class Interruption(Callback):
 
     def __init__(self, checkpoint: Path):
         self.checkpoint = checkpoint
-        self.requested, self._leaving, self._fits = False, False, 0
+        self.requested = False
+        self._leaving = False
+        self._fits = 0
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -48,7 +53,8 @@ class Interruption(Callback):
     ) -> None:
         if self._step_complete(trainer):
             self._leaving |= self._agreement.leave(trainer.global_step, wish=self.requested)
-            # after the last batch, validation belongs to this epoch still, and Lightning would not repeat it
+            # after the last batch, validation belongs to this epoch still, and Lightning would not
+            # repeat it
             if not trainer.is_last_batch:
                 self._leave(trainer)
 
@@ -68,9 +74,13 @@ class Interruption(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
         self._restore()
-        if inside_launcher():  # what comes now is the launcher's repetition; it kills who does not end
+        if (
+            inside_launcher()
+        ):  # what comes now is the launcher's repetition; it kills who does not end
             for number in self._handled():
                 signal.signal(number, signal.SIG_IGN)
 

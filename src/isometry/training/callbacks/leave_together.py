@@ -13,15 +13,18 @@ AHEAD = 2
 class LeaveTogether:
     """Any process may ask for an end; all see it after the same step.
 
-    A signal reaches each process in another place. Would each leave after its own step, one would wait for gradients that
-    never come. Who wants to leave after step s says so for the end of step s + 2, before it takes part in step s + 1. No other
-    process is through with s + 2 by then: the gradients of a step are summed over all processes. One step would do if a process
-    waited for that sum; on GPUs it is a batch ahead of it (Lightning waits for the device once a batch).
+    A signal reaches each process in another place. Would each leave after its own step, one would
+    wait for gradients that never come. Who wants to leave after step s says so for the end of step
+    s + 2, before it takes part in step s + 1. No other process is through with s + 2 by then: the
+    gradients of a step are summed over all processes. One step would do if a process waited for
+    that sum; on GPUs it is a batch ahead of it (Lightning waits for the device once a batch).
 
-    Looking costs a question to the processes' store (20 microseconds on one machine, an all-reduce 300), on the host alone.
+    Looking costs a question to the processes' store (20 microseconds on one machine, an all-reduce
+    300), on the host alone.
 
     Args:
-        fit: which training of the process group this is; what was said in an earlier one does not count.
+        fit: which training of the process group this is; what was said in an earlier one does not
+            count.
     """
 
     def __init__(self, fit: int = 0) -> None:
@@ -36,14 +39,16 @@ class LeaveTogether:
             wish: whether this process wants to leave.
 
         Raises:
-            KeyboardInterrupt: where the launcher is gone, and the store with it: nothing can be agreed on any more.
+            KeyboardInterrupt: where the launcher is gone, and the store with it: nothing can be
+                agreed on any more.
         """
         if self._store is None:
             return wish
         try:
             now: bool = self._store.check([self._key(step)])
             if wish and not now:
-                self._store.add(self._key(step + AHEAD), 1)  # waits for the answer: no question after it comes too early
+                # waits for the answer: no question after it comes too early
+                self._store.add(self._key(step + AHEAD), 1)
         except dist.DistError:
             raise KeyboardInterrupt from None
         return now

@@ -29,10 +29,22 @@ class Progress(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero or not sys.stderr.isatty():
             return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Bar(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True), auto_refresh=False)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        self._bar = Bar(
+            *columns,
+            TextColumn("{task.fields[note]}"),
+            console=Console(stderr=True),
+            auto_refresh=False,
+        )
         total = trainer.estimated_stepping_batches
-        self._task = self._bar.add_task(self.label, total=None if total == float("inf") else int(total), note="")
+        self._task = self._bar.add_task(
+            self.label, total=None if total == float("inf") else int(total), note=""
+        )
         self._bar.start()
 
     def on_train_batch_end(
@@ -45,10 +57,21 @@ class Progress(Callback):
 
     def _show(self, trainer: Trainer) -> None:
         assert self._bar is not None
-        metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.endswith("accuracy")}
-        accuracies = [f"{key.removesuffix('_accuracy')} {value:.3f}" for key, value in sorted(metrics.items())]
-        limit = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else trainer.current_epoch + 1
-        epoch = min(trainer.current_epoch + 1, limit)  # at the end Lightning has counted one further
+        metrics = {
+            key: float(value)
+            for key, value in trainer.callback_metrics.items()
+            if key.endswith("accuracy")
+        }
+        accuracies = [
+            f"{key.removesuffix('_accuracy')} {value:.3f}" for key, value in sorted(metrics.items())
+        ]
+        limit = (
+            trainer.max_epochs
+            if trainer.max_epochs and trainer.max_epochs > 0
+            else trainer.current_epoch + 1
+        )
+        # at the end Lightning has counted one further
+        epoch = min(trainer.current_epoch + 1, limit)
         note = " ".join([f"epoch {epoch}", *accuracies])
         self._bar.update(self._task, completed=trainer.global_step, note=note, refresh=True)
 
@@ -57,7 +80,9 @@ class Progress(Callback):
             self._show(trainer)
         self._stop()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
         self._stop()
 
     def _stop(self) -> None:

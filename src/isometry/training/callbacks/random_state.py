@@ -13,7 +13,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 class ResumeState(Callback):
     """Random states of torch, numpy and python, and the number of CPU threads (sums depend on it).
 
-    Lightning saves none of them. Plain containers and tensors only: the checkpoint loads with `weights_only`.
+    Lightning saves none of them. Plain containers and tensors only: the checkpoint loads with
+    `weights_only`.
     """
 
     def __init__(self) -> None:
@@ -45,7 +46,9 @@ class ResumeState(Callback):
             restore(self._loaded)
             self._loaded = None
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         # what was logged before this step must not be lost with the process
         for logger in trainer.loggers:
             logger.save()

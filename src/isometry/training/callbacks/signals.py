@@ -1,4 +1,6 @@
-"""Drives the recorder through Lightning's hooks and hands what it flushes to the run directory and the loggers."""
+"""Drives the recorder through Lightning's hooks and hands what it flushes to the run directory and
+the loggers.
+"""
 
 from __future__ import annotations
 
@@ -30,18 +32,27 @@ from isometry.training.classifier import window
 MAX_NAMES = 2_000
 """Per-layer metric names that W&B is given at most: about so many gradient panels freeze a page."""
 
-DEFAULT_COLUMNS = ("backprop_norm", "weight_grad_norm", "update_ratio", "displacement", "activation_var", "saturation")
+DEFAULT_COLUMNS = (
+    "backprop_norm",
+    "weight_grad_norm",
+    "update_ratio",
+    "displacement",
+    "activation_var",
+    "saturation",
+)
 
 
 class Signals(Callback):
     """Measures every layer and stores the rows.
 
     Args:
-        every_n_steps: record every so many optimizer steps, and always step 0 and the last one; None switches off.
-        flush_every: optimizer steps between two copies to the host; a divergence is noticed at the next one.
+        every_n_steps: record every so many optimizer steps, and always step 0 and the last one;
+            None switches off.
+        flush_every: optimizer steps between two copies to the host; a divergence is noticed at the
+            next one.
         log_columns: columns sent to the loggers as `column/layer_007`.
-        alarm_factor, alarm_steps: warn when the gradient norm is over so many times its running median for so many steps;
-            None: never.
+        alarm_factor, alarm_steps: warn when the gradient norm is over so many times its running
+            median for so many steps; None: never.
         store: where the rows go; None keeps them out of files.
         initial_weights: the file of the weights at step 0; None keeps them in the checkpoints.
     """
@@ -60,17 +71,21 @@ class Signals(Callback):
     ):
         unknown = set(log_columns) - set(MEASURED)
         if unknown:
-            raise bad_value("callbacks.signals.log_columns", sorted(unknown)[0], f"allowed are {', '.join(MEASURED)}")
-        self.every_n_steps, self.flush_every, self.log_columns, self.store = (
-            every_n_steps,
-            flush_every,
-            list(log_columns),
-            store,
-        )
+            raise bad_value(
+                "callbacks.signals.log_columns",
+                sorted(unknown)[0],
+                f"allowed are {', '.join(MEASURED)}",
+            )
+        self.every_n_steps = every_n_steps
+        self.flush_every = flush_every
+        self.log_columns = list(log_columns)
+        self.store = store
         self.recorder: Recorder | None = None
         self.divergence: Divergence | None = None
         self.alarm = None if alarm_steps is None else GradientAlarm(alarm_factor, alarm_steps)
-        self._batches: list[int] = []  # index in its epoch of the last batch of each step since the last flush
+        self._batches: list[
+            int
+        ] = []  # index in its epoch of the last batch of each step since the last flush
         self.divergent_batch: int | None = None
         self.initial_weights = initial_weights
         self._initial: list[torch.Tensor] | None = None  # of the checkpoint
@@ -79,7 +94,7 @@ class Signals(Callback):
         self._recorded: bool | None = None  # of the optimizer step in progress; None between steps
         self._updated = False
 
-    # ---- life of the recorder -----------------------------------------------------------------------------------
+    # ---- life of the recorder --------------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         if self.every_n_steps is None:
@@ -91,25 +106,38 @@ class Signals(Callback):
                 logger.keep_out_of_summary(self.log_columns)
 
     def _open(self, trainer: Trainer, pl_module: Any) -> None:
-        self._trainer, self._scaler, layers = trainer, _scaler(trainer), pl_module.network.layer_map()
+        self._trainer = trainer
+        self._scaler = _scaler(trainer)
+        layers = pl_module.network.layer_map()
         compiled = pl_module.network._compiled_call_impl is not None
-        self._replays = not compiled and trainer.precision in ("32-true", "64-true") and not _is_random(pl_module.network)
+        self._replays = (
+            not compiled
+            and trainer.precision in ("32-true", "64-true")
+            and not _is_random(pl_module.network)
+        )
         before = self.recorder
-        self.recorder = Recorder(layers, self.flush_every, trainer.global_step, self._scaler is not None, compiled)
+        self.recorder = Recorder(
+            layers, self.flush_every, trainer.global_step, self._scaler is not None, compiled
+        )
         if trainer.global_step > 0:
             self.recorder.restore_initial(self._known_initial(before))
         elif self.initial_weights is not None and trainer.is_global_zero:
             write_initial(self.initial_weights, self.recorder.initial)
 
     def _known_initial(self, before: Recorder | None) -> list[torch.Tensor] | None:
-        """The weights at step 0 of a training that goes on: from its checkpoint, this process, or their file."""
+        """The weights at step 0 of a training that goes on: from its checkpoint, this process, or
+        their file.
+        """
         if self._initial is not None:
             return self._initial
         if before is not None:
             return before.initial
         if self.initial_weights is not None:
             return read_initial(self.initial_weights)
-        warnings.warn("the checkpoint holds no weights of step 0: displacement is null from here on", stacklevel=2)
+        warnings.warn(
+            "the checkpoint holds no weights of step 0: displacement is null from here on",
+            stacklevel=2,
+        )
         return None
 
     def state_dict(self) -> dict[str, Any]:
@@ -120,20 +148,28 @@ class Signals(Callback):
         return {**alarm, **self._initial_state()}
 
     def _initial_state(self) -> dict[str, Any]:
-        in_checkpoint = self.initial_weights is None or self._initial is not None  # as older checkpoints hold them
-        return {"initial": self.recorder.initial} if in_checkpoint and self.recorder is not None else {}
+        # as older checkpoints hold them
+        in_checkpoint = self.initial_weights is None or self._initial is not None
+        return (
+            {"initial": self.recorder.initial}
+            if in_checkpoint and self.recorder is not None
+            else {}
+        )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._initial = state_dict.get("initial") or None
         if self.alarm is not None and "alarm" in state_dict:
             self.alarm.load_state_dict(state_dict["alarm"])
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]
+    ) -> None:
         # rows before the checkpoint's step would otherwise be lost to a resume
         self._flush(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
-        # a resume from the last step has nothing to train: the row of the final weights is written all the same
+        # a resume from the last step has nothing to train: the row of the final weights is written
+        # all the same
         if self.recorder is None and self.every_n_steps is not None:
             self._open(trainer, pl_module)
             self.on_train_end(trainer, pl_module)
@@ -144,16 +180,23 @@ class Signals(Callback):
             self.recorder.weights_only()
             self._flush(trainer)
 
-    # ---- one step -----------------------------------------------------------------------------------------------
+    # ---- one step --------------------------------------------------------------------------------
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
         if self.recorder is None:
             return
         if self._recorded is None:
             step = self.recorder.step
             self._recorded = step % self.every_n_steps == 0 or step == self._last_step  # type: ignore[operator]
-        self._examples, self._window = batch[1].shape[0], window(trainer, batch_idx)
-        replay = functools.partial(replay_forward, pl_module.network, batch[0]) if self._replays else None
+        self._examples = batch[1].shape[0]
+        self._window = window(trainer, batch_idx)
+        replay = (
+            functools.partial(replay_forward, pl_module.network, batch[0])
+            if self._replays
+            else None
+        )
         pl_module.probe = self.recorder.begin(self._recorded, self._examples, replay)
 
     def on_before_backward(self, trainer: Trainer, pl_module: Any, loss: torch.Tensor) -> None:
@@ -168,27 +211,36 @@ class Signals(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
         if self.recorder is not None:
-            self.recorder.before_update(bool(self._recorded), gradient_scale(self._scaler, optimizer))
+            self.recorder.before_update(
+                bool(self._recorded), gradient_scale(self._scaler, optimizer)
+            )
             self._updated = True
-            pl_module.after_clipping = functools.partial(self.recorder.after_clipping, bool(self._recorded))
+            pl_module.after_clipping = functools.partial(
+                self.recorder.after_clipping, bool(self._recorded)
+            )
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         if self.recorder is None or not self._updated:
             return
         pl_module.after_clipping = None
         self.recorder.after_update(bool(self._recorded))
         self._batches.append(batch_idx)
-        self._recorded, self._updated = None, False
+        self._recorded = None
+        self._updated = False
         if self.recorder.full:
             self._flush(trainer)
 
-    # ---- what is done with a flush ------------------------------------------------------------------------------
+    # ---- what is done with a flush ---------------------------------------------------------------
 
     def _flush(self, trainer: Trainer) -> None:
         if self.recorder is None or not self.recorder.rows:
             return
         flush = self.recorder.flush()
-        if self.divergence is not None:  # Lightning goes on all the same until `min_epochs` and `min_steps`
+        if (
+            self.divergence is not None
+        ):  # Lightning goes on all the same until `min_epochs` and `min_steps`
             self._batches = []
             return
         self.divergence = flush.divergence
@@ -208,21 +260,30 @@ class Signals(Callback):
         steps = [] if self.alarm is None else self.alarm.see(flush.first_step, flush.gradient_norms)
         if self.alarm is not None and steps and first:
             warnings.warn(
-                f"the gradient norm was over {self.alarm.factor:g} times its running median for {self.alarm.steps} steps on "
-                f"end up to step {steps[0]}: an explosion often follows; a smaller optimizer.lr or trainer.gradient_clip_val "
+                f"the gradient norm was over {self.alarm.factor:g} times its running median for "
+                f"{self.alarm.steps} steps on "
+                f"end up to step {steps[0]}: an explosion often follows; a smaller optimizer.lr "
+                "or trainer.gradient_clip_val "
                 f"helps",
                 stacklevel=2,
             )
 
     def _scalar_loggers(self, trainer: Trainer) -> list[Logger]:
-        """The loggers that take a scalar for each layer: W&B's pages freeze over a few thousand metric names."""
+        """The loggers that take a scalar for each layer: W&B's pages freeze over a few thousand
+        metric names.
+        """
         assert self.recorder is not None
         names = len(self.log_columns) * len(self.recorder.layers)
-        chosen = [logger for logger in trainer.loggers if names <= MAX_NAMES or not isinstance(logger, WandbLogger)]
+        chosen = [
+            logger
+            for logger in trainer.loggers
+            if names <= MAX_NAMES or not isinstance(logger, WandbLogger)
+        ]
         if len(chosen) < len(trainer.loggers) and not self._names_warned:
             self._names_warned = True
             warnings.warn(
-                f"{names} per-layer metrics would freeze W&B's pages (limit {MAX_NAMES}): W&B gets profiles and the heatmap "
+                f"{names} per-layer metrics would freeze W&B's pages (limit {MAX_NAMES}): W&B "
+                "gets profiles and the heatmap "
                 f"only; fewer callbacks.signals.log_columns bring the curves back",
                 stacklevel=2,
             )
@@ -248,7 +309,8 @@ def _scaler(trainer: Trainer) -> Any:
 
 def to_table(flush: Flush, layers: Sequence[LayerSpec]) -> pa.Table:
     """The rows of a flush, one for each (step, layer); what was not measured is null."""
-    steps, count = flush.steps, len(layers)
+    steps = flush.steps
+    count = len(layers)
     columns = {
         "step": pa.array(np.repeat(steps, count), pa.int64()),
         "layer": pa.array(np.tile([spec.index for spec in layers], len(steps)), pa.int32()),
@@ -256,7 +318,8 @@ def to_table(flush: Flush, layers: Sequence[LayerSpec]) -> pa.Table:
         "kind": pa.array([spec.kind for spec in layers] * len(steps), pa.string()),
     }
     for index, column in enumerate(MEASURED):
-        values, measured = flush.values[:, index].ravel(), flush.measured[:, index].ravel()
+        values = flush.values[:, index].ravel()
+        measured = flush.measured[:, index].ravel()
         columns[column] = pa.array(values, pa.float64(), mask=~measured)
     return pa.table(columns, schema=SCHEMA)
 
@@ -267,12 +330,18 @@ def layer_keys(columns: Sequence[str], layers: Sequence[LayerSpec]) -> list[str]
     return [f"{column}/layer_{spec.index:0{digits}d}" for column in columns for spec in layers]
 
 
-def log_layers(logger: Logger, flush: Flush, layers: Sequence[LayerSpec], columns: Sequence[str]) -> None:
+def log_layers(
+    logger: Logger, flush: Flush, layers: Sequence[LayerSpec], columns: Sequence[str]
+) -> None:
     """Send the chosen columns to a logger that wants per-layer scalars, one call a step."""
     if not getattr(logger, "per_layer", True):
         return
-    keys, chosen = layer_keys(columns, layers), [MEASURED.index(column) for column in columns]
+    keys = layer_keys(columns, layers)
+    chosen = [MEASURED.index(column) for column in columns]
     for row, step in enumerate(flush.steps):
-        values, measured = flush.values[row, chosen].ravel(), flush.measured[row, chosen].ravel()
-        chosen_values = {key: float(v) for key, v, exists in zip(keys, values, measured, strict=True) if exists}
+        values = flush.values[row, chosen].ravel()
+        measured = flush.measured[row, chosen].ravel()
+        chosen_values = {
+            key: float(v) for key, v, exists in zip(keys, values, measured, strict=True) if exists
+        }
         logger.log_metrics(chosen_values, int(step))

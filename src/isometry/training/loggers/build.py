@@ -41,7 +41,10 @@ def build_loggers(
     if "csv" in names:
         loggers.append(MetricsLogger(MetricsFile(run.metrics)))
     if "wandb" in names:
-        from isometry.training.loggers.wandb import make_wandb  # a second of import for those who log there
+        # a second of import for those who log there
+        from isometry.training.loggers.wandb import (
+            make_wandb,
+        )
 
         loggers.append(make_wandb(run, attempt, config, project, entity, offline, patience))
     if "tensorboard" in names:
@@ -56,9 +59,13 @@ def make_tensorboard(run: RunDirectory) -> Logger:
         UserError: where the package tensorboard is not installed.
     """
     try:
-        return TensorBoardLogger(save_dir=run.path, name="tensorboard", version="", default_hp_metric=False)
+        return TensorBoardLogger(
+            save_dir=run.path, name="tensorboard", version="", default_hp_metric=False
+        )
     except ModuleNotFoundError as error:
-        raise bad_value("logger.names", "tensorboard", "needs the package: pip install tensorboard") from error
+        raise bad_value(
+            "logger.names", "tensorboard", "needs the package: pip install tensorboard"
+        ) from error
 
 
 def start_loggers(loggers: Sequence[Logger]) -> None:
@@ -69,7 +76,9 @@ def start_loggers(loggers: Sequence[Logger]) -> None:
 
 
 def close_loggers(loggers: Sequence[Logger], summary: Mapping[str, Any], failed: bool) -> None:
-    """Finish every logger; W&B gets the summary, and a run that failed is shown there as crashed."""
+    """Finish every logger; W&B gets the summary, and a run that failed is shown there as
+    crashed.
+    """
     for logger in loggers:
         logger.save()
         logger.finalize("failed" if failed else "success")

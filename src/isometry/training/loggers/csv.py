@@ -30,7 +30,10 @@ class MetricsLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self.file.log(step or 0, {key: value for key, value in metrics.items() if key != "epoch"} | _epoch(metrics))
+        self.file.log(
+            step or 0,
+            {key: value for key, value in metrics.items() if key != "epoch"} | _epoch(metrics),
+        )
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:

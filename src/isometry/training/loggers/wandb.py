@@ -1,4 +1,6 @@
-"""Weights & Biases: one W&B run per attempt, grouped by study. Whatever happens to W&B, the training goes on."""
+"""Weights & Biases: one W&B run per attempt, grouped by study. Whatever happens to W&B, the
+training goes on.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,12 @@ STEP = "trainer/global_step"
 
 
 class GuardedWandb(WandbLogger):
-    """Lightning's logger, except that an error of W&B's becomes one warning that says what to do, and the run goes on.
+    """Lightning's logger, except that an error of W&B's becomes one warning that says what to do,
+    and the run goes on.
 
-    Lightning writes every value with our own step metric, `trainer/global_step`: an offline resume begins a second W&B
-    directory whose internal steps start again, and the synced run is still one curve.
+    Lightning writes every value with our own step metric, `trainer/global_step`: an offline resume
+    begins a second W&B directory whose internal steps start again, and the synced run is still one
+    curve.
     """
 
     _warned = False
@@ -46,7 +50,8 @@ class GuardedWandb(WandbLogger):
             self._warned = True
             first = str(error).strip().splitlines()
             warnings.warn(
-                f"W&B: {type(error).__name__}: {first[0] if first else 'no answer'}. The run goes on, its files are whole; "
+                f"W&B: {type(error).__name__}: {first[0] if first else 'no answer'}. The run "
+                "goes on, its files are whole; "
                 f"what W&B missed is sent by: wandb sync {self.save_dir}/wandb/*run-*",
                 stacklevel=4,
             )
@@ -75,8 +80,9 @@ class GuardedWandb(WandbLogger):
             wandb.teardown()  # the failed attempt holds the run id
 
     def _start(self) -> Any:
-        """Start the W&B run without Lightning's definition of all keys, `*`: of two globs that match W&B takes either, and
-        the per-layer keys of a large network, defined one by one, are hundreds."""
+        """Start the W&B run without Lightning's definition of all keys, `*`: of two globs that
+        match W&B takes either, and the per-layer keys of a large network, defined one by one, are
+        hundreds."""
         if self._offline:
             self._wandb_init["mode"] = "offline"
         self._experiment = wandb.init(**self._wandb_init)
@@ -115,7 +121,8 @@ def make_wandb(
     offline: bool,
     patience: float,
 ) -> GuardedWandb:
-    """A logger whose W&B run carries study, run id and attempt in its id, and the study as its group.
+    """A logger whose W&B run carries study, run id and attempt in its id, and the study as its
+    group.
 
     Args:
         run: the run's directory.
@@ -146,7 +153,8 @@ def make_wandb(
         offline=offline,
         settings=settings,
     )
-    logger._wandb_init.pop("anonymous", None)  # Lightning still passes it; W&B prints a warning for it
+    # Lightning still passes it; W&B prints a warning for it
+    logger._wandb_init.pop("anonymous", None)
     return logger
 
 
