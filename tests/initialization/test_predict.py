@@ -1,53 +1,42 @@
-"""The prediction of a run that was trained elsewhere than on the CPU."""
+"""The prediction of a run, and the images it is made for."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
-import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from isometry.data.loader import Normalization
+from isometry.data.module import training_images
 from isometry.initialization import predict
 from isometry.training.build import build_data, build_network
 
 
-class Seen(Exception):
-    """What comes after needs numbers."""
-
-
-def test_images_on_the_device_that_trained_are_brought_to_the_cpu(monkeypatch):
-    """The normalization is made on the CPU, the splits lie where the training was: every run on a
-    GPU failed at its end.
-    """
-    seen = []
-
-    def look(layers, images, batch):
-        seen.append(images)
-        raise Seen
-
-    monkeypatch.setattr(predict, "predict_network", look)
-    with FakeTensorMode():
-        data = SimpleNamespace(
-            normalization=Normalization(torch.ones(1, 1, 1), torch.zeros(1, 1, 1)),
-            splits={"train": (torch.zeros(100, 1, 4, 4, dtype=torch.uint8, device="cuda"), None)},
-        )
-        with pytest.raises(Seen):
-            predict.predict_run([], data, 10)
-    (images,) = seen
-    assert images.device.type == "cpu"
-    assert images.shape == (predict.EXAMPLES, 1, 4, 4)
-
-
-def test_the_prediction_is_that_of_the_data_on_the_cpu(make_config):
+def test_it_is_that_of_the_first_training_images(make_config):
     config = make_config("model.depth=4")
     data = build_data(config)
-    data.setup()
     network = build_network(config, data.input_shape, data.num_classes)
+    data.setup()
     images = data.normalization(data.splits["train"][0][: predict.EXAMPLES])
-    expected, _ = predict.predicted_rate(
-        predict.predict_network(network.layer_map(), images, 128), network.layer_map()
-    )
-    found = predict.predict_run(network.layer_map(), data, 128)
+    layers = network.layer_map()
+    expected, _ = predict.predicted_rate(predict.predict_network(layers, images, 128), layers)
+    found = predict.predict_run(layers, training_images(data, predict.EXAMPLES), 128)
     assert found["gradient_rate_predicted"] == expected
+
+
+def test_the_images_are_on_the_cpu_wherever_the_training_is(make_config):
+    """The normalization is made on the CPU and the splits lie where the training is: a prediction
+    that took them failed every run on a GPU.
+    """
+    data = build_data(make_config())
+    data.setup()
+    data.splits = {name: (x.to("meta"), y.to("meta")) for name, (x, y) in data.splits.items()}
+    images = training_images(data, predict.EXAMPLES)
+    assert images.device.type == "cpu"
+    assert images.shape == (predict.EXAMPLES, 1, 28, 28)
+
+
+def test_no_random_number_of_the_training_is_used_up(make_config):
+    data = build_data(make_config())
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    training_images(data, predict.EXAMPLES)
+    assert torch.equal(torch.rand(3), expected)

@@ -156,3 +156,18 @@ def test_identity_is_one_and_refuses_other_shapes():
     draw(init.Identity(), convolution)
     x = torch.randn(2, 3, 4, 4)
     torch.testing.assert_close(convolution.layers[0].weighted(x), x)
+
+
+@pytest.mark.parametrize(
+    "initializer",
+    [init.FanScaled(gain="auto"), init.Orthogonal(gain="auto"), init.Critical()],
+    ids=["fan_scaled", "orthogonal", "critical"],
+)
+def test_an_initializer_used_again_is_that_of_the_second_network(initializer):
+    """σ_w with χ₁ = 1: √2 for relu, 1 for tanh with σ_b = 0."""
+    before = dict(vars(initializer))
+    for activation, critical in ((activations.relu(), math.sqrt(2)), (activations.tanh(), 1.0)):
+        network = MLP((1, 10, 10), 10, activation, depth=4, width=100)
+        hidden = draw(initializer, network)[:-1]
+        assert [spec.sigma_w for spec in hidden] == pytest.approx([critical] * 3, rel=1e-4)
+    assert vars(initializer) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -10,11 +11,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from isometry.errors import UserError
 from isometry.launch.job import Job
 from isometry.launch.pool import Pool, _stoppable
 from isometry.runs.directory import RunDirectory
 from isometry.runs.lock import RunBusy, RunLock
-from isometry.training.run import begin, plan, take
+from isometry.training.run import begun, plan, take
 
 
 def ended(run: RunDirectory, code: int) -> Job:
@@ -68,10 +70,9 @@ def test_a_run_that_others_trained_while_this_process_was_building_is_not_traine
     run.begin("a: 1")
     run.end("finished")
     before = run.status()
-    with pytest.raises(
-        RunBusy, match="another process has trained it in the meantime: finished already"
-    ):
-        begin(config, run, resuming=False)
+    meantime = "another process has trained it in the meantime: finished already"
+    with pytest.raises(RunBusy, match=meantime), begun(config, run, decision):
+        pass
     assert run.status() == before
     assert not (run.path / "lock.json").exists()
     take(run, "train", "all").release()  # who asked for everything anew gets it
@@ -80,11 +81,22 @@ def test_a_run_that_others_trained_while_this_process_was_building_is_not_traine
 def test_a_lock_that_is_held_is_told_with_the_run(make_config):
     run, config, _ = plan(make_config("model.depth=3"))
     run.path.mkdir(parents=True)
-    with (
-        RunLock(run.path),
-        pytest.raises(RunBusy, match=f"{run.run_id} is being trained by process"),
-    ):
-        begin(config, run, resuming=False)
+    held = f"{run.run_id} is being trained by process"
+    with RunLock(run.path), pytest.raises(RunBusy, match=held), begun(config, run, "train"):
+        pass
+
+
+def test_a_run_that_cannot_begin_gives_its_lock_back(make_config, monkeypatch):
+    run, config, decision = plan(make_config("model.depth=3"))
+
+    def refuse(*_):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(RunDirectory, "begin", refuse)
+    refused = re.escape(f"paths.runs={config.paths.runs}: cannot write there (read-only)")
+    with pytest.raises(UserError, match=refused), begun(config, run, decision):
+        pass
+    assert not (run.path / "lock.json").exists()
 
 
 def test_the_time_in_which_the_forkserver_imports_is_not_the_jobs(run):

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -194,6 +195,19 @@ def test_a_failure_is_recorded_with_its_reason(make_config, monkeypatch):
     (status,) = Path(config.paths.runs).glob("*/*/status.json")
     assert json.loads(status.read_text())["state"] == "failed"
     assert "on fire" in json.loads(status.read_text())["reason"]
+    # the theory was asked before anything happened
+    assert (
+        json.loads((status.parent / "prediction.json").read_text())["gradient_rate_predicted"] > 0
+    )
+
+
+@pytest.mark.parametrize("initializer", ["glorot_normal", "normal"])
+def test_signals_are_read_once_at_the_end(make_config, monkeypatch, initializer):
+    read = []
+    whole = pq.read_table
+    monkeypatch.setattr(pq, "read_table", lambda path, **_: read.append(path) or whole(path, **_))
+    train(make_config("model.depth=20", f"initializer={initializer}", "pictures=true"))
+    assert len(read) == len(set(read)) > 0
 
 
 @pytest.mark.parametrize(

@@ -126,12 +126,25 @@ class ImageData(LightningDataModule):
             )
             self.splits = self._split(device)
 
+    @cached_property
+    def _rows(self) -> tuple[Tensor, Tensor]:
+        """Which examples of the training split are trained on, and which validate."""
+        train, val = stratified_split(self.images.train_labels, self.val_size, SPLIT_SEED)
+        return train[: self.train_size], val
+
+    def examples(self, count: int) -> Tensor:
+        """The first `count` training images as the network sees them, [count, C, H, W] on the
+        CPU.
+        """
+        train, _ = self._rows
+        return self.normalization(self.images.train_images[train[:count]])
+
     def _split(self, device: torch.device) -> dict[str, tuple[Tensor, Tensor]]:
         images = self.images.train_images
         labels = self.images.train_labels
-        train, val = stratified_split(labels, self.val_size, SPLIT_SEED)
+        train, val = self._rows
         parts = {
-            "train": (images[train[: self.train_size]], labels[train[: self.train_size]]),
+            "train": (images[train], labels[train]),
             "val": (images[val], labels[val]),
             "test": (self.images.test_images, self.images.test_labels),
         }
@@ -181,3 +194,16 @@ class ImageData(LightningDataModule):
     def transfer_batch_to_device(self, batch, device: torch.device, dataloader_idx: int):
         """Batches are born on the device."""
         return batch
+
+
+def training_images(data: LightningDataModule, count: int) -> Tensor:
+    """Up to `count` training images as the network sees them, [N, C, H, W] on the CPU; no random
+    number of the training is used up.
+    """
+    if isinstance(data, ImageData):
+        return data.examples(count)
+    with torch.random.fork_rng(devices=[]):
+        data.prepare_data()
+        data.setup("fit")
+        images, _ = next(iter(data.train_dataloader()))
+    return images[:count].cpu()

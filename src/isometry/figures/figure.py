@@ -25,7 +25,7 @@ from isometry.figures.claims import Claim, Estimate, judge_all
 from isometry.figures.lab import Lab
 from isometry.figures.trainings import launch
 from isometry.plots.style import save
-from isometry.runs.files import write_json, write_text, write_whole
+from isometry.runs.files import write_json, write_text, write_whole, written_below
 
 FORMATS = ("pdf", "png", "svg")
 RESULT_COLOURS = {"pass": "green", "fail": "bold red", "undecided": "yellow"}
@@ -226,19 +226,15 @@ def store(
     """`figure.*`, `data.parquet`, `claims.json`, `config.yaml`, and `wall.json` where something was
     measured.
     """
-    try:
+    with written_below("paths.runs", config.paths.runs):
         target.mkdir(parents=True, exist_ok=True)
         write_whole(target / "data.parquet", lambda path: data.to_parquet(path, index=False))
         write_text(target / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
         write_json(target / "claims.json", claims)
         save(drawing, target / "figure", FORMATS)
         if wall is not None:
-            write_json(
-                target / "wall.json",
-                {"wall_seconds": round(wall, 1), "seeds": int(data["seed"].nunique())},
-            )
-    except OSError as error:
-        raise UserError(f"paths.runs={config.paths.runs}: cannot write there ({error})") from error
+            seeds = int(data["seed"].nunique())
+            write_json(target / "wall.json", {"wall_seconds": round(wall, 1), "seeds": seeds})
 
 
 def check_types(code: Any, prefix: str) -> None:

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from isometry.data.module import ImageData
 from isometry.layers.spec import LayerSpec
 from isometry.theory.propagation import LayerRecord, Prediction, predict
 
@@ -88,17 +87,20 @@ def predicted_rate(
     return rate, None if prediction.fluctuations is None else prediction.fluctuations.rate_std
 
 
-def predict_run(layers: Sequence[LayerSpec], data: ImageData, batch: int) -> dict[str, Any]:
+def predict_run(layers: Sequence[LayerSpec], images: Tensor, batch: int) -> dict[str, Any]:
     """`prediction.json` of a run: the rate and the profile that its network is expected to show at
     initialization.
+
+    Args:
+        layers: of an initialized network.
+        images: training images as the network sees them, [N, C, H, W].
+        batch: what batch norm sees.
 
     Returns:
         `gradient_rate_predicted` and its band; by layer the mean and the standard deviation over
         networks of the natural logarithm of `backprop_norm` relative to the last hidden layer;
         `reason` where something is null.
     """
-    # the splits are where the training was
-    images = data.normalization(data.splits["train"][0][:EXAMPLES].cpu())
     prediction = predict_network(layers, images, batch)
     rate, spread = predicted_rate(prediction, layers)
     f = prediction.fluctuations

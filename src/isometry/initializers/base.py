@@ -4,6 +4,7 @@ declares σ_w and σ_b.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 
 import torch
@@ -53,20 +54,23 @@ class PerLayer(ABC):
         Raises:
             InitializerError: where a layer's shape does not suit.
         """
-        self.prepare(layers)
+        fitted = self.fitted(layers)
         for spec in layers:
             with torch.no_grad():
-                sigma_w = self.draw(spec, generator)
-                self.draw_bias(spec, generator)
-            spec.declare(sigma_w, self.declared_sigma_b(spec), self.distribution)
+                sigma_w = fitted.draw(spec, generator)
+                fitted.draw_bias(spec, generator)
+            spec.declare(sigma_w, fitted.declared_sigma_b(spec), fitted.distribution)
 
-    def prepare(self, layers: list[LayerSpec]) -> None:
-        """Look at the whole network before a layer is drawn; `gain: auto` becomes a number here.
+    def fitted(self, layers: list[LayerSpec]) -> PerLayer:
+        """The initializer for these layers, whose `gain: auto` is a number; itself stays as it is.
 
         The gain with χ₁ = 1 for the layers' own φ: with std gain/√fan_in it is the critical σ_w.
         """
-        if getattr(self, "gain", None) == "auto":
-            self.gain = critical_scale(layers, self.sigma_b)
+        if getattr(self, "gain", None) != "auto":
+            return self
+        fitted = copy.copy(self)
+        fitted.gain = critical_scale(layers, self.sigma_b)
+        return fitted
 
     @abstractmethod
     def draw(self, spec: LayerSpec, generator: Generator) -> float:

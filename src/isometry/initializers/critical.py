@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 from torch import Generator
 
 from isometry.initializers.base import PerLayer, critical_scale
@@ -18,12 +20,16 @@ class Critical(PerLayer):
         distribution: `gaussian`, `uniform`, `truncated` or `orthogonal` weights.
     """
 
+    sigma_w: float  # of a fitted one
+
     def __init__(self, sigma_b: float = 0.0, distribution: Distribution | str = "gaussian"):
         self.sigma_b = sigma_b
         self.distribution = distribution
 
-    def prepare(self, layers: list[LayerSpec]) -> None:
-        self.sigma_w = critical_scale(layers, self.sigma_b)
+    def fitted(self, layers: list[LayerSpec]) -> Critical:
+        fitted = copy.copy(self)
+        fitted.sigma_w = critical_scale(layers, self.sigma_b)
+        return fitted
 
     def draw(self, spec: LayerSpec, generator: Generator) -> float:
         if self.distribution == "orthogonal":

@@ -17,18 +17,10 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from isometry.errors import UserError
 from isometry.runs.directory import RunDirectory
+from isometry.training.outcome import INTERRUPTED, STOPPED, say_interrupted
 from isometry.training.processes import inside_launcher
 from isometry.training.resume import frozen_config
-from isometry.training.run import (
-    INTERRUPTED,
-    STOPPED,
-    begin,
-    execute,
-    go_on,
-    plan,
-    prepare,
-    say_interrupted,
-)
+from isometry.training.run import assemble, begun, execute, go_on, plan, prepare
 
 
 def train(config: DictConfig) -> dict[str, Any]:
@@ -42,11 +34,8 @@ def train(config: DictConfig) -> dict[str, Any]:
     if decision in ("skip", "busy") or processes == 1 or inside_launcher():
         return go_on(run, config, decision)
     prepare(config)
-    lock = begin(config, run, resuming=decision == "resume")
-    try:
+    with begun(config, run, decision):
         return launch(run, processes, resuming=decision == "resume")
-    finally:
-        lock.release()
 
 
 def wanted_processes(config: DictConfig) -> int:
@@ -111,4 +100,9 @@ def stopped(run: RunDirectory) -> NoReturn:
 def worker(path: str, resuming: bool) -> None:
     """One process of a run: build everything from the run's own config and train."""
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])))
-    record(execute)(frozen_config(Path(path)), RunDirectory(Path(path)), resuming)
+    record(train_rank)(RunDirectory(Path(path)), resuming)
+
+
+def train_rank(run: RunDirectory, resuming: bool) -> None:
+    """Build and train in this process; the launcher has begun the run."""
+    execute(assemble(frozen_config(run.path), run, resuming))

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,9 @@ from isometry.launch.sweep import (
     returned,
     summary_line,
 )
+from isometry.runs.decision import Decision
 from isometry.runs.directory import RunDirectory
-from isometry.runs.lock import RunBusy, RunLock
+from isometry.runs.lock import RunBusy
 
 LOOK_SECONDS = 2.0
 GONE_AFTER = 5
@@ -215,42 +217,45 @@ def _train_together(config: DictConfig, path: Path) -> None:
     """One rank of a run that Slurm has started in several processes: the first one decides and
     begins it.
     """
-    from isometry.training.run import begin, execute, plan
+    from isometry.training.run import begun, plan
 
-    restart = os.environ.get("SLURM_RESTART_COUNT", "0")
-    note = path.parent / "logs" / f"{path.name}.{os.environ['SLURM_JOB_ID']}.{restart}.json"
+    note = _note_of(path)
     if os.environ["SLURM_PROCID"] != "0":
-        decision = _decision_of_first(note)
-        if decision in ("train", "resume"):
-            execute(config, RunDirectory(path), resuming=decision == "resume")
+        _train_rank(config, RunDirectory(path), _decision_of_first(note))
         return
     run, config, decision = plan(config)
-    lock: RunLock | None = None
-    try:
-        lock = (
-            begin(config, run, resuming=decision == "resume")
-            if decision in ("train", "resume")
-            else None
-        )
-    except RunBusy as busy:
-        decision = "busy"
-        print(f"isometry: {busy}", file=sys.stderr, flush=True)
-    note.parent.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(decision))
-    try:
-        if lock is not None:
-            execute(config, run, resuming=decision == "resume")
-    finally:
-        note.unlink(missing_ok=True)
-        if lock is not None:
-            lock.release()
+    with ExitStack() as stack:
+        stack.callback(note.unlink, missing_ok=True)
+        try:
+            if decision in ("train", "resume"):
+                stack.enter_context(begun(config, run, decision))
+        except RunBusy as busy:
+            decision = "busy"
+            print(f"isometry: {busy}", file=sys.stderr, flush=True)
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(decision))
+        _train_rank(config, run, decision)
 
 
-def _decision_of_first(note: Path) -> str:
+def _train_rank(config: DictConfig, run: RunDirectory, decision: Decision) -> None:
+    from isometry.training.run import assemble, execute
+
+    if decision in ("train", "resume"):
+        execute(assemble(config, run, resuming=decision == "resume"))
+
+
+def _note_of(path: Path) -> Path:
+    """Where the first rank says what it has decided; of this job and this start of it alone."""
+    restart = os.environ.get("SLURM_RESTART_COUNT", "0")
+    return path.parent / "logs" / f"{path.name}.{os.environ['SLURM_JOB_ID']}.{restart}.json"
+
+
+def _decision_of_first(note: Path) -> Decision:
     deadline = time.time() + RANKS_WAIT_SECONDS
     while time.time() < deadline:
         if note.exists() and note.read_text():
-            return str(json.loads(note.read_text()))
+            decision: Decision = json.loads(note.read_text())
+            return decision
         time.sleep(0.2)
     raise TimeoutError(f"rank 0 has not begun the run within {RANKS_WAIT_SECONDS:.0f} s")
 

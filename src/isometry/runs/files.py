@@ -6,11 +6,12 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from isometry.errors import DiskFull
+from isometry.errors import DiskFull, bad_value
 
 
 def write_whole(path: Path, fill: Callable[[Path], object]) -> None:
@@ -31,6 +32,23 @@ def write_whole(path: Path, fill: Callable[[Path], object]) -> None:
                 f"{path}: {error.strerror}; make room there, and the same command goes on"
             ) from error
         raise
+
+
+@contextmanager
+def written_below(key: str, folder: object) -> Iterator[None]:
+    """A write that is refused inside the block becomes a message that names the setting.
+
+    Args:
+        key: of the config.
+        folder: its value.
+
+    Raises:
+        UserError: for any error of the file system.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise bad_value(key, folder, f"cannot write there ({error})") from error
 
 
 def _write_whole(path: Path, fill: Callable[[Path], object]) -> None:

@@ -1,44 +1,146 @@
-"""`summary.json`: the flat keys of DESIGN.md."""
+"""How a run ended: recorded whatever it is, and summed up in `summary.json` (DESIGN.md)."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from isometry import gradient_rate as rates
+from isometry.console import console
+from isometry.errors import DiskFull
 from isometry.runs.directory import RunDirectory, State
 from isometry.runs.provenance import git_commit
-from isometry.runs.signal_store import read_signals
 from isometry.signals.flush import Divergence
+from isometry.training.loggers import close_loggers
+from isometry.training.processes import is_first, launcher_is_gone
+
+INTERRUPTED = 130
+"""The exit code that shells give Ctrl-C; Lightning would say 1."""
+
+STOPPED = "stopped by the user"
+"""Why an interrupted run ended."""
+
+
+@dataclass
+class Outcome:
+    """What is known of a run; filled as it goes on.
+
+    Attributes:
+        began: when training began, on the clock of `time.perf_counter`.
+        prediction: what the theory expects of the network at initialization.
+        divergence: the first non-finite number, None as long as there is none.
+        divergent_batch: the index of its batch in its epoch.
+        metrics: the latest value of each.
+        steps: optimizer steps taken.
+        images_per_second: of the training, without validation.
+        summary: the content of `summary.json`; empty in processes that do not write.
+    """
+
+    began: float = field(default_factory=time.perf_counter)
+    prediction: dict[str, Any] = field(default_factory=dict)
+    divergence: Divergence | None = None
+    divergent_batch: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    steps: int = 0
+    images_per_second: float | None = None
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def state(self) -> State:
+        """The state of a run whose training has come to its end."""
+        return "finished" if self.divergence is None else "diverged"
+
+    @property
+    def reason(self) -> str | None:
+        """One line for `status.json` and the terminal; None for a run that finished."""
+        if self.divergence is None:
+            return None
+        what = "preactivation" if self.divergence.kind == "forward" else "weight gradient"
+        where = f"layer {self.divergence.layer} at step {self.divergence.step}"
+        return f"first non-finite number: the {what} of {where}, batch {self.divergent_batch}"
+
+
+# ---- recorded ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def recorded(run: RunDirectory, loggers: Sequence[Logger], outcome: Outcome) -> Iterator[None]:
+    """Write how the block ends into status and loggers; Ctrl-C leaves with its exit code."""
+    state: State = "failed"
+    reason: str | None = None
+    try:
+        yield
+        state = outcome.state
+        reason = outcome.reason
+    except (KeyboardInterrupt, SystemExit) as stop:
+        state = "interrupted"
+        reason = STOPPED
+        if is_first():
+            say_interrupted(run)
+        raise SystemExit(INTERRUPTED) from stop
+    except BaseException as error:
+        state = state_after(error)
+        reason = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        if is_first():
+            run.end(state, reason)
+        close_loggers(loggers, outcome.summary, failed=state in ("failed", "interrupted"))
+
+
+def state_after(error: BaseException) -> State:
+    """The state of a run that an error has ended: one that was through no fault of its own goes on
+    when it is started again.
+
+    Without its launcher one of several processes notices first, and the others lose it in the
+    middle of a sum.
+    """
+    return "interrupted" if isinstance(error, DiskFull) or launcher_is_gone() else "failed"
+
+
+def say_interrupted(run: RunDirectory) -> None:
+    """How to go on."""
+    console.print(
+        f"interrupted; the same command goes on, and so does: isometry train resume={run.path}",
+        soft_wrap=True,
+    )
+
+
+# ---- summed up -----------------------------------------------------------------------------------
 
 
 def summarise(
-    config: DictConfig,
-    run: RunDirectory,
-    metrics: Mapping[str, float],
-    steps: int,
-    divergence: Divergence | None,
-    state: State,
+    config: DictConfig, run: RunDirectory, outcome: Outcome, rows: pd.DataFrame
 ) -> dict[str, Any]:
-    """The summary of a run; None where a value does not exist."""
+    """The summary of a run; None where a value does not exist.
+
+    Args:
+        config: of the run.
+        run: its directory.
+        outcome: of its training.
+        rows: all its signals.
+    """
+    accuracies = ("test_accuracy", "val_accuracy", "train_loss")
+    divergence = outcome.divergence
     return {
-        "state": state,
-        **{
-            key: _number(metrics.get(key, math.nan))
-            for key in ("test_accuracy", "val_accuracy", "train_loss")
-        },
-        **summarise_signals(config, run),
+        "state": outcome.state,
+        **{key: _number(outcome.metrics.get(key, math.nan)) for key in accuracies},
+        **summarise_signals(config.verdict, rows, outcome.prediction),
         "first_nonfinite_kind": divergence and divergence.kind,
         "first_nonfinite_layer": divergence and divergence.layer,
         "first_nonfinite_step": divergence and divergence.step,
-        "steps": steps,
-        "wall_seconds": None,
-        "images_per_second": None,
+        "steps": outcome.steps,
+        "wall_seconds": round(time.perf_counter() - outcome.began, 3),
+        "images_per_second": outcome.images_per_second,
         "run_id": run.run_id,
         "study": run.study,
         "seed": config.seed,
@@ -46,35 +148,22 @@ def summarise(
     }
 
 
-def account_of(divergence: Divergence, batch: int | None, run: RunDirectory) -> dict[str, Any]:
-    """`divergence.json`: the address of the first non-finite number, and the last recorded profile
-    before its step.
-    """
-    rows = read_signals(run.signals, ["backprop_norm", "weight_grad_norm", "forward_second_moment"])
-    rows = rows[rows.step < divergence.step].dropna(subset=["backprop_norm"])
-    last = rows[rows.step == rows.step.max()]
-    profile = (
-        last.drop(columns="step")
-        .astype(object)
-        .where(last.drop(columns="step").notna(), None)
-        .to_dict("records")
-    )
-    step = int(last.step.iloc[0]) if len(last) else None
+def summarise_signals(
+    thresholds: Mapping[str, float], rows: pd.DataFrame, prediction: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Rates and verdict from the stored profiles of the hidden layers."""
+    hidden = rows.query("kind == 'hidden'").dropna(subset=["backprop_norm"])
+    profiles = [group.backprop_norm.to_numpy() for _, group in hidden.groupby("step")]
+    ratio = rates.gradient_ratio(profiles[0]) if profiles else math.nan
+    found = [rates.gradient_rate(profile).rate for profile in profiles[:1] + profiles[-1:]]
     return {
-        **dataclasses.asdict(divergence),
-        "batch": batch,
-        "last_finite_step": step,
-        "last_finite_profile": profile,
+        "gradient_rate_init": _number(found[0]) if found else None,
+        "gradient_rate_final": _number(found[-1]) if found else None,
+        "gradient_rate_predicted": prediction.get("gradient_rate_predicted"),
+        "gradient_ratio_init": _number(ratio),
+        "verdict_init": rates.verdict(ratio, **thresholds),
+        "clipped_share": clipped_share(rows),
     }
-
-
-def reason_of(divergence: Divergence, batch: int | None) -> str:
-    """One line for `status.json` and the terminal."""
-    what = "preactivation" if divergence.kind == "forward" else "weight gradient"
-    return (
-        f"first non-finite number: the {what} of layer {divergence.layer} at step "
-        f"{divergence.step}, batch {batch}"
-    )
 
 
 def clipped_share(rows: pd.DataFrame) -> float | None:
@@ -86,24 +175,22 @@ def clipped_share(rows: pd.DataFrame) -> float | None:
     return None if rows.empty else float(smaller.groupby(rows.step).any().mean())
 
 
-def summarise_signals(config: DictConfig, run: RunDirectory) -> dict[str, Any]:
-    """Rates and verdict from the stored profiles of the hidden layers."""
-    frame = read_signals(
-        run.signals, ["kind", "backprop_norm", "weight_grad_norm", "weight_grad_norm_clipped"]
-    )
-    rows = frame.query("kind == 'hidden'").dropna(subset=["backprop_norm"])
-    profiles = [group.backprop_norm.to_numpy() for _, group in rows.groupby("step")]
-    ratio = rates.gradient_ratio(profiles[0]) if profiles else math.nan
-    thresholds = {key: config.verdict[key] for key in ("vanishing_below", "exploding_above")}
+PROFILE = ("backprop_norm", "weight_grad_norm", "forward_second_moment")
+"""What `divergence.json` shows of the last profile."""
+
+
+def account_of(divergence: Divergence, batch: int | None, rows: pd.DataFrame) -> dict[str, Any]:
+    """`divergence.json`: the address of the first non-finite number, and the last recorded profile
+    before its step.
+    """
+    rows = rows[rows.step < divergence.step].dropna(subset=["backprop_norm"])
+    last = rows[rows.step == rows.step.max()]
+    profile = last[["layer", *PROFILE]].astype(object)
     return {
-        "gradient_rate_init": _number(rates.gradient_rate(profiles[0]).rate) if profiles else None,
-        "gradient_rate_final": _number(rates.gradient_rate(profiles[-1]).rate)
-        if profiles
-        else None,
-        "gradient_rate_predicted": (run.prediction() or {}).get("gradient_rate_predicted"),
-        "gradient_ratio_init": _number(ratio),
-        "verdict_init": rates.verdict(ratio, **thresholds),
-        "clipped_share": clipped_share(frame),
+        **dataclasses.asdict(divergence),
+        "batch": batch,
+        "last_finite_step": int(last.step.iloc[0]) if len(last) else None,
+        "last_finite_profile": profile.where(profile.notna(), None).to_dict("records"),
     }
 
 
@@ -111,10 +198,13 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def describe(summary: Mapping[str, Any]) -> str:
+def describe(outcome: Outcome) -> str:
     """One line for the terminal."""
+    summary = outcome.summary
     words = [f"state {summary['state']}", f"verdict {summary['verdict_init']}"]
     for key in ("gradient_rate_init", "test_accuracy", "first_nonfinite_step"):
         if summary[key] is not None:
             words.append(f"{key} {summary[key]:.4g}")
-    return ", ".join([*words, f"{summary['steps']} steps in {summary['wall_seconds']:.1f} s"])
+    words.append(f"{summary['steps']} steps in {summary['wall_seconds']:.1f} s")
+    line = ", ".join(words)
+    return f"{line}; {outcome.reason}" if outcome.reason else line

@@ -1,42 +1,40 @@
-"""`isometry train`: compose, build, fit, summarise. Read it top to bottom."""
+"""One run of `isometry train`: compose, build, fit, outcome. Read it top to bottom."""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from isometry.config.checks import validate
 from isometry.config.compose import resolved
 from isometry.config.machine import check_machine
 from isometry.console import console, print_config, quiet
-from isometry.data.module import ImageData
-from isometry.errors import DiskFull, UserError
-from isometry.initialization.predict import predict_run
+from isometry.data.module import training_images
+from isometry.initialization.predict import EXAMPLES, predict_run
 from isometry.runs.decision import Decision, clear, decide, decide_by_status
-from isometry.runs.directory import RunDirectory, State
+from isometry.runs.directory import RunDirectory
+from isometry.runs.files import written_below
 from isometry.runs.identity import run_id
 from isometry.runs.lock import RunBusy, RunLock
-from isometry.runs.signal_store import SignalStore
+from isometry.runs.signal_store import SignalStore, read_signals
 from isometry.signals.native import load_early
 from isometry.training.build import build_classifier, build_data, build_network, seed_everything
 from isometry.training.callbacks import Signals, Throughput
 from isometry.training.classifier import Classifier
-from isometry.training.loggers import build_loggers, close_loggers, start_loggers
-from isometry.training.outcome import account_of, describe, reason_of, summarise
-from isometry.training.processes import inside_launcher, is_first, launcher_is_gone
+from isometry.training.loggers import build_loggers, start_loggers
+from isometry.training.outcome import Outcome, account_of, describe, recorded, summarise
+from isometry.training.processes import inside_launcher, is_first
 from isometry.training.resume import checkpoint_step, frozen_config, keep_before
 from isometry.training.trainer import build_trainer
 from isometry.training.views import draw_pictures, send_views
-
-INTERRUPTED = 130
-"""The exit code that shells give Ctrl-C; Lightning would say 1."""
-
-STOPPED = "stopped by the user"
-"""Why an interrupted run ended."""
 
 
 def train(config: DictConfig) -> dict[str, Any]:
@@ -58,7 +56,8 @@ def plan(config: DictConfig) -> tuple[RunDirectory, DictConfig, Decision]:
         run = RunDirectory(Path(config.resume).resolve())
         config = frozen_config(Path(config.resume))
     else:
-        run = RunDirectory(Path(config.paths.runs) / config.study_name / run_id(resolved(config)))
+        study = Path(config.paths.runs) / config.study_name
+        run = RunDirectory(study / run_id(resolved(config)))
     validate(resolved(config))
     decision, why = decide(run, config.rerun)
     if why != "new":
@@ -70,10 +69,40 @@ def go_on(run: RunDirectory, config: DictConfig, decision: Decision) -> dict[str
     """Do what was decided, in this process."""
     if decision in ("skip", "busy"):
         return run.summary() or {}
-    return execute(config, run, resuming=decision == "resume")
+    parts = assemble(config, run, resuming=decision == "resume")
+    if inside_launcher():  # which has begun the run
+        return execute(parts)
+    with begun(config, run, decision):
+        return execute(parts)
 
 
-def prepare(config: DictConfig) -> tuple[ImageData, Classifier]:
+# ---- build ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Parts:
+    """What one process needs to train a run, built: a mistake in the config has been told.
+
+    Attributes:
+        config: of the run.
+        run: its directory, which need not exist yet.
+        resuming: whether it goes on from its last checkpoint.
+        data, classifier, signals, throughput, loggers, trainer: built; of several processes that
+            train together only the first has loggers.
+    """
+
+    config: DictConfig
+    run: RunDirectory
+    resuming: bool
+    data: LightningDataModule
+    classifier: Classifier
+    signals: Signals
+    throughput: Throughput
+    loggers: list[Logger]
+    trainer: Trainer
+
+
+def prepare(config: DictConfig) -> tuple[LightningDataModule, Classifier]:
     """Data and classifier; everything that can be wrong with a config is told here, before the run
     begins.
     """
@@ -86,117 +115,50 @@ def prepare(config: DictConfig) -> tuple[ImageData, Classifier]:
     return data, build_classifier(config, build_network(config, data.input_shape, data.num_classes))
 
 
-def execute(config: DictConfig, run: RunDirectory, resuming: bool) -> dict[str, Any]:
-    """Build everything, then begin the run: a mistake in the config leaves no half-made run behind.
-
-    Of several processes that train together, rank 0 writes.
-    """
+def assemble(config: DictConfig, run: RunDirectory, resuming: bool) -> Parts:
+    """Build everything, before the run begins: a mistake leaves no half-made run behind."""
     data, classifier = prepare(config)
-    alone = not inside_launcher()
-    first = is_first()
-    # of several processes the launcher has begun the run
-    attempt = run.next_attempt(resuming or not alone)
-    loggers = (
-        build_loggers(run, attempt, resolved(config), **resolved(config)["logger"]) if first else []
-    )
-    signals = Signals(
-        **config.callbacks.signals,
-        store=SignalStore(run.signals),
-        initial_weights=run.initial_weights,
-    )
+    loggers = run_loggers(config, run, resuming) if is_first() else []
+    store = SignalStore(run.signals)
+    signals = Signals(**config.callbacks.signals, store=store, initial_weights=run.initial_weights)
     throughput = Throughput()
     trainer = build_trainer(config, run, loggers, [signals, throughput])
-    lock = begin(config, run, resuming) if alone else None
-    load_early(trainer.strategy.root_device)
-    start_loggers(loggers)
-    state: State = "failed"
-    reason: str | None = None
-    summary: dict[str, Any] = {}
-    started = time.perf_counter()
-    try:
-        trainer.fit(classifier, data, ckpt_path=run.last_checkpoint if resuming else None)
-        outcome: State = "finished" if signals.divergence is None else "diverged"
-        if outcome == "finished":
-            trainer.test(classifier, data, verbose=False)
-        if first:
-            run.write_prediction(
-                predict_run(classifier.network.layer_map(), data, config.data.batch_size)
-            )
-            summary = summarise(
-                config, run, classifier.metrics, trainer.global_step, signals.divergence, outcome
-            )
-            summary |= {"wall_seconds": round(time.perf_counter() - started, 3)}
-            summary |= {"images_per_second": throughput.images_per_second}
-            run.write_summary(summary)
-            if signals.divergence is not None:
-                reason = reason_of(signals.divergence, signals.divergent_batch)
-                run.write_divergence(account_of(signals.divergence, signals.divergent_batch, run))
-        state = outcome  # from here on the run is what it is, whatever becomes of its pictures
-        if first and config.pictures:
-            draw_pictures(run)
-            send_views(run, loggers)
-    except (KeyboardInterrupt, SystemExit) as stop:
-        state = "interrupted"
-        reason = STOPPED
-        if first:
-            say_interrupted(run)
-        raise SystemExit(INTERRUPTED) from stop
-    except BaseException as error:
-        state = state_after(error)
-        reason = f"{type(error).__name__}: {error}"
-        raise
-    finally:
-        if first:
-            run.end(state, reason)
-        close_loggers(loggers, summary, failed=state in ("failed", "interrupted"))
-        if lock is not None:
-            lock.release()
-    if first:
-        console.print(describe(summary) + (f"; {reason}" if reason else ""), soft_wrap=True)
-    return summary
+    return Parts(config, run, resuming, data, classifier, signals, throughput, loggers, trainer)
 
 
-def state_after(error: BaseException) -> State:
-    """The state of a run that an error has ended: one that was through no fault of its own goes on
-    when it is started again.
-
-    Without its launcher one of several processes notices first, and the others lose it in the
-    middle of a sum.
-    """
-    return "interrupted" if isinstance(error, DiskFull) or launcher_is_gone() else "failed"
+def run_loggers(config: DictConfig, run: RunDirectory, resuming: bool) -> list[Logger]:
+    """The loggers of the attempt that begins; of several processes the launcher has begun it."""
+    attempt = run.next_attempt(resuming or inside_launcher())
+    plain = resolved(config)
+    return build_loggers(run, attempt, plain, **plain["logger"])
 
 
-def say_interrupted(run: RunDirectory) -> None:
-    """How to go on."""
-    console.print(
-        f"interrupted; the same command goes on, and so does: isometry train resume={run.path}",
-        soft_wrap=True,
-    )
+# ---- begin ---------------------------------------------------------------------------------------
 
 
-def begin(config: DictConfig, run: RunDirectory, resuming: bool) -> RunLock:
-    """Lock the run, write config and status; a resume first drops what was recorded at or after its
-    checkpoint's step.
+@contextmanager
+def begun(config: DictConfig, run: RunDirectory, decision: Decision) -> Iterator[None]:
+    """The run locked, with its config and status written, for as long as the block trains it.
+
+    A resume first drops what was recorded at or after its checkpoint's step.
 
     Raises:
         RunBusy: where another process trains the run, or has done so since it was decided what to
             do with it.
         UserError: where it cannot be written.
     """
-    try:
+    with written_below("paths.runs", config.paths.runs):
         run.path.mkdir(parents=True, exist_ok=True)
-        lock = take(run, "resume" if resuming else "train", config.rerun)
-        if resuming:
-            keep_before(run, checkpoint_step(run.last_checkpoint))
-        else:
-            clear(run)
-        run.begin(OmegaConf.to_yaml(config, resolve=True), resuming)
-    except OSError as error:
-        raise UserError(f"paths.runs={config.paths.runs}: cannot write there ({error})") from error
-    console.print(f"[bold]{run.run_id}[/bold] -> {run.path}", soft_wrap=True)
-    if config.print_config:
-        print_config(config)
-    return lock
+        lock = take(run, decision, config.rerun)
+    try:
+        with written_below("paths.runs", config.paths.runs):
+            begin(config, run, resuming=decision == "resume")
+        console.print(f"[bold]{run.run_id}[/bold] -> {run.path}", soft_wrap=True)
+        if config.print_config:
+            print_config(config)
+        yield
+    finally:
+        lock.release()
 
 
 def take(run: RunDirectory, decision: Decision, rerun: str | None) -> RunLock:
@@ -213,3 +175,67 @@ def take(run: RunDirectory, decision: Decision, rerun: str | None) -> RunLock:
         lock.release()
         raise RunBusy(f"{run.run_id}: another process has trained it in the meantime: {why}")
     return lock
+
+
+def begin(config: DictConfig, run: RunDirectory, resuming: bool) -> None:
+    """Drop what is measured again, and write config and status."""
+    if resuming:
+        keep_before(run, checkpoint_step(run.last_checkpoint))
+    else:
+        clear(run)
+    run.begin(OmegaConf.to_yaml(config, resolve=True), resuming)
+
+
+# ---- fit and outcome -----------------------------------------------------------------------------
+
+
+def execute(parts: Parts) -> dict[str, Any]:
+    """Train a run that has begun, and conclude it; what ends it is recorded, whatever it is.
+
+    Of several processes that train together, the first one writes.
+    """
+    outcome = Outcome()
+    with recorded(parts.run, parts.loggers, outcome):
+        start(parts, outcome)
+        fit(parts, outcome)
+        if is_first():
+            conclude(parts, outcome)
+    if is_first():
+        console.print(describe(outcome), soft_wrap=True)
+    return outcome.summary
+
+
+def start(parts: Parts, outcome: Outcome) -> None:
+    """What comes before the first step; the theory is asked before it is known what happens."""
+    load_early(parts.trainer.strategy.root_device)
+    start_loggers(parts.loggers)
+    if is_first():
+        layers = parts.classifier.network.layer_map()
+        images = training_images(parts.data, EXAMPLES)
+        outcome.prediction = predict_run(layers, images, parts.config.data.batch_size)
+        parts.run.write_prediction(outcome.prediction)
+
+
+def fit(parts: Parts, outcome: Outcome) -> None:
+    """Train, and test what did not diverge."""
+    checkpoint = parts.run.last_checkpoint if parts.resuming else None
+    parts.trainer.fit(parts.classifier, parts.data, ckpt_path=checkpoint)
+    outcome.divergence = parts.signals.divergence
+    outcome.divergent_batch = parts.signals.divergent_batch
+    if outcome.divergence is None:
+        parts.trainer.test(parts.classifier, parts.data, verbose=False)
+    outcome.metrics = parts.classifier.metrics
+    outcome.steps = parts.trainer.global_step
+    outcome.images_per_second = parts.throughput.images_per_second
+
+
+def conclude(parts: Parts, outcome: Outcome) -> None:
+    """Summary, account of a divergence, pictures."""
+    rows = read_signals(parts.run.signals)
+    outcome.summary = summarise(parts.config, parts.run, outcome, rows)
+    parts.run.write_summary(outcome.summary)
+    if outcome.divergence is not None:
+        parts.run.write_divergence(account_of(outcome.divergence, outcome.divergent_batch, rows))
+    if parts.config.pictures:
+        draw_pictures(parts.run, rows, outcome.prediction)
+        send_views(parts.run, rows, parts.loggers)

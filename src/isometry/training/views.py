@@ -2,46 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from isometry.runs.directory import RunDirectory
-from isometry.runs.signal_store import read_signals
 
 
-def draw_pictures(run: RunDirectory) -> list[str]:
-    """Write both pictures into the run directory; returns their paths, none for a run without
-    signals.
+def draw_pictures(
+    run: RunDirectory, rows: pd.DataFrame, prediction: Mapping[str, Any]
+) -> list[str]:
+    """Write both pictures into the run directory.
+
+    Args:
+        run: its directory.
+        rows: all its signals.
+        prediction: the content of `prediction.json`.
+
+    Returns:
+        their paths, none for a run without signals.
     """
-    frame = read_signals(run.signals)
-    if frame.empty or frame["backprop_norm"].isna().all():
+    if rows.empty or rows["backprop_norm"].isna().all():
         return []
     from isometry.plots.run import draw_heatmap, draw_profiles
     from isometry.plots.style import save
 
     pictures = {
-        "profile": draw_profiles(frame, run.run_id, run.prediction()),
-        "heatmap": draw_heatmap(frame, run.run_id),
+        "profile": draw_profiles(rows, run.run_id, prediction),
+        "heatmap": draw_heatmap(rows, run.run_id),
     }
     return [str(save(figure, run.path / name)[0]) for name, figure in pictures.items()]
 
 
-def send_views(run: RunDirectory, loggers: Sequence[Any]) -> None:
+def send_views(run: RunDirectory, rows: pd.DataFrame, loggers: Sequence[Any]) -> None:
     """Profiles as line series and the heatmap as an image to every W&B logger: no panel of W&B's
     own shows layer x step.
     """
     wanted = [logger for logger in loggers if hasattr(logger, "log_views")]
-    frame = read_signals(run.signals)
-    if not wanted or frame.empty:
+    if not wanted or rows.empty:
         return
     import wandb
 
     for logger in wanted:
         views = {
-            f"profile/{column}": wandb_profile(frame, column)
+            f"profile/{column}": wandb_profile(rows, column)
             for column in ("backprop_norm", "weight_grad_norm")
         }
         if (run.path / "heatmap.png").exists():

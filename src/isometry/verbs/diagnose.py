@@ -28,7 +28,7 @@ from isometry.initialization.observe import observe
 from isometry.initialization.predict import predict_network, predicted_rate, records
 from isometry.layers.spec import LayerSpec
 from isometry.networks.blocks import Network
-from isometry.runs.files import write_json, write_text
+from isometry.runs.files import write_json, write_text, written_below
 from isometry.runs.identity import run_id
 from isometry.theory.fixed_points import limit_of
 from isometry.theory.propagation import Prediction
@@ -262,12 +262,10 @@ def _rate_with(
 
 def store(folder: Path, diagnosis: dict[str, Any], config: DictConfig) -> None:
     """`diagnosis.json`, the config, and the picture if wanted."""
-    try:
+    with written_below("paths.runs", config.paths.runs):
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
         write_json(folder / "diagnosis.json", diagnosis)
-    except OSError as error:
-        raise UserError(f"paths.runs={config.paths.runs}: cannot write there ({error})") from error
     if config.plot:
         from isometry.plots.diagnosis import draw_diagnosis
         from isometry.plots.style import save
