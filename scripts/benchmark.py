@@ -137,19 +137,16 @@ def train_ours(config, data) -> float:
     """Seconds of `fit` with everything `isometry train` does, W&B left out."""
     from isometry.runs.directory import RunDirectory
     from isometry.runs.signal_store import SignalStore
-    from isometry.training.callbacks import Signals, Throughput
+    from isometry.training.callbacks import SignalOptions, Signals, Throughput
     from isometry.training.loggers import build_loggers
     from isometry.training.run import build_trainer
 
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory(Path(folder) / "study" / "run")
         run.begin("")
-        loggers = build_loggers(run, 1, {}, ["csv"], "isometry", None, True)
-        signals = Signals(
-            **config.callbacks.signals,
-            store=SignalStore(run.signals),
-            initial_weights=run.initial_weights,
-        )
+        loggers = build_loggers(run, 1, {}, ["csv"], "isometry", None, True, 30.0)
+        options = SignalOptions(**config.callbacks.signals)
+        signals = Signals(options, SignalStore(run.signals), run.initial_weights)
         trainer = build_trainer(config, run, loggers, [signals, Throughput()])
         classifier = make_classifier(config)
         return clock(lambda: trainer.fit(classifier, data))
@@ -585,12 +582,14 @@ def signals(rounds: int) -> str:
     from isometry.networks.mlp import MLP
 
     relu = activations.relu()
-    he = FanScaled(gain=2**0.5)
+    he = FanScaled("fan_in", 2**0.5, "gaussian", 0.0)
     networks = {
-        f"MLP {depth} x 100": MLP((1, 28, 28), 10, relu, depth=depth, width=100)
+        f"MLP {depth} x 100": MLP((1, 28, 28), 10, relu, "none", depth, width=100, bias=True)
         for depth in (10, 30, 100)
     }
-    networks["convnet 8 x 16"] = ConvNet((1, 28, 28), 10, relu, depth=8, channels=16)
+    shape = {"depth": 8, "channels": 16, "stages": 2, "channel_multiplier": 2}
+    kernels = {"kernel_size": 3, "padding": "circular", "bias": True}
+    networks["convnet 8 x 16"] = ConvNet((1, 28, 28), 10, relu, "none", **shape, **kernels)
     x = torch.randn(128, 1, 28, 28).to(DEVICE)
     labels = torch.randint(0, 10, (128,)).to(DEVICE)
     lines = []
@@ -903,7 +902,7 @@ def in_turns(
     from isometry.runs.signal_store import SignalStore
     from isometry.signals.native import load_early
     from isometry.training.build import build_classifier, build_data, build_network
-    from isometry.training.callbacks import Signals, Throughput
+    from isometry.training.callbacks import SignalOptions, Signals, Throughput
     from isometry.training.loggers import build_loggers
     from isometry.training.loggers.build import close_loggers, start_loggers
     from isometry.training.run import build_trainer
@@ -920,11 +919,8 @@ def in_turns(
     run = RunDirectory(Path(folder) / "study" / name)
     run.begin("")
     loggers = build_loggers(run, 1, {}, **resolved(config)["logger"])
-    signals = Signals(
-        **config.callbacks.signals,
-        store=SignalStore(run.signals),
-        initial_weights=run.initial_weights,
-    )
+    options = SignalOptions(**config.callbacks.signals)
+    signals = Signals(options, SignalStore(run.signals), run.initial_weights)
     trainer = build_trainer(config, run, loggers, [signals, Throughput(), Turn()])
     data = build_data(config)
     classifier = build_classifier(config, build_network(config, data.input_shape, data.num_classes))

@@ -20,7 +20,6 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -191,10 +190,12 @@ def skip_one(fused: bool) -> float:
     return float(scaler.get_scale())
 
 
-def small_network(depth: int, **options: Any) -> tuple[MLP, torch.Tensor, torch.Tensor]:
+def small_network(
+    depth: int, normalization: str = "none", bias: bool = True
+) -> tuple[MLP, torch.Tensor, torch.Tensor]:
     """An MLP on the device, images and labels."""
     torch.manual_seed(0)
-    network = MLP((1, 28, 28), 10, activations.tanh(), depth=depth, width=100, **options).to(DEVICE)
+    network = MLP((1, 28, 28), 10, activations.tanh(), normalization, depth, 100, bias).to(DEVICE)
     return (
         network,
         torch.randn(128, 1, 28, 28, device=DEVICE),

@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy import special
 
+from builders import phi_of
 from isometry import activations
 from isometry.errors import UserError
 
@@ -36,7 +37,7 @@ REFERENCE = {
 
 @pytest.mark.parametrize("name", REFERENCE)
 def test_phi_is_the_formula_in_float64(name):
-    activation = getattr(activations, name)()
+    activation = phi_of(name)
     assert activation.phi(Z).dtype == np.float64
     np.testing.assert_allclose(activation.phi(Z), REFERENCE[name](Z), rtol=1e-12, atol=1e-15)
 
@@ -46,7 +47,7 @@ def test_phi_prime_is_the_derivative(name):
     # central difference in float64: truncation h² ~ 1e-10, cancellation 1e-16/1e-5
     step = 1e-5
     numeric = (REFERENCE[name](Z + step) - REFERENCE[name](Z - step)) / (2 * step)
-    np.testing.assert_allclose(getattr(activations, name)().phi_prime(Z), numeric, atol=1e-9)
+    np.testing.assert_allclose(phi_of(name).phi_prime(Z), numeric, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def test_phi_prime_is_the_derivative(name):
     ],
 )
 def test_saturation_begins_where_the_slope_is_five_percent(name, edge):
-    (low, high) = getattr(activations, name)().saturated_intervals
+    (low, high) = phi_of(name).saturated_intervals
     assert low[0] == -math.inf
     assert high[1] == math.inf
     assert low[1] == pytest.approx(-edge, rel=1e-9)
@@ -87,13 +88,13 @@ def test_gelu_has_a_second_stretch_around_its_minimum():
     [("sigmoid", 0.25), ("tanh", 1.0), ("relu", 1.0), ("erf", 2 / math.sqrt(math.pi))],
 )
 def test_largest_slope(name, slope):
-    assert getattr(activations, name)().slope_max == pytest.approx(slope, rel=1e-9)
+    assert phi_of(name).slope_max == pytest.approx(slope, rel=1e-9)
 
 
 def test_squared_relu_has_no_largest_slope_and_prelu_a_learned_one():
     assert activations.squared_relu().slope_max == math.inf
     assert activations.squared_relu().saturated_intervals is None
-    assert activations.prelu().saturated_intervals is None
+    assert phi_of("prelu").saturated_intervals is None
 
 
 def test_any_torch_module_by_name_with_arguments():

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
-ISOMETRY = str(Path(sys.executable).parent / "isometry")
+from commands import ISOMETRY
 
 
 def isometry(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -62,8 +62,8 @@ def test_nothing_to_fit_is_nan():
     ],
 )
 def test_verdict(profile, expected):
-    assert verdict(gradient_ratio(profile)) == expected
+    assert verdict(gradient_ratio(profile), 1e-2, 1e2) == expected
 
 
 def test_thresholds_are_the_callers():
-    assert verdict(0.5, vanishing_below=0.6) == "vanishing"
+    assert verdict(0.5, vanishing_below=0.6, exploding_above=1e2) == "vanishing"

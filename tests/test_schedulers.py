@@ -31,7 +31,7 @@ def test_cosine_is_a_cosine():
 
 
 def test_warmup_rises_then_falls():
-    seen = rates(lambda o: schedulers.warmup_cosine(o, 100, 0.1))
+    seen = rates(lambda o: schedulers.warmup_cosine(o, 100, 0.1, 0.0))
     assert seen[0] > 0
     assert seen[:11] == sorted(seen[:11])
     assert max(seen) == pytest.approx(0.5)

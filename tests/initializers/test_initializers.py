@@ -8,37 +8,36 @@ import pytest
 import torch
 from scipy import stats
 
+from builders import convnet, critical, fan_scaled, gaussian, identity, mlp, orthogonal
 from isometry import activations
 from isometry import initializers as init
-from isometry.networks.convnet import ConvNet
-from isometry.networks.mlp import MLP
 
 
 def draw(initializer, network=None, seed=0):
-    network = network or MLP((1, 20, 20), 10, activations.relu(), depth=4, width=300)
+    network = network or mlp((1, 20, 20), 10, activations.relu(), depth=4, width=300)
     initializer(network.layer_map(), torch.Generator().manual_seed(seed))
     return network.layer_map()
 
 
 STANDARD_DEVIATIONS = [
-    (init.Gaussian(sigma_w=1.5, sigma_b=0.2), lambda n_in, n_out: 1.5 / math.sqrt(n_in)),
-    (init.Gaussian(sigma_w=1.5, distribution="uniform"), lambda n_in, n_out: 1.5 / math.sqrt(n_in)),
-    (init.Normal(std=0.3), lambda n_in, n_out: 0.3),
-    (init.FanScaled("fan_in"), lambda n_in, n_out: math.sqrt(1 / n_in)),
-    (init.FanScaled("fan_avg"), lambda n_in, n_out: math.sqrt(2 / (n_in + n_out))),
+    (gaussian(sigma_w=1.5, sigma_b=0.2), lambda n_in, n_out: 1.5 / math.sqrt(n_in)),
+    (gaussian(sigma_w=1.5, distribution="uniform"), lambda n_in, n_out: 1.5 / math.sqrt(n_in)),
+    (init.Normal(0.3, 0.0), lambda n_in, n_out: 0.3),
+    (fan_scaled("fan_in"), lambda n_in, n_out: math.sqrt(1 / n_in)),
+    (fan_scaled("fan_avg"), lambda n_in, n_out: math.sqrt(2 / (n_in + n_out))),
     (
-        init.FanScaled("fan_avg", distribution="uniform"),
+        fan_scaled("fan_avg", distribution="uniform"),
         lambda n_in, n_out: math.sqrt(2 / (n_in + n_out)),
     ),
-    (init.FanScaled("fan_in", gain=math.sqrt(2)), lambda n_in, n_out: math.sqrt(2 / n_in)),
-    (init.FanScaled("fan_out", gain=math.sqrt(2)), lambda n_in, n_out: math.sqrt(2 / n_out)),
-    (init.FanScaled("fan_in", distribution="truncated"), lambda n_in, n_out: math.sqrt(1 / n_in)),
-    (init.Uniform(a=0.3), lambda n_in, n_out: 0.3 / math.sqrt(3)),
+    (fan_scaled("fan_in", gain=math.sqrt(2)), lambda n_in, n_out: math.sqrt(2 / n_in)),
+    (fan_scaled("fan_out", gain=math.sqrt(2)), lambda n_in, n_out: math.sqrt(2 / n_out)),
+    (fan_scaled("fan_in", distribution="truncated"), lambda n_in, n_out: math.sqrt(1 / n_in)),
+    (init.Uniform(0.3, 0.0), lambda n_in, n_out: 0.3 / math.sqrt(3)),
     (init.TorchDefault(), lambda n_in, n_out: math.sqrt(1 / (3 * n_in))),
-    (init.Orthogonal(gain=1.2), lambda n_in, n_out: 1.2 / math.sqrt(max(n_in, n_out))),
-    (init.Critical(), lambda n_in, n_out: math.sqrt(2 / n_in)),
-    (init.Critical(distribution="uniform"), lambda n_in, n_out: math.sqrt(2 / n_in)),
-    (init.Critical(distribution="orthogonal"), lambda n_in, n_out: math.sqrt(2 / max(n_in, n_out))),
+    (orthogonal(gain=1.2), lambda n_in, n_out: 1.2 / math.sqrt(max(n_in, n_out))),
+    (critical(), lambda n_in, n_out: math.sqrt(2 / n_in)),
+    (critical(distribution="uniform"), lambda n_in, n_out: math.sqrt(2 / n_in)),
+    (critical(distribution="orthogonal"), lambda n_in, n_out: math.sqrt(2 / max(n_in, n_out))),
 ]
 
 
@@ -55,7 +54,7 @@ def test_standard_deviation_and_declared_sigma_w(initializer, std):
 
 @pytest.mark.parametrize(
     ("initializer", "shape"),
-    [(init.FanScaled(), "norm"), (init.FanScaled(distribution="uniform"), "uniform")],
+    [(fan_scaled(), "norm"), (fan_scaled(distribution="uniform"), "uniform")],
 )
 def test_shape_of_the_distribution(initializer, shape):
     weight = draw(initializer)[1].weighted.weight.flatten()[:20000]
@@ -65,9 +64,9 @@ def test_shape_of_the_distribution(initializer, shape):
 
 
 def test_biases_follow_sigma_b_and_are_zero_by_default():
-    assert all(not spec.weighted.bias.any() for spec in draw(init.FanScaled()))
+    assert all(not spec.weighted.bias.any() for spec in draw(fan_scaled()))
     layers = draw(
-        init.Gaussian(1.0, sigma_b=0.5), MLP((1, 4, 4), 10, activations.relu(), depth=3, width=4000)
+        gaussian(1.0, sigma_b=0.5), mlp((1, 4, 4), 10, activations.relu(), depth=3, width=4000)
     )
     assert layers[1].weighted.bias.std().item() == pytest.approx(0.5, rel=0.06)
     assert layers[1].sigma_b == 0.5
@@ -85,14 +84,14 @@ def test_torch_default_is_torchs_own():
 
 
 def test_orthogonal_has_all_singular_values_at_the_gain():
-    for spec in draw(init.Orthogonal(gain=1.7)):
+    for spec in draw(orthogonal(gain=1.7)):
         values = torch.linalg.svdvals(spec.weighted.weight.double())
         torch.testing.assert_close(values, torch.full_like(values, 1.7), rtol=1e-5, atol=0)
 
 
 def test_deep_orthogonal_linear_network_is_an_isometry():
-    network = MLP((1, 10, 10), 100, activations.linear(), depth=100, width=100).double()
-    draw(init.Orthogonal(), network)
+    network = mlp((1, 10, 10), 100, activations.linear(), depth=100, width=100).double()
+    draw(orthogonal(), network)
     jacobian = torch.func.jacrev(lambda x: network(x.view(1, 1, 10, 10))[0])(
         torch.randn(100, dtype=torch.float64)
     )
@@ -100,8 +99,8 @@ def test_deep_orthogonal_linear_network_is_an_isometry():
 
 
 def test_delta_orthogonal_convolution_preserves_the_norm_of_a_circular_image():
-    network = ConvNet((4, 8, 8), 4, activations.linear(), depth=6, channels=16, stages=1)
-    draw(init.DeltaOrthogonal(), network)
+    network = convnet((4, 8, 8), 4, activations.linear(), depth=6, channels=16, stages=1)
+    draw(init.DeltaOrthogonal(1.0, 0.0), network)
     x = torch.randn(3, 4, 8, 8)
     h = x
     for layer in network.layers[:-1]:
@@ -114,60 +113,66 @@ def test_delta_orthogonal_convolution_preserves_the_norm_of_a_circular_image():
 
 def test_delta_orthogonal_refuses_what_it_cannot_do():
     with pytest.raises(init.InitializerError, match="model=convnet"):
-        draw(init.DeltaOrthogonal())
+        draw(init.DeltaOrthogonal(1.0, 0.0))
     with pytest.raises(init.InitializerError, match="4 channels to 2"):
-        draw(init.DeltaOrthogonal(), ConvNet((4, 8, 8), 4, activations.relu(), depth=3, channels=2))
+        draw(
+            init.DeltaOrthogonal(1.0, 0.0),
+            convnet((4, 8, 8), 4, activations.relu(), depth=3, channels=2),
+        )
 
 
 def test_critical_needs_a_hidden_layer():
     with pytest.raises(init.InitializerError, match=r"model\.depth=1"):
-        draw(init.Critical(), MLP((1, 4, 4), 3, activations.tanh(), depth=1))
+        draw(critical(), mlp((1, 4, 4), 3, activations.tanh(), depth=1))
 
 
 def test_same_seed_same_weights_other_seed_other_weights():
-    a, b, c = (draw(init.FanScaled(), seed=seed)[1].weighted.weight for seed in (1, 1, 2))
+    a, b, c = (draw(fan_scaled(), seed=seed)[1].weighted.weight for seed in (1, 1, 2))
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
 
 
 def test_truncated_weights_stay_within_two_deviations():
-    weight = draw(init.FanScaled(distribution="truncated"))[1].weighted.weight
+    weight = draw(fan_scaled(distribution="truncated"))[1].weighted.weight
     assert weight.abs().max().item() <= 2 / math.sqrt(300) / 0.8796
     assert weight.abs().max().item() > 1.99 / math.sqrt(300) / 0.8796
 
 
 def test_sparse_rows_have_their_number_of_connections():
-    for spec in draw(init.Sparse(connections=15)):
+    for spec in draw(init.Sparse(15, 1.0, 0.0)):
         assert (spec.weighted.weight.count_nonzero(1) == 15).all()
         kept = spec.weighted.weight[spec.weighted.weight != 0]
         assert kept.std().item() == pytest.approx(1.0, rel=5 / math.sqrt(2 * len(kept)))
         assert spec.sigma_w == pytest.approx(math.sqrt(15))
     # four inputs only
-    assert draw(init.Sparse(15), MLP((1, 2, 2), 3, activations.tanh(), depth=2))[0].sigma_w == 2.0
+    assert (
+        draw(init.Sparse(15, 1.0, 0.0), mlp((1, 2, 2), 3, activations.tanh(), depth=2))[0].sigma_w
+        == 2.0
+    )
 
 
 def test_identity_is_one_and_refuses_other_shapes():
-    layers = draw(init.Identity(gain=0.5), MLP((1, 3, 3), 4, activations.tanh(), depth=3, width=9))
+    layers = draw(identity(gain=0.5), mlp((1, 3, 3), 4, activations.tanh(), depth=3, width=9))
     assert torch.equal(layers[0].weighted.weight, 0.5 * torch.eye(9))
     assert layers[-1].sigma_w == 1.0
     with pytest.raises(init.InitializerError, match=r"model\.width=9"):
-        draw(init.Identity(), MLP((1, 3, 3), 4, activations.tanh(), depth=3, width=8))
-    convolution = ConvNet((3, 4, 4), 2, activations.tanh(), depth=2, channels=3, stages=1)
-    draw(init.Identity(), convolution)
+        draw(identity(), mlp((1, 3, 3), 4, activations.tanh(), depth=3, width=8))
+    convolution = convnet((3, 4, 4), 2, activations.tanh(), depth=2, channels=3, stages=1)
+    draw(identity(), convolution)
     x = torch.randn(2, 3, 4, 4)
     torch.testing.assert_close(convolution.layers[0].weighted(x), x)
 
 
 @pytest.mark.parametrize(
     "initializer",
-    [init.FanScaled(gain="auto"), init.Orthogonal(gain="auto"), init.Critical()],
+    [fan_scaled(gain="auto"), orthogonal(gain="auto"), critical()],
     ids=["fan_scaled", "orthogonal", "critical"],
 )
 def test_an_initializer_used_again_is_that_of_the_second_network(initializer):
     """σ_w with χ₁ = 1: √2 for relu, 1 for tanh with σ_b = 0."""
     before = dict(vars(initializer))
-    for activation, critical in ((activations.relu(), math.sqrt(2)), (activations.tanh(), 1.0)):
-        network = MLP((1, 10, 10), 10, activation, depth=4, width=100)
+    for activation, scale in ((activations.relu(), math.sqrt(2)), (activations.tanh(), 1.0)):
+        network = mlp((1, 10, 10), 10, activation, depth=4, width=100)
         hidden = draw(initializer, network)[:-1]
-        assert [spec.sigma_w for spec in hidden] == pytest.approx([critical] * 3, rel=1e-4)
+        assert [spec.sigma_w for spec in hidden] == pytest.approx([scale] * 3, rel=1e-4)
     assert vars(initializer) == before

@@ -16,13 +16,13 @@ import pandas as pd
 import pytest
 import torch
 
+from commands import ISOMETRY
 from isometry.errors import DiskFull
 from isometry.runs.decision import decide
 from isometry.runs.directory import RunDirectory
 from isometry.training import processes
 from isometry.training.run import state_after, train
 
-ISOMETRY = str(Path(sys.executable).parent / "isometry")
 COMMON = [
     "model.depth=5",
     "trainer.precision=64-true",

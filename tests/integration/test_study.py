@@ -6,15 +6,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from commands import ISOMETRY
 from isometry.runs.signal_store import read_signals
 from isometry.runs.table import run_table
-
-ISOMETRY = str(Path(sys.executable).parent / "isometry")
 
 
 @pytest.mark.slow

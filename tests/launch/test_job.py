@@ -136,6 +136,6 @@ def test_a_signal_that_comes_in_a_finalizer_stops_the_sweep_all_the_same(run, nu
         Dying()
         assert (received, dropped) == ([number], [KeyboardInterrupt])
         with pytest.raises(KeyboardInterrupt):
-            Pool()._run([job], received)
+            Pool("auto", 1, None)._run([job], received)
     assert job.state == "waiting"
     assert signal.getsignal(number) is before

@@ -10,20 +10,19 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from commands import ISOMETRY
 from isometry.config.compose import compose
 from isometry.runs.directory import RunDirectory
 from isometry.runs.table import runs_of
 from isometry.training.run import train
 
 pytestmark = pytest.mark.slow
-ISOMETRY = str(Path(sys.executable).parent / "isometry")
 SMALL = [
     "model.depth=3",
     "trainer=cpu",

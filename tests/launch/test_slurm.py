@@ -8,17 +8,16 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from commands import ISOMETRY
 from isometry.runs.directory import RunDirectory
 from isometry.runs.table import runs_of
 
-ISOMETRY = str(Path(sys.executable).parent / "isometry")
 SCRIPT = Path(__file__).parents[2] / "scripts" / "local_slurm.sh"
 HAS_SLURM = (
     shutil.which("sbatch") is not None

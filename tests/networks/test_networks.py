@@ -2,14 +2,14 @@ import pytest
 import torch
 from torch import nn
 
+from builders import convnet, mlp
 from isometry import activations
 from isometry.networks.blocks import Layer
-from isometry.networks.convnet import ConvNet, stage_plan
-from isometry.networks.mlp import MLP
+from isometry.networks.convnet import stage_plan
 
 
 def test_layer_map_of_an_mlp():
-    layers = MLP((1, 28, 28), 10, activations.tanh(), depth=4, width=50).layer_map()
+    layers = mlp((1, 28, 28), 10, activations.tanh(), depth=4, width=50).layer_map()
     assert [spec.index for spec in layers] == [1, 2, 3, 4]
     assert [spec.kind for spec in layers] == ["hidden"] * 3 + ["readout"]
     assert [(spec.fan_in, spec.fan_out) for spec in layers] == [
@@ -23,14 +23,14 @@ def test_layer_map_of_an_mlp():
 
 
 def test_names_of_the_layer_map_lead_to_the_modules():
-    network = ConvNet((3, 8, 8), 10, activations.relu(), depth=4, channels=4)
+    network = convnet((3, 8, 8), 10, activations.relu(), depth=4, channels=4)
     for spec in network.layer_map():
         assert network.get_submodule(spec.name).weighted is spec.weighted
 
 
 def test_mlp_computes_the_textbook_formula():
     torch.manual_seed(0)
-    network = MLP((1, 4, 4), 3, activations.tanh(), depth=3, width=5).double()
+    network = mlp((1, 4, 4), 3, activations.tanh(), depth=3, width=5).double()
     x = torch.randn(7, 1, 4, 4, dtype=torch.float64)
     (w1, b1), (w2, b2), (w3, b3) = [
         (layer.weighted.weight, layer.weighted.bias) for layer in network.layers
@@ -40,7 +40,7 @@ def test_mlp_computes_the_textbook_formula():
 
 
 def test_depth_one_is_a_linear_classifier():
-    (spec,) = MLP((1, 4, 4), 3, activations.tanh(), depth=1).layer_map()
+    (spec,) = mlp((1, 4, 4), 3, activations.tanh(), depth=1).layer_map()
     assert spec.kind == "readout"
     assert spec.fan_in == 16
 
@@ -51,7 +51,7 @@ def test_stage_plan_halves_the_image_at_each_stage_but_the_first():
 
 
 def test_convnet_fans_and_shapes():
-    network = ConvNet((3, 16, 16), 10, activations.relu(), depth=5, channels=8, stages=2)
+    network = convnet((3, 16, 16), 10, activations.relu(), depth=5, channels=8, stages=2)
     first, *_, readout = network.layer_map()
     assert (first.fan_in, first.fan_out, first.map) == (27, 72, "conv")
     assert (readout.fan_in, readout.map) == (16, "linear")
@@ -62,7 +62,7 @@ def test_circular_padding_commutes_with_shifts_and_zero_padding_does_not():
     x = torch.randn(1, 1, 8, 8, dtype=torch.float64)
     for padding, equal in (("circular", True), ("zeros", False)):
         torch.manual_seed(0)
-        network = ConvNet(
+        network = convnet(
             (1, 8, 8), 4, activations.tanh(), depth=4, channels=3, stages=1, padding=padding
         ).double()
         assert torch.allclose(network(x), network(x.roll(3, 2)), atol=1e-12) is equal

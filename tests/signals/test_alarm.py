@@ -25,15 +25,17 @@ def test_steps_that_were_skipped_say_nothing():
     calm = [1.0] * 10
     nan = float("nan")
     inf = float("inf")
-    assert GradientAlarm().see(0, [inf, nan, *calm, nan, *[30.0] * 3, nan, inf, 30.0, 30.0]) == [19]
+    assert GradientAlarm(factor=10, steps=5).see(
+        0, [inf, nan, *calm, nan, *[30.0] * 3, nan, inf, 30.0, 30.0]
+    ) == [19]
 
 
 def test_the_state_survives_a_resume_in_the_middle_of_an_excursion():
     norms = [1.0] * 20 + [30.0] * 5
-    whole = GradientAlarm().see(0, norms)
+    whole = GradientAlarm(factor=10, steps=5).see(0, norms)
     for cut in range(len(norms)):
-        first = GradientAlarm()
-        second = GradientAlarm()
+        first = GradientAlarm(factor=10, steps=5)
+        second = GradientAlarm(factor=10, steps=5)
         early = first.see(0, norms[:cut])
         second.load_state_dict(first.state_dict())
         assert early + second.see(cut, norms[cut:]) == whole == [24]

@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+import builders
+from builders import convnet, fan_scaled, phi_of
 from isometry import activations
 from isometry.columns import MEASURED
-from isometry.initializers import FanScaled
-from isometry.networks.convnet import ConvNet
 from isometry.networks.mlp import MLP
 from isometry.signals import kernels
 from isometry.signals.recorder import Recorder
@@ -56,7 +56,7 @@ def transposed(network):
 
 
 def mlp(activation="relu", normalization="none", kind=MLP):
-    return kind((1, 6, 6), 3, getattr(activations, activation)(), normalization, depth=4, width=7)
+    return builders.mlp((1, 6, 6), 3, phi_of(activation), normalization, width=7, kind=kind)
 
 
 NETWORKS = {
@@ -67,14 +67,14 @@ NETWORKS = {
     "batch norm": lambda: mlp("tanh", "batch"),
     "residual": lambda: mlp(kind=Residual),
     "checkpointing of its own": lambda: mlp(kind=Checkpointed),
-    "convnet": lambda: ConvNet((1, 6, 6), 3, activations.relu(), depth=4, channels=4, stages=2),
+    "convnet": lambda: convnet((1, 6, 6), 3, activations.relu(), depth=4, channels=4, stages=2),
     "one layer that is not measured at once": lambda: transposed(mlp("tanh")),
 }
 
 
 def prepared(name, dtype=torch.float32):
     network = NETWORKS[name]()
-    FanScaled(gain=1.3)(network.layer_map(), torch.Generator().manual_seed(1))
+    fan_scaled(gain=1.3)(network.layer_map(), torch.Generator().manual_seed(1))
     generator = torch.Generator().manual_seed(2)
     x = torch.randn(10, 1, 6, 6, generator=generator)
     labels = torch.randint(0, 3, (10,), generator=generator)

@@ -2,9 +2,7 @@
 mathematics says "the same".
 """
 
-import importlib.util
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,18 +10,15 @@ import torch
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
+import reference
+from builders import convnet, fan_scaled, mlp, phi_of
 from isometry import activations
 from isometry.columns import MEASURED
 from isometry.errors import UserError
-from isometry.initializers import FanScaled, Normal
-from isometry.networks.convnet import ConvNet
+from isometry.initializers import Normal
 from isometry.networks.mlp import MLP
 from isometry.signals import norms, probe
 from isometry.signals.recorder import Recorder
-
-_spec = importlib.util.spec_from_file_location("reference", Path(__file__).parent / "reference.py")
-reference = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(reference)
 
 
 def build(
@@ -35,12 +30,12 @@ def build(
     dtype=torch.float64,
 ):
     torch.manual_seed(0)
-    phi = getattr(activations, activation)()
+    phi = phi_of(activation)
     if kind == "mlp":
-        network = MLP((1, 4, 4), 3, phi, normalization, depth=depth, width=6)
+        network = mlp((1, 4, 4), 3, phi, normalization, depth=depth, width=6)
     else:
-        network = ConvNet((1, 6, 6), 3, phi, normalization, depth=depth, channels=4, stages=2)
-    (initializer or FanScaled(gain=1.3))(network.layer_map(), torch.Generator().manual_seed(1))
+        network = convnet((1, 6, 6), 3, phi, normalization, depth=depth, channels=4, stages=2)
+    (initializer or fan_scaled(gain=1.3))(network.layer_map(), torch.Generator().manual_seed(1))
     side = 4 if kind == "mlp" else 6
     return (
         network.to(dtype),
@@ -113,7 +108,7 @@ class Positions(MLP):
 
 def test_what_does_not_exist_for_a_sequence_is_null():
     torch.manual_seed(0)
-    network = Positions((1, 4, 4), 3, activations.tanh(), "none", depth=4, width=6).double()
+    network = mlp((1, 4, 4), 3, activations.tanh(), kind=Positions).double()
     flush = measure(
         network, torch.randn(10, 1, 4, 4, dtype=torch.float64), torch.randint(0, 3, (10,))
     ).flush()
@@ -206,11 +201,11 @@ def test_vanishing_gradients_are_numbers_in_float32():
     denormal, and not 0.
     """
     network, x, labels = build(
-        activation="sigmoid", depth=12, initializer=Normal(1e-3), dtype=torch.float32
+        activation="sigmoid", depth=12, initializer=Normal(1e-3, 0.0), dtype=torch.float32
     )
     flush = measure(network, x, labels).flush()
     delta = flush.values[0, MEASURED.index("backprop_norm")]
-    double, *_ = build(activation="sigmoid", depth=12, initializer=Normal(1e-3))
+    double, *_ = build(activation="sigmoid", depth=12, initializer=Normal(1e-3, 0.0))
     expected = [layer["backprop_norm"] for layer in reference.columns(double, x.double(), labels)]
     assert delta[0] < 1e-32  # its square is not representable in float32
     np.testing.assert_allclose(delta, expected, rtol=1e-4)
@@ -322,7 +317,7 @@ def test_deltas_are_kept_as_they_come_by(way, skips, monkeypatch):
 
 def test_initial_weights_go_through_a_checkpoint():
     """Layers of two types of numbers and of several shapes."""
-    network = ConvNet((1, 6, 6), 3, activations.tanh(), depth=4, channels=4)
+    network = convnet((1, 6, 6), 3, activations.tanh(), depth=4, channels=4)
     network.layers[1].double()
     before = [spec.weights[0].detach().clone() for spec in network.layer_map()]
     packed = Recorder(network.layer_map()).initial

@@ -3,9 +3,7 @@ the number without the unscaling, the all-reduce or the aggregation is shown to 
 
 from __future__ import annotations
 
-import importlib.util
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,24 +13,20 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
+import reference
+from builders import fan_scaled, mlp
 from isometry import activations
 from isometry.columns import MEASURED
-from isometry.initializers import FanScaled
 from isometry.networks.blocks import Layer, Network
-from isometry.networks.mlp import MLP
 from isometry.signals.norms import norms
 from isometry.signals.parameters import LayerParameters
 from isometry.signals.recorder import Recorder
 from isometry.signals.scaling import gradient_scale, loss_scale
 
-_spec = importlib.util.spec_from_file_location("reference", Path(__file__).parent / "reference.py")
-reference = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(reference)
-
 
 def build(dtype=torch.float32, depth=4):
-    network = MLP((1, 4, 4), 3, activations.tanh(), depth=depth, width=6)
-    FanScaled(gain=1.3)(network.layer_map(), torch.Generator().manual_seed(1))
+    network = mlp((1, 4, 4), 3, activations.tanh(), depth=depth, width=6)
+    fan_scaled(gain=1.3)(network.layer_map(), torch.Generator().manual_seed(1))
     generator = torch.Generator().manual_seed(2)
     return (
         network.to(dtype),

@@ -9,9 +9,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from builders import convnet, mlp
 from isometry import activations
-from isometry.networks.convnet import ConvNet
-from isometry.networks.mlp import MLP
 from isometry.signals import norms
 from isometry.signals.recorder import Recorder
 
@@ -32,8 +31,8 @@ SYNCHRONIZING = {
 
 def build(kind):
     if kind == "mlp":
-        return MLP((1, 4, 4), 3, PHI, depth=4, width=6), torch.randn(10, 1, 4, 4)
-    return ConvNet((1, 6, 6), 3, PHI, depth=4, channels=4), torch.randn(10, 1, 6, 6)
+        return mlp((1, 4, 4), 3, PHI, depth=4, width=6), torch.randn(10, 1, 4, 4)
+    return convnet((1, 6, 6), 3, PHI, depth=4, channels=4), torch.randn(10, 1, 6, 6)
 
 
 def step(recorder, network, x, optimizer, recorded):
@@ -83,7 +82,7 @@ def test_dispatched_operations_of_a_step(monkeypatch):
     monkeypatch.setattr(norms, "SCREENED", frozenset())
     extra = {}
     for depth in (4, 40):
-        network = MLP((1, 4, 4), 3, PHI, depth=depth, width=6)
+        network = mlp((1, 4, 4), 3, PHI, depth=depth, width=6)
         x = torch.randn(10, 1, 4, 4)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1, foreach=True)
         recorder = Recorder(network.layer_map(), flush_every=8)
@@ -110,7 +109,7 @@ def operations(depth, recorded):
     """Operations, views left out, that the recorder's own calls ask for in one step of a network
     that has run before.
     """
-    network = MLP((1, 4, 4), 3, PHI, depth=depth, width=6)
+    network = mlp((1, 4, 4), 3, PHI, depth=depth, width=6)
     x = torch.randn(10, 1, 4, 4)
     labels = torch.zeros(10, dtype=torch.long)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
@@ -218,7 +217,7 @@ REGIMES = {
     "tied": {"change": tie},
     "checkpointing": {"change": checkpoint},
     "parametrized": {"change": parametrize},
-    "convnet": {"kind": ConvNet, "channels": 4, "width": None},
+    "convnet": {"build": convnet},
 }
 
 
@@ -226,20 +225,18 @@ REGIMES = {
 def test_no_step_copies_between_host_and_device(regime):
     """On a pretended GPU, after the first two steps, which make what lies there for good."""
     options = {
-        "kind": MLP,
-        "width": 6,
+        "build": mlp,
         "activation": PHI,
         "accumulated": 1,
         "change": lambda network: None,
         **REGIMES[regime],
     }
-    kind, phi, accumulated, change = (
-        options.pop(name) for name in ("kind", "activation", "accumulated", "change")
+    build, phi, accumulated, change = (
+        options.pop(name) for name in ("build", "activation", "accumulated", "change")
     )
-    options = {name: value for name, value in options.items() if value is not None}
     with FakeTensorMode(), Copies() as copies:
         with torch.device("cuda"):
-            network = kind((1, 6, 6), 3, phi, depth=4, **options)
+            network = build((1, 6, 6), 3, phi, **options)
             x = torch.randn(10, 1, 6, 6)
             labels = torch.zeros(10).long()
             change(network)

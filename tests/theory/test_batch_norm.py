@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from builders import phi_of
 from isometry import activations
 from isometry.theory.batch_norm import batch_norm_limit
 
@@ -34,7 +35,7 @@ def test_against_a_simulation_of_wide_layers(name, batch):
     from theory.
     """
     generator = np.random.default_rng(0)
-    phi = getattr(activations, name)()
+    phi = phi_of(name)
     units = 200_000
 
     def normalize(h):

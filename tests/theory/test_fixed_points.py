@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from builders import phi_of
 from isometry import activations
 from isometry.theory.correlation import correlation_map
 from isometry.theory.fixed_points import fixed_points, limit, limit_of
@@ -66,7 +67,7 @@ def test_selu_keeps_length_one_and_explodes_slowly():
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("sigma_w", "sigma_b"), [(0.5, 0.1), (1.3, 0.3), (3.0, 0.0)])
 def test_a_fixed_point_is_left_alone_and_a_stable_one_attracts(name, sigma_w, sigma_b):
-    phi = getattr(activations, name)()
+    phi = phi_of(name)
     for point in fixed_points(phi, sigma_w, sigma_b):
         if not 0 < point.q < math.inf:
             continue
@@ -80,7 +81,7 @@ def test_a_fixed_point_is_left_alone_and_a_stable_one_attracts(name, sigma_w, si
 
 @pytest.mark.parametrize("name", ["gelu", "silu"])
 def test_gelus_critical_point_says_that_it_is_unstable(name):
-    point = critical(getattr(activations, name)())
+    point = critical(phi_of(name))
     assert not point.stable
     assert "unstable" in point.note
     assert critical(activations.tanh()).stable
@@ -111,7 +112,7 @@ def corners():
 
 @pytest.mark.parametrize(("name", "sigma_w", "sigma_b"), list(corners()))
 def test_the_corners_of_the_domain_are_finite(name, sigma_w, sigma_b):
-    found = limit(getattr(activations, name)(), sigma_w, sigma_b)
+    found = limit(phi_of(name), sigma_w, sigma_b)
     assert math.isfinite(found.chi_1)
     assert found.chi_1 >= 0
     assert found.phase in ("ordered", "critical", "chaotic")
@@ -130,7 +131,7 @@ scales = st.one_of(st.just(0.0), st.floats(1e-12, 1e9))
     st.sampled_from(NAMES), st.floats(1e-12, 1e9), scales, st.floats(1e-20, 1e12), st.floats(-1, 1)
 )
 def test_anywhere_on_the_domain_maps_are_finite_and_lengths_positive(name, sigma_w, sigma_b, q, c):
-    phi = getattr(activations, name)()
+    phi = phi_of(name)
     length = variance_map(phi, q, sigma_w, sigma_b)
     assert math.isfinite(length)
     assert length >= sigma_b**2 * (1 - 1e-12)
@@ -141,7 +142,7 @@ def test_anywhere_on_the_domain_maps_are_finite_and_lengths_positive(name, sigma
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.sampled_from(NAMES), st.one_of(st.just(0.0), st.floats(1e-6, 10.0)))
 def test_a_critical_point_has_chi_one_or_is_a_named_error(name, sigma_b):
-    phi = getattr(activations, name)()
+    phi = phi_of(name)
     try:
         point = critical(phi, sigma_b)
     except NoCriticalPoint:

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from builders import phi_of
 from isometry import activations
 from isometry.theory.meanfield import chi, critical, second_moment, slope_moment, variance_map
 from isometry.theory.quadrature import error_estimate, expectation
@@ -89,7 +90,7 @@ def test_the_error_estimate_bounds_the_error(q):
     error = abs(expectation(lambda h: erf.phi(h) ** 2, q) - exact)
     assert error <= error_estimate(lambda h: erf.phi(h) ** 2, q)
     for name in ("tanh", "gelu", "selu", "sigmoid", "softsign"):
-        phi = getattr(activations, name)()
+        phi = phi_of(name)
         assert error_estimate(
             lambda h, phi=phi: phi.phi(h) ** 2, q, phi.kinks
         ) < 1e-10 * expectation(lambda h, phi=phi: phi.phi(h) ** 2, q, phi.kinks)

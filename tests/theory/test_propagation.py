@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from builders import phi_of
 from isometry import activations
 from isometry.theory.moments import MomentTable, exact
 from isometry.theory.propagation import LayerRecord, predict
@@ -44,7 +45,7 @@ def network(
     distribution="gaussian",
     inputs=None,
 ):
-    phi = getattr(activations, name)()
+    phi = phi_of(name)
     sizes = [inputs or width, *[width] * (depth - 1), 10]
     return [
         LayerRecord(
@@ -229,8 +230,8 @@ def test_where_there_is_no_result_there_is_a_reason(distribution):
 @pytest.mark.parametrize("name", ["tanh", "relu", "gelu", "hard_tanh", "selu"])
 def test_interpolated_moments_are_those_of_the_quadrature(name):
     log_q = np.random.default_rng(0).uniform(-20, 20, 60)
-    found = MomentTable(getattr(activations, name)()).at(log_q)
-    wanted = np.array([exact(getattr(activations, name)(), math.exp(value)) for value in log_q])
+    found = MomentTable(phi_of(name)).at(log_q)
+    wanted = np.array([exact(phi_of(name), math.exp(value)) for value in log_q])
     np.testing.assert_allclose(found.log_p, wanted[:, 0], atol=1e-6)
     np.testing.assert_allclose(found.log_slope, wanted[:, 1], atol=1e-6)
     np.testing.assert_allclose(found.kurtosis, wanted[:, 2], rtol=1e-5)

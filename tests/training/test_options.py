@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,18 +10,14 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from commands import run_of
 from isometry.config.checks import validate
 from isometry.config.compose import compose, conf_dir
 from isometry.config.messages import options
 from isometry.data.augment import crop_flip
-from isometry.runs.directory import RunDirectory
 from isometry.runs.signal_store import read_signals
 from isometry.training.build import build_classifier, build_network, seed_everything
 from isometry.training.run import train
-
-
-def run_of(summary, config):
-    return RunDirectory(Path(config.paths.runs) / summary["study"] / summary["run_id"])
 
 
 def weights(summary, config):

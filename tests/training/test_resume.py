@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from fnmatch import fnmatch
 from pathlib import Path
@@ -18,6 +17,7 @@ from lightning.pytorch import Callback
 from omegaconf import OmegaConf
 
 import isometry.training.run as train_module
+from commands import ISOMETRY
 from isometry.config.compose import compose
 from isometry.errors import UserError
 from isometry.runs import files
@@ -276,9 +276,6 @@ def test_resume_by_directory(cut, undisturbed, monkeypatch):
     )
     assert_same(undisturbed[0], state_of(cut))
     assert run.status()["attempt"] == 1
-
-
-ISOMETRY = str(Path(sys.executable).parent / "isometry")
 
 
 def launch(cut, *more):

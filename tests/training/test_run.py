@@ -11,8 +11,8 @@ import pytest
 import torch
 import yaml
 
+from commands import run_of
 from isometry.errors import UserError
-from isometry.runs.directory import RunDirectory
 from isometry.runs.signal_store import read_signals
 from isometry.training.run import train
 
@@ -38,10 +38,6 @@ SUMMARY_KEYS = [
     "seed",
     "git_commit",
 ]
-
-
-def run_of(summary, config):
-    return RunDirectory(Path(config.paths.runs) / summary["study"] / summary["run_id"])
 
 
 def test_a_short_training_learns_and_leaves_a_whole_run_directory(make_config):

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from builders import mlp, phi_of
 from isometry import activations
 from isometry.config.compose import compose
 from isometry.initialization.advise import Situation, advise, depth_of_fall
 from isometry.initialization.jacobian import jacobian_singular_values
-from isometry.networks.mlp import MLP
 from isometry.training.build import build_data, build_network
 from isometry.verbs.diagnose import diagnose
 
@@ -126,7 +126,7 @@ def test_plot_and_run_id(run, tmp_path):
 
 
 def test_orthogonal_linear_networks_have_singular_values_of_one():
-    network = MLP((1, 8, 8), 10, activations.linear(), depth=30, width=64)
+    network = mlp((1, 8, 8), 10, activations.linear(), depth=30, width=64)
     for spec in network.layer_map()[1:-1]:
         torch.nn.init.orthogonal_(spec.weighted.weight)
     values = jacobian_singular_values(network, torch.randn(1, 1, 8, 8))
@@ -136,7 +136,7 @@ def test_orthogonal_linear_networks_have_singular_values_of_one():
 def test_the_jacobian_is_the_product_of_its_layers():
     """Against D_{L-1} W_{L-1} ... written out; none above 1,024 units."""
     torch.manual_seed(0)
-    network = MLP((1, 3, 3), 4, activations.tanh(), depth=5, width=7).double()
+    network = mlp((1, 3, 3), 4, activations.tanh(), depth=5, width=7).double()
     x = torch.randn(1, 1, 3, 3, dtype=torch.float64)
     product = torch.eye(7, dtype=torch.float64)
     a = x.flatten(1)
@@ -150,7 +150,7 @@ def test_the_jacobian_is_the_product_of_its_layers():
     np.testing.assert_allclose(jacobian_singular_values(network, x), expected, rtol=1e-9)
     assert (
         jacobian_singular_values(
-            MLP((1, 3, 3), 4, activations.tanh(), depth=3, width=1025), x.float()
+            mlp((1, 3, 3), 4, activations.tanh(), depth=3, width=1025), x.float()
         )
         is None
     )
@@ -180,7 +180,7 @@ def test_gain_auto_declares_the_critical_scale(make_config, group, activation):
         "model.depth=4", f"initializer={group}", "initializer.gain=auto", f"activation={activation}"
     )
     layers = build_network(config, (1, 28, 28), 10).layer_map()
-    expected = critical(getattr(activations, activation)()).sigma_w
+    expected = critical(phi_of(activation)).sigma_w
     assert layers[1].sigma_w == pytest.approx(expected, rel=1e-9)  # a square layer
     weight = layers[1].weighted.weight
     assert float(weight.detach().std()) == pytest.approx(expected / 10, rel=0.05)

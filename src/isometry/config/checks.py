@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from isometry.columns import MEASURED
 from isometry.config.targets import check_targets
 from isometry.errors import bad_value
 from isometry.runs.decision import RERUN
@@ -64,6 +65,12 @@ def one_of(*allowed: Any) -> Check:
     """One of a few values."""
     words = ", ".join("null" if value is None else str(value) for value in allowed)
     return (lambda value: value in allowed and not isinstance(value, bool)), f"allowed are {words}"
+
+
+def each_of(allowed: Sequence[str]) -> Check:
+    """A list of some of a few words."""
+    good = lambda value: isinstance(value, list) and set(value) <= set(allowed)  # noqa: E731
+    return good, f"must be a list; allowed are {', '.join(allowed)}"
 
 
 def flag() -> Check:
@@ -178,6 +185,7 @@ CHECKS: dict[str, Check] = {
         "must be a number above 1",
     ),
     "callbacks.signals.alarm_steps": optional_integer(1),
+    "callbacks.signals.log_columns": each_of(MEASURED),
     "logger.patience": positive(),
     "callbacks.checkpoints.every_n_steps": optional_integer(1),
     "callbacks.checkpoints.every_n_epochs": integer(1),

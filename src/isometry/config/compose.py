@@ -53,6 +53,12 @@ def compose(verb: str = "train", overrides: Iterable[str] = ()) -> DictConfig:
         return hydra_compose(verb, [*overrides, *search])
 
 
+def compose_option(group: str, option: str) -> DictConfig:
+    """What a choice `group=option` puts into a config, inherited keys included."""
+    node: DictConfig = compose(f"{group}/{option}")[group]
+    return node
+
+
 @contextmanager
 def hydra_of_our_own() -> Iterator[list[str]]:
     """Hydra set up on `conf/`, also where the running verb has one already; yields the overrides

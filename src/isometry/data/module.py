@@ -43,11 +43,11 @@ class ImageData(LightningDataModule):
         batch_size: int,
         val_size: int,
         cache_dir: str,
-        raw_dir: str | None = None,
-        eval_batch_size: int = 1000,
-        seed: int = 0,
-        train_size: int | None = None,
-        augmentation: str = "none",
+        raw_dir: str | None,
+        eval_batch_size: int,
+        seed: int,
+        train_size: int | None,
+        augmentation: str,
     ):
         super().__init__()
         self.source = SOURCES[source]

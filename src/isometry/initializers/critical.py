@@ -22,7 +22,7 @@ class Critical(PerLayer):
 
     sigma_w: float  # of a fitted one
 
-    def __init__(self, sigma_b: float = 0.0, distribution: Distribution | str = "gaussian"):
+    def __init__(self, sigma_b: float, distribution: Distribution | str):
         self.sigma_b = sigma_b
         self.distribution = distribution
 
@@ -33,6 +33,6 @@ class Critical(PerLayer):
 
     def draw(self, spec: LayerSpec, generator: Generator) -> float:
         if self.distribution == "orthogonal":
-            return Orthogonal(self.sigma_w).draw(spec, generator)
+            return Orthogonal(self.sigma_w, self.sigma_b).draw(spec, generator)
         fill(spec.weighted.weight, self.sigma_w / spec.fan_in**0.5, self.distribution, generator)
         return self.sigma_w

@@ -22,7 +22,7 @@ class Orthogonal(PerLayer):
 
     distribution = "orthogonal"
 
-    def __init__(self, gain: float | Literal["auto"] = 1.0, sigma_b: float = 0.0):
+    def __init__(self, gain: float | Literal["auto"], sigma_b: float):
         self.gain: float | str = gain
         self.sigma_b = sigma_b
 

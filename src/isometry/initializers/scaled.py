@@ -31,9 +31,7 @@ def fill(weight: Tensor, std: float, distribution: str, generator: Generator) ->
 class Gaussian(PerLayer):
     """W ~ N(0, σ_w²/fan_in), b ~ N(0, σ_b²): the parametrization of mean-field theory."""
 
-    def __init__(
-        self, sigma_w: float = 1.0, sigma_b: float = 0.0, distribution: Distribution = "gaussian"
-    ):
+    def __init__(self, sigma_w: float, sigma_b: float, distribution: Distribution):
         self.sigma_w = sigma_w
         self.sigma_b = sigma_b
         self.distribution = distribution
@@ -51,7 +49,7 @@ class Gaussian(PerLayer):
 class Normal(PerLayer):
     """W ~ N(0, std²) whatever the fans: the naive choice. σ_w = std √fan_in."""
 
-    def __init__(self, std: float = 1.0, sigma_b: float = 0.0):
+    def __init__(self, std: float, sigma_b: float):
         self.std = std
         self.sigma_b = sigma_b
 
@@ -65,7 +63,7 @@ class Uniform(PerLayer):
 
     distribution = "uniform"
 
-    def __init__(self, a: float = 0.1, sigma_b: float = 0.0):
+    def __init__(self, a: float, sigma_b: float):
         self.a = a
         self.sigma_b = sigma_b
 
@@ -88,10 +86,10 @@ class FanScaled(PerLayer):
 
     def __init__(
         self,
-        mode: Literal["fan_in", "fan_out", "fan_avg"] = "fan_in",
-        gain: float | Literal["auto"] = 1.0,
-        distribution: Distribution = "gaussian",
-        sigma_b: float = 0.0,
+        mode: Literal["fan_in", "fan_out", "fan_avg"],
+        gain: float | Literal["auto"],
+        distribution: Distribution,
+        sigma_b: float,
     ):
         self.gain: float | str = gain
         self.mode = mode

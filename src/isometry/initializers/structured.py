@@ -29,9 +29,9 @@ class Identity(PerLayer):
 
     def __init__(
         self,
-        gain: float = 1.0,
-        sigma_b: float = 0.0,
-        readout: Literal["gaussian", "identity"] = "gaussian",
+        gain: float,
+        sigma_b: float,
+        readout: Literal["gaussian", "identity"],
     ):
         if readout not in ("gaussian", "identity"):
             raise ValueError(f"readout={readout}: allowed are gaussian, identity")
@@ -64,7 +64,7 @@ class Sparse(PerLayer):
 
     distribution = "sparse"
 
-    def __init__(self, connections: int = 15, std: float = 1.0, sigma_b: float = 0.0):
+    def __init__(self, connections: int, std: float, sigma_b: float):
         self.connections = connections
         self.std = std
         self.sigma_b = sigma_b

@@ -50,9 +50,7 @@ class Pool:
         UserError: for a setting that is none.
     """
 
-    def __init__(
-        self, devices: Any = "auto", jobs_per_device: int = 1, timeout_minutes: float | None = None
-    ):
+    def __init__(self, devices: Any, jobs_per_device: int, timeout_minutes: float | None):
         devices = OmegaConf.to_container(devices) if OmegaConf.is_config(devices) else devices
         if not (
             devices == "auto"

@@ -34,14 +34,14 @@ class ConvNet(Network):
         input_shape: tuple[int, ...],
         num_classes: int,
         activation: Activation,
-        normalization: str = "none",
-        depth: int = 8,
-        channels: int = 32,
-        kernel_size: int = 3,
-        padding: Literal["circular", "zeros"] = "circular",
-        stages: int = 2,
-        channel_multiplier: int = 2,
-        bias: bool = True,
+        normalization: str,
+        depth: int,
+        channels: int,
+        kernel_size: int,
+        padding: Literal["circular", "zeros"],
+        stages: int,
+        channel_multiplier: int,
+        bias: bool,
     ):
         super().__init__()
         widths, strides = stage_plan(depth - 1, channels, stages, channel_multiplier)

@@ -30,10 +30,10 @@ class MLP(Network):
         input_shape: tuple[int, ...],
         num_classes: int,
         activation: Activation,
-        normalization: str = "none",
-        depth: int = 10,
-        width: int = 100,
-        bias: bool = True,
+        normalization: str,
+        depth: int,
+        width: int,
+        bias: bool,
     ):
         super().__init__()
         sizes = [math.prod(input_shape), *[width] * (depth - 1)]

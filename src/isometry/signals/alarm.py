@@ -24,7 +24,7 @@ class GradientAlarm:
         steps: for how many steps on end.
     """
 
-    def __init__(self, factor: float = 10.0, steps: int = 5):
+    def __init__(self, factor: float, steps: int):
         self.factor = factor
         self.steps = steps
         self.norms: deque[float] = deque(maxlen=MEMORY)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from isometry import gradient_rate as rates
 from isometry.config.checks import validate
-from isometry.config.compose import conf_dir, resolved
+from isometry.config.compose import compose_option, resolved
 from isometry.console import console, quiet, wide_console
 from isometry.data.module import ImageData
 from isometry.errors import UserError
@@ -221,35 +221,21 @@ def alternatives(
     config: DictConfig, data: ImageData, images: Tensor
 ) -> list[tuple[str, Callable[[], float | None]]]:
     """Overrides that could help, with the rate they would have."""
-    tries: list[tuple[str, str, Any]] = [
-        (
-            f"initializer={name}",
-            "initializer",
-            OmegaConf.load(conf_dir() / "initializer" / f"{name}.yaml"),
-        )
-        for name in config.tries
-        if name != config.initializer.name
-    ]
+    tries = [("initializer", name) for name in config.tries if name != config.initializer.name]
     if config.normalization.kind in ("none", "batch"):
-        tries.append(
-            (
-                "normalization=layer",
-                "normalization",
-                OmegaConf.load(conf_dir() / "normalization" / "layer.yaml"),
-            )
-        )
+        tries.append(("normalization", "layer"))
     return [
-        (words, functools.partial(_rate_with, config, data, images, group, node))
-        for words, group, node in tries
+        (f"{group}={option}", functools.partial(_rate_with, config, data, images, group, option))
+        for group, option in tries
     ]
 
 
 def _rate_with(
-    config: DictConfig, data: ImageData, images: Tensor, group: str, node: Any
+    config: DictConfig, data: ImageData, images: Tensor, group: str, option: str
 ) -> float | None:
     changed = config.copy()
     OmegaConf.set_struct(changed, False)
-    changed[group] = node
+    changed[group] = compose_option(group, option)
     try:
         layers = build_network(changed, data.input_shape, data.num_classes).layer_map()
     except UserError:  # an initializer that does not suit the network

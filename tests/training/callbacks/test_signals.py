@@ -2,26 +2,14 @@
 signals.
 """
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 
-from isometry.runs.directory import RunDirectory
+import reference
+from commands import run_of
 from isometry.runs.signal_store import read_signals
 from isometry.training.build import build_data, build_network
 from isometry.training.run import train
-
-_spec = importlib.util.spec_from_file_location(
-    "reference", Path(__file__).parents[2] / "signals" / "reference.py"
-)
-reference = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(reference)
-
-
-def run_of(summary, config):
-    return RunDirectory(Path(config.paths.runs) / summary["study"] / summary["run_id"])
 
 
 def plain_loop(config, steps):

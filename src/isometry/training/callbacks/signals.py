@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.nn.modules.dropout import _DropoutNd
 
 from isometry.columns import MEASURED
-from isometry.errors import bad_value
 from isometry.layers.spec import LayerSpec, Probe
 from isometry.runs.signal_store import SCHEMA, SignalStore
 from isometry.signals.alarm import GradientAlarm
@@ -32,27 +32,34 @@ from isometry.training.classifier import window
 MAX_NAMES = 2_000
 """Per-layer metric names that W&B is given at most: about so many gradient panels freeze a page."""
 
-DEFAULT_COLUMNS = (
-    "backprop_norm",
-    "weight_grad_norm",
-    "update_ratio",
-    "displacement",
-    "activation_var",
-    "saturation",
-)
+
+@dataclass(frozen=True)
+class SignalOptions:
+    """What is measured when, and what is done with it; `conf/callbacks/default.yaml` has the
+    defaults, `config.checks` the ranges.
+    """
+
+    every_n_steps: int | None
+    """Record every so many optimizer steps, and always step 0 and the last one; None: never."""
+
+    flush_every: int
+    """Optimizer steps between two copies to the host; a divergence is noticed at the next one."""
+
+    alarm_factor: float
+    """Warn when the gradient norm is over so many times its running median ..."""
+
+    alarm_steps: int | None
+    """... for so many optimizer steps on end; None: never."""
+
+    log_columns: Sequence[str]
+    """Columns sent to the loggers, as `column/layer_007`."""
 
 
 class Signals(Callback):
     """Measures every layer and stores the rows.
 
     Args:
-        every_n_steps: record every so many optimizer steps, and always step 0 and the last one;
-            None switches off.
-        flush_every: optimizer steps between two copies to the host; a divergence is noticed at the
-            next one.
-        log_columns: columns sent to the loggers as `column/layer_007`.
-        alarm_factor, alarm_steps: warn when the gradient norm is over so many times its running
-            median for so many steps; None: never.
+        options: what is measured when.
         store: where the rows go; None keeps them out of files.
         initial_weights: the file of the weights at step 0; None keeps them in the checkpoints.
     """
@@ -61,28 +68,16 @@ class Signals(Callback):
 
     def __init__(
         self,
-        every_n_steps: int | None = 50,
-        flush_every: int = 200,
-        log_columns: Sequence[str] = DEFAULT_COLUMNS,
-        alarm_factor: float = 10.0,
-        alarm_steps: int | None = 5,
+        options: SignalOptions,
         store: SignalStore | None = None,
         initial_weights: Path | None = None,
     ):
-        unknown = set(log_columns) - set(MEASURED)
-        if unknown:
-            raise bad_value(
-                "callbacks.signals.log_columns",
-                sorted(unknown)[0],
-                f"allowed are {', '.join(MEASURED)}",
-            )
-        self.every_n_steps = every_n_steps
-        self.flush_every = flush_every
-        self.log_columns = list(log_columns)
+        self.options = options
+        self.log_columns = list(options.log_columns)
         self.store = store
         self.recorder: Recorder | None = None
         self.divergence: Divergence | None = None
-        self.alarm = None if alarm_steps is None else GradientAlarm(alarm_factor, alarm_steps)
+        self.alarm = make_alarm(options)
         self._batches: list[
             int
         ] = []  # index in its epoch of the last batch of each step since the last flush
@@ -97,7 +92,7 @@ class Signals(Callback):
     # ---- life of the recorder --------------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        if self.every_n_steps is None:
+        if self.options.every_n_steps is None:
             return
         self._open(trainer, pl_module)
         self._last_step = trainer.estimated_stepping_batches - 1
@@ -116,9 +111,9 @@ class Signals(Callback):
             and not _is_random(pl_module.network)
         )
         before = self.recorder
-        self.recorder = Recorder(
-            layers, self.flush_every, trainer.global_step, self._scaler is not None, compiled
-        )
+        every = self.options.flush_every
+        scaled = self._scaler is not None
+        self.recorder = Recorder(layers, every, trainer.global_step, scaled, compiled)
         if trainer.global_step > 0:
             self.recorder.restore_initial(self._known_initial(before))
         elif self.initial_weights is not None and trainer.is_global_zero:
@@ -170,7 +165,7 @@ class Signals(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         # a resume from the last step has nothing to train: the row of the final weights is written
         # all the same
-        if self.recorder is None and self.every_n_steps is not None:
+        if self.recorder is None and self.options.every_n_steps is not None:
             self._open(trainer, pl_module)
             self.on_train_end(trainer, pl_module)
 
@@ -189,7 +184,7 @@ class Signals(Callback):
             return
         if self._recorded is None:
             step = self.recorder.step
-            self._recorded = step % self.every_n_steps == 0 or step == self._last_step  # type: ignore[operator]
+            self._recorded = step % self.options.every_n_steps == 0 or step == self._last_step  # type: ignore[operator]
         self._examples = batch[1].shape[0]
         self._window = window(trainer, batch_idx)
         replay = (
@@ -288,6 +283,12 @@ class Signals(Callback):
                 stacklevel=2,
             )
         return chosen
+
+
+def make_alarm(options: SignalOptions) -> GradientAlarm | None:
+    """The alarm that the options ask for."""
+    steps = options.alarm_steps
+    return None if steps is None else GradientAlarm(options.alarm_factor, steps)
 
 
 def replay_forward(network: torch.nn.Module, images: torch.Tensor, probe: Probe) -> None:

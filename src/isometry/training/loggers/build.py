@@ -23,7 +23,7 @@ def build_loggers(
     project: str,
     entity: str | None,
     offline: bool,
-    patience: float = 30.0,
+    patience: float,
 ) -> list[Logger]:
     """The loggers of a run.
 
