@@ -19,6 +19,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
+import isometry.training.run  # noqa: F401  once in this process, and not in each that `typed` forks
 from isometry import cli
 from isometry.config.compose import compose
 

@@ -1,3 +1,7 @@
+import dataclasses
+import json
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -190,3 +194,88 @@ def test_a_corrupt_cache_is_told(tmp_path, damage):
 def test_impossible_sizes_name_the_key(data_cache, arguments, key):
     with pytest.raises(UserError, match=key):
         digits(data_cache, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"train_images": torch.zeros(4, 1, 2, 2)}, "training images torch.float32"),
+        ({"train_images": torch.zeros(4, 2, 2, dtype=torch.uint8)}, "uint8 [N, channels"),
+        ({"train_labels": torch.zeros(3).long()}, "labels [3]: labels must be int64 [N], one for"),
+        ({"test_labels": torch.zeros(8)}, "labels must be int64"),
+        ({"train_labels": torch.full((40,), -1)}, "one is -1"),
+    ],
+)
+def test_images_of_a_fork_that_do_not_go_together_are_refused(data_cache, changes, words):
+    images = dataclasses.replace(small_images(), **changes)
+    with pytest.raises(UserError, match=re.escape(words)):
+        digits(data_cache, source=images)
+
+
+MODULE = """
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, TensorDataset
+
+class Blobs(LightningDataModule):
+    input_shape = (1, 4, 4)
+    num_classes = 2
+
+    def __init__(self, batch_size):
+        super().__init__()
+        self.batch_size = batch_size
+
+    def setup(self, stage):
+        labels = torch.arange(200) % 2
+        noise = torch.randn(200, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+        self.all = TensorDataset(noise + 3 * labels.view(-1, 1, 1, 1), labels)
+
+    def train_dataloader(self):
+        return DataLoader(self.all, self.batch_size, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(self.all, 100)
+
+    test_dataloader = val_dataloader
+"""
+
+
+def test_any_data_module_trains_is_diagnosed_and_evaluated(typed, tmp_path):
+    (tmp_path / "blobs.py").write_text(MODULE)
+    (tmp_path / "conf" / "data").mkdir(parents=True)
+    (tmp_path / "conf" / "data" / "blobs.yaml").write_text(
+        "_target_: blobs.Blobs\nbatch_size: 20\n"
+    )
+    fork = {"ISOMETRY_CONF": str(tmp_path / "conf"), "PYTHONPATH": str(tmp_path)}
+    words = ["data=blobs", "model.depth=3", "trainer=cpu"]
+    short = ["trainer.max_epochs=4", "logger=csv", "pictures=false"]
+    done = typed("train", *words, *short, cwd=tmp_path, **fork)
+    assert done.returncode == 0, done.stderr
+    (run,) = (path.parent for path in tmp_path.glob("runs/single/*/summary.json"))
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["test_accuracy"] > 0.95
+    assert summary["steps"] == 40
+    assert summary["gradient_rate_predicted"] > 0
+    done = typed("eval", str(run), cwd=tmp_path, **fork)
+    assert json.loads(done.stdout)["test_accuracy"] == summary["test_accuracy"], done.stderr
+    done = typed("diagnose", *words, cwd=tmp_path, **fork)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("num_classes = 2", "", "data._target_=Blobs: needs the attribute num_classes"),
+        ("batch_size):", "batch_size=3):", "data.batch_size=missing"),
+        ("(LightningDataModule)", "", "must build a LightningDataModule"),
+    ],
+)
+def test_a_data_module_that_lacks_something_is_refused(typed, tmp_path, old, new, words):
+    (tmp_path / "blobs.py").write_text(MODULE.replace(old, new))
+    (tmp_path / "conf" / "data").mkdir(parents=True)
+    batch = "" if "batch_size" in old else "batch_size: 20\n"
+    (tmp_path / "conf" / "data" / "blobs.yaml").write_text(f"_target_: blobs.Blobs\n{batch}")
+    fork = {"ISOMETRY_CONF": str(tmp_path / "conf"), "PYTHONPATH": str(tmp_path)}
+    done = typed("train", "data=blobs", "trainer=cpu", cwd=tmp_path, **fork)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from isometry.columns import MEASURED
-from isometry.config.targets import check_targets
+from isometry.config.targets import check_all_are_built, check_targets
 from isometry.errors import bad_value
 from isometry.runs.decision import RERUN
 from isometry.runs.table import lookup
@@ -65,6 +65,12 @@ def one_of(*allowed: Any) -> Check:
     """One of a few values."""
     words = ", ".join("null" if value is None else str(value) for value in allowed)
     return (lambda value: value in allowed and not isinstance(value, bool)), f"allowed are {words}"
+
+
+def named_or_built(*allowed: str) -> Check:
+    """One of a few words, or a node from which an object is built."""
+    good = lambda value: value in allowed or (isinstance(value, Mapping) and "_target_" in value)  # noqa: E731
+    return good, f"allowed are {', '.join(allowed)}, or a node with a _target_"
 
 
 def each_of(allowed: Sequence[str]) -> Check:
@@ -124,7 +130,7 @@ CHECKS: dict[str, Check] = {
     ),
     "data.augmentation": one_of("none", "crop_flip"),
     "data.train_size": optional_integer(1),
-    "data.source": one_of(
+    "data.source": named_or_built(
         "mnist_5k", "unit_vectors", "mnist", "fashion_mnist", "cifar10", "cifar100"
     ),
     "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
@@ -211,6 +217,7 @@ def validate(config: Mapping[str, Any]) -> None:
         if has(config, key) and not accepts(lookup(config, key)):
             raise bad_value(key, lookup(config, key), allowed)
     check_targets(config)
+    check_all_are_built(config)
     if lookup(config, "trainer.max_epochs") is None and lookup(config, "trainer.max_steps") == -1:
         raise bad_value(
             "trainer.max_epochs", "null", "needs trainer.max_steps, or training would not end"

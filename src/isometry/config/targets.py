@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,21 @@ from isometry.errors import UserError, bad_value
 
 METADATA = ("name", "kinks")
 """Keys of a config node that name it for people and are not passed to its target."""
+
+BUILT = frozenset(
+    (
+        "activation",
+        "classifier",
+        "data",
+        "initializer",
+        "model",
+        "optimizer",
+        "scheduler",
+        "trainer",
+    )
+)
+"""Sections of a training's config from which an object is made, if they have a `_target_`; so is
+each section of `callbacks`, and whatever stands inside of these."""
 
 _REGISTERED: set[str] = set()
 
@@ -29,7 +44,7 @@ def register_target(path: str) -> None:
 
 @cache
 def _installed_targets(folders: tuple[Path, ...]) -> frozenset[str]:
-    pattern = re.compile(r"^\s*_target_:\s*['\"]?([\w.]+)", re.MULTILINE)
+    pattern = re.compile(r"^[^#\n]*?_target_:\s*['\"]?([\w.]+)", re.MULTILINE)
     files = (path for folder in folders for path in folder.rglob("*.yaml"))
     return frozenset(target for path in files for target in pattern.findall(path.read_text()))
 
@@ -72,41 +87,59 @@ def instantiate(node: DictConfig | Mapping[str, Any], *args: Any, **kwargs: Any)
     try:
         return factory(*args, **{key: _build(value) for key, value in arguments.items()}, **kwargs)
     except (TypeError, ValueError) as error:
-        given = ", ".join(f"{key}={value}" for key, value in arguments.items())
+        words = [f"{key}={value}" for key, value in arguments.items()]
+        given = ", ".join(words) or "what it is given"
         raise UserError(f"{target} refuses {given}: {error}") from error
 
 
 def _build(value: Any) -> Any:
-    return instantiate(value) if isinstance(value, dict) and "_target_" in value else value
+    """An argument, in which every node with a `_target_` is built, however deep it stands."""
+    if isinstance(value, list):
+        return [_build(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "_target_" in value:
+        return instantiate(value)
+    return {key: _build(item) for key, item in value.items()}
 
 
-def _targets(node: Any) -> Iterable[str]:
+def targets(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted path and value of every `_target_` of a config."""
     if isinstance(node, Mapping):
         if "_target_" in node:
-            yield str(node["_target_"])
-        for child in node.values():
-            yield from _targets(child)
+            yield path, str(node["_target_"])
+        for key, child in node.items():
+            yield from targets(child, f"{path}.{key}".removeprefix("."))
     elif isinstance(node, list | tuple):
-        for child in node:
-            yield from _targets(child)
+        for index, child in enumerate(node):
+            yield from targets(child, f"{path}.{index}")
 
 
 def check_targets(config: Mapping[str, Any]) -> None:
-    """Refuse a config with a `_target_` that is not honoured, wherever it stands.
+    """Refuse a node with a `_target_` that is not honoured, wherever it stands.
 
     Raises:
         UserError: for the first such target. Nothing has been imported by then.
     """
-    for target in _targets(config):
-        _check_target(target)
+    for _, target in targets(config):
+        if target not in allowed_targets():
+            raise bad_value("_target_", target, NOT_HONOURED)
 
 
-def _check_target(target: str) -> None:
-    if target not in allowed_targets():
-        raise bad_value(
-            "_target_",
-            target,
-            "stands in no config of this installation; put it into a file of conf/ (or of the "
-            "folder ISOMETRY_CONF names) "
-            "or call isometry.config.compose.register_target",
-        )
+NOT_HONOURED = (
+    "stands in no config of this installation; put it into a file of conf/ (or of the folder "
+    "ISOMETRY_CONF names) or call isometry.config.register_target"
+)
+
+
+def check_all_are_built(config: Mapping[str, Any]) -> None:
+    """Refuse a training's config with a `_target_` from which nothing would be made.
+
+    Raises:
+        UserError: for the first such target.
+    """
+    for path, target in targets(config):
+        section, _, rest = path.partition(".")
+        if section not in BUILT and not (section == "callbacks" and rest):
+            allowed = f"nothing is built from {section}; {', '.join(sorted(BUILT))} and what "
+            raise bad_value(f"{path}._target_", target, f"{allowed}stands below callbacks are")

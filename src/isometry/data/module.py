@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -13,7 +15,7 @@ from torch import Tensor
 from isometry.data.augment import AUGMENTATIONS
 from isometry.data.cache import cache_name, cached
 from isometry.data.loader import DeviceLoader, Normalization
-from isometry.data.sources import SOURCES, Images, stratified_split
+from isometry.data.sources import SOURCES, Images, of_images, stratified_split
 from isometry.errors import bad_value
 
 SPLITS = ("train", "val", "test")
@@ -22,11 +24,28 @@ SPLIT_SEED = (
 )
 
 
-class ImageData(LightningDataModule):
-    """One of the data sets of `sources.SOURCES`, in memory on the training device.
+class DataModule(LightningDataModule):
+    """A data module for which a network can be built. A fork's own need not inherit from it; it
+    has these two attributes, and its batches are (images, labels).
+    """
+
+    @property
+    @abstractmethod
+    def input_shape(self) -> tuple[int, ...]:
+        """(channels, height, width)."""
+
+    @property
+    @abstractmethod
+    def num_classes(self) -> int:
+        """Number of labels."""
+
+
+class ImageData(DataModule):
+    """A data set of images, in memory on the training device: one of `sources.SOURCES`, or what a
+    fork's own function makes.
 
     Args:
-        source: name of the data set.
+        source: name of the data set, or the images themselves.
         batch_size: global size of a micro-batch, split over the ranks.
         val_size: training examples held out for validation (stratified, fixed seed).
         cache_dir: folder of the decoded tensors and of downloads.
@@ -39,7 +58,7 @@ class ImageData(LightningDataModule):
 
     def __init__(
         self,
-        source: str,
+        source: str | Images,
         batch_size: int,
         val_size: int,
         cache_dir: str,
@@ -50,7 +69,7 @@ class ImageData(LightningDataModule):
         augmentation: str,
     ):
         super().__init__()
-        self.source = SOURCES[source]
+        self.source = SOURCES[source] if isinstance(source, str) else of_images(source)
         self.cache_dir = Path(cache_dir)
         self.raw_dir = None if raw_dir is None else Path(raw_dir)
         self.batch_size = batch_size
@@ -98,6 +117,8 @@ class ImageData(LightningDataModule):
     @cached_property
     def images(self) -> Images:
         """The decoded data set, on the CPU."""
+        if self.source.name not in SOURCES:
+            return self.source.read(self.cache_dir)
         path = self.cache_dir / cache_name(self.source.name, self.raw_dir)
         return cached(path, lambda: self.source.load(self.raw_dir, self.cache_dir))
 
@@ -196,7 +217,7 @@ class ImageData(LightningDataModule):
         return batch
 
 
-def training_images(data: LightningDataModule, count: int) -> Tensor:
+def training_images(data: DataModule, count: int) -> Tensor:
     """Up to `count` training images as the network sees them, [N, C, H, W] on the CPU; no random
     number of the training is used up.
     """
@@ -207,3 +228,41 @@ def training_images(data: LightningDataModule, count: int) -> Tensor:
         data.setup("fit")
         images, _ = next(iter(data.train_dataloader()))
     return images[:count].cpu()
+
+
+def evaluation_loader(data: DataModule, split: str) -> Iterable[Any]:
+    """The batches of a split, in order; outside of a training.
+
+    Args:
+        data: as configured.
+        split: one of `SPLITS`.
+    """
+    data.prepare_data()
+    data.setup({"train": "fit", "val": "validate", "test": "test"}[split])
+    if isinstance(data, ImageData):
+        return data.evaluation_loader(split)
+    loaders: dict[str, Callable[[], Iterable[Any]]] = {
+        "train": data.train_dataloader,
+        "val": data.val_dataloader,
+        "test": data.test_dataloader,
+    }
+    return loaders[split]()
+
+
+NEEDED = ("input_shape", "num_classes")
+"""What a network is built for; every data module tells it."""
+
+
+def check_module(data: object) -> DataModule:
+    """What the section `data` has built, if a network can be built for it.
+
+    Raises:
+        UserError: where it is no LightningDataModule, or does not say what its images are like.
+    """
+    name = type(data).__name__
+    if not isinstance(data, LightningDataModule):
+        raise bad_value("data._target_", name, "must build a LightningDataModule")
+    missing = [attribute for attribute in NEEDED if not hasattr(data, attribute)]
+    if missing:
+        raise bad_value("data._target_", name, f"needs the attribute {' and '.join(missing)}")
+    return cast(DataModule, data)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from isometry.data.formats import first_existing, members, read_cifar_batch, read_idx
-from isometry.errors import UserError
+from isometry.errors import UserError, bad_value
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,28 @@ class Images:
     train_labels: Tensor
     test_images: Tensor
     test_labels: Tensor
+
+
+def of_images(images: Images) -> Source:
+    """A data set that a fork's function has made in memory.
+
+    Raises:
+        UserError: where these are no images and labels that go together.
+    """
+    _check(images.train_images, images.train_labels, "training")
+    _check(images.test_images, images.test_labels, "test")
+    classes = 1 + int(torch.cat([images.train_labels, images.test_labels]).max())
+    return Source("images", classes, lambda folder: images, None, "no files")
+
+
+def _check(images: Tensor, labels: Tensor, split: str) -> None:
+    found = f"{split} images {images.dtype} {list(images.shape)}, labels {list(labels.shape)}"
+    if images.dtype != torch.uint8 or images.dim() != 4:
+        raise bad_value("data.source", found, "images must be uint8 [N, channels, height, width]")
+    if labels.dtype != torch.int64 or len(labels) != len(images) or not len(labels):
+        raise bad_value("data.source", found, "labels must be int64 [N], one for each image")
+    if labels.min() < 0:
+        raise bad_value("data.source", found, f"labels must be 0, 1, ...; one is {labels.min()}")
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,7 @@ class Lab:
     @cached_property
     def _digits(self) -> ImageData:
         data = build_data(self.config(["data=mnist_5k"]))
+        assert isinstance(data, ImageData)
         data.setup()
         return data
 

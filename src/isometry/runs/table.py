@@ -44,7 +44,7 @@ def run_table(study: Path) -> pd.DataFrame:
 
 def _row(run: RunDirectory) -> dict[str, Any]:
     config = yaml.load(run.config.read_text(), Loader=LOADER)
-    choices = {column: lookup(config, key) for column, key in CHOICES.items()}
+    choices = {column: _shown(lookup(config, key)) for column, key in CHOICES.items()}
     status = run.status() or {}
     return {
         "run_id": run.run_id,
@@ -53,6 +53,11 @@ def _row(run: RunDirectory) -> dict[str, Any]:
         "state": status.get("state"),
         "path": str(run.path),
     }
+
+
+def _shown(value: Any) -> Any:
+    """A choice as a cell; of one that is built, what builds it."""
+    return value.get("_target_") if isinstance(value, Mapping) else value
 
 
 def lookup(config: Mapping[str, Any], key: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from omegaconf import DictConfig
 from isometry.activations import Activation, wrap
 from isometry.config.compose import resolved
 from isometry.config.targets import instantiate
-from isometry.data.module import ImageData
-from isometry.errors import UserError
+from isometry.data.module import DataModule, check_module
+from isometry.errors import UserError, bad_value
 from isometry.initializers.base import InitializerError
 from isometry.networks.blocks import NORMALIZATIONS, Network
 from isometry.training.classifier import Classifier
@@ -27,10 +28,15 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def build_data(config: DictConfig) -> ImageData:
-    """The data module; reads the data set, so that a missing file is told here."""
-    data: ImageData = instantiate(config.data)
-    return data
+def build_data(config: DictConfig) -> DataModule:
+    """The data module; reads the data set, so that a missing file is told here.
+
+    Raises:
+        UserError: where no network can be trained on it.
+    """
+    if "batch_size" not in config.data:
+        raise bad_value("data.batch_size", "missing", "say what a batch of the data module is")
+    return check_module(instantiate(config.data))
 
 
 def build_activation(node: DictConfig) -> Activation:
@@ -68,10 +74,12 @@ def build_network(config: DictConfig, input_shape: tuple[int, ...], num_classes:
 
 
 def build_classifier(config: DictConfig, network: Network) -> Classifier:
-    """Network, loss, optimizer and scheduler in one LightningModule."""
-    scheduler: Any = None
-    if config.scheduler.get("_target_") is not None:
-        scheduler = functools.partial(_scheduler, config.scheduler)
+    """Network, loss, optimizer and scheduler in one LightningModule; of a fork's class if the
+    config names one.
+
+    Raises:
+        UserError: for options that do not go together.
+    """
     if config.activation_checkpointing and config.normalization.kind == "batch":
         raise UserError(
             "activation_checkpointing=true: with normalization=batch its statistics would be "
@@ -83,7 +91,20 @@ def build_classifier(config: DictConfig, network: Network) -> Classifier:
     optimizer = {**resolved(config)["optimizer"], "lr": scaled_rate(config)}
     # a mistake in its arguments is told now, not in the middle of `fit`
     instantiate(optimizer, network.parameters())
-    return Classifier(network, functools.partial(instantiate, optimizer), scheduler, config.loss)
+    parts = (network, functools.partial(instantiate, optimizer), _scheduling(config), config.loss)
+    if "classifier" not in config:
+        return Classifier(*parts)
+    classifier = instantiate(config.classifier, *parts)
+    if not isinstance(classifier, Classifier):
+        wanted = "must be a subclass of isometry.training.classifier.Classifier"
+        raise bad_value("classifier._target_", config.classifier.get("_target_"), wanted)
+    return classifier
+
+
+def _scheduling(config: DictConfig) -> Callable[..., Any] | None:
+    """Makes the scheduler of an optimizer; None for a constant rate."""
+    constant = config.scheduler.get("_target_") is None
+    return None if constant else functools.partial(_scheduler, config.scheduler)
 
 
 def scaled_rate(config: DictConfig) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
@@ -17,7 +17,7 @@ from isometry.config.checks import validate
 from isometry.config.compose import resolved
 from isometry.config.machine import check_machine
 from isometry.console import console, print_config, quiet
-from isometry.data.module import training_images
+from isometry.data.module import DataModule, training_images
 from isometry.initialization.predict import EXAMPLES, predict_run
 from isometry.runs.decision import Decision, clear, decide, decide_by_status
 from isometry.runs.directory import RunDirectory
@@ -94,7 +94,7 @@ class Parts:
     config: DictConfig
     run: RunDirectory
     resuming: bool
-    data: LightningDataModule
+    data: DataModule
     classifier: Classifier
     signals: Signals
     throughput: Throughput
@@ -102,7 +102,7 @@ class Parts:
     trainer: Trainer
 
 
-def prepare(config: DictConfig) -> tuple[LightningDataModule, Classifier]:
+def prepare(config: DictConfig) -> tuple[DataModule, Classifier]:
     """Data and classifier; everything that can be wrong with a config is told here, before the run
     begins.
     """

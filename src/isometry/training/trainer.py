@@ -6,12 +6,12 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, SimpleProfiler
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from isometry.config.compose import resolved
 from isometry.config.targets import instantiate
 from isometry.console import console
-from isometry.errors import UserError
+from isometry.errors import UserError, bad_value
 from isometry.runs.directory import RunDirectory
 from isometry.training.callbacks import (
     AtomicCheckpointIO,
@@ -36,10 +36,14 @@ def make_profiler(name: str | None, run: RunDirectory) -> Profiler | None:
 def build_trainer(
     config: DictConfig, run: RunDirectory, loggers: list[Any], callbacks: list[Callback]
 ) -> Trainer:
-    """Lightning's Trainer with our callbacks, and checkpoints that are written whole."""
-    own = [*callbacks, ResumeState(), Progress()]
+    """Lightning's Trainer with our callbacks and a fork's, and checkpoints that are written
+    whole.
+    """
     stopping = early_stopping(**config.callbacks.early_stopping)
     saving = checkpoints(run.checkpoints, **config.callbacks.checkpoints)
+    # who leaves at the end of an epoch does so when all others have seen it
+    leaving = Interruption(run.last_checkpoint)
+    ours = CallbackGroup([*callbacks, ResumeState(), Progress(), *stopping, *saving, leaving])
     try:
         return instantiate(  # type: ignore[no-any-return]
             {
@@ -47,12 +51,34 @@ def build_trainer(
                 "profiler": make_profiler(config.trainer.profiler, run),
             },
             logger=loggers or False,
-            # who leaves at the end of an epoch does so when all others have seen it
-            callbacks=[
-                CallbackGroup([*own, *stopping, *saving, Interruption(run.last_checkpoint)])
-            ],
+            callbacks=[*build_callbacks(config), ours],
             plugins=[AtomicCheckpointIO()],
             default_root_dir=str(run.path),
         )
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"trainer: {error}") from error
+
+
+SECTIONS = ("signals", "checkpoints", "early_stopping")
+"""Of `callbacks`, those that configure our own; each other one is a callback of a fork."""
+
+
+def build_callbacks(config: DictConfig) -> list[Callback]:
+    """The callbacks of a fork.
+
+    Raises:
+        UserError: for a section from which no callback can be made.
+    """
+    return [_callback(key, config) for key in config.callbacks if key not in SECTIONS]
+
+
+def _callback(key: str, config: DictConfig) -> Callback:
+    node = config.callbacks[key]
+    if not OmegaConf.is_dict(node) or "_target_" not in node:
+        raise bad_value(f"callbacks.{key}", node, "needs a _target_ that builds a callback")
+    callback = instantiate(node)
+    if not isinstance(callback, Callback):
+        raise bad_value(
+            f"callbacks.{key}._target_", node["_target_"], "builds no Lightning callback"
+        )
+    return callback

@@ -20,7 +20,7 @@ from isometry import gradient_rate as rates
 from isometry.config.checks import validate
 from isometry.config.compose import compose_option, resolved
 from isometry.console import console, quiet, wide_console
-from isometry.data.module import ImageData
+from isometry.data.module import DataModule
 from isometry.errors import UserError
 from isometry.initialization.advise import Situation, advise, depth_of_fall
 from isometry.initialization.jacobian import jacobian_singular_values
@@ -80,12 +80,13 @@ def diagnose(config: DictConfig) -> dict[str, Any]:
 
 
 def measure(
-    network: Network, data: ImageData, config: DictConfig
+    network: Network, data: DataModule, config: DictConfig
 ) -> tuple[Tensor, dict[str, NDArray[np.float64]]]:
     """The first batch's images, and the columns of the network at initialization over `batches`
     batches, [L] each.
     """
-    data.setup()
+    data.prepare_data()
+    data.setup("fit")
     batches = list(itertools.islice(data.train_dataloader(), config.batches))
     return batches[0][0].double(), observe(network, batches, LOSSES[config.loss]).columns
 
@@ -218,7 +219,7 @@ def situation(diagnosis: dict[str, Any], prediction: Prediction) -> Situation:
 
 
 def alternatives(
-    config: DictConfig, data: ImageData, images: Tensor
+    config: DictConfig, data: DataModule, images: Tensor
 ) -> list[tuple[str, Callable[[], float | None]]]:
     """Overrides that could help, with the rate they would have."""
     tries = [("initializer", name) for name in config.tries if name != config.initializer.name]
@@ -231,7 +232,7 @@ def alternatives(
 
 
 def _rate_with(
-    config: DictConfig, data: ImageData, images: Tensor, group: str, option: str
+    config: DictConfig, data: DataModule, images: Tensor, group: str, option: str
 ) -> float | None:
     changed = config.copy()
     OmegaConf.set_struct(changed, False)

@@ -12,7 +12,7 @@ from isometry.config.checks import validate
 from isometry.config.compose import resolved
 from isometry.config.machine import check_machine
 from isometry.console import quiet
-from isometry.data.module import SPLITS
+from isometry.data.module import SPLITS, evaluation_loader
 from isometry.errors import bad_value
 from isometry.runs.directory import RunDirectory
 from isometry.training.build import build_classifier, build_data, build_network
@@ -50,8 +50,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         raise bad_value(
             "checkpoint", path, f"does not fit the network of {folder}/config.yaml"
         ) from error
-    data.setup()
-    trainer.test(classifier, data.evaluation_loader(config.split), verbose=False)
+    trainer.test(classifier, evaluation_loader(data, config.split), verbose=False)
     metrics = {
         key.replace("test", config.split, 1): value for key, value in classifier.metrics.items()
     }
