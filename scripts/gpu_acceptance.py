@@ -405,6 +405,11 @@ LONG = 1000
 """Optimizer steps of a training that is to be stopped before its end."""
 
 
+def title_of(check: Callable[..., str]) -> str:
+    """A check's docstring as one line."""
+    return " ".join((check.__doc__ or "").split())
+
+
 def main() -> int:
     """Run all checks and print the table."""
     global STEPS
@@ -424,7 +429,7 @@ def main() -> int:
     for check in CHECKS:
         result, words = judge(check)
         results.append(result)
-        print(f"| {(check.__doc__ or '').strip()} | {result} | {words} |", flush=True)
+        print(f"| {title_of(check)} | {result} | {words} |", flush=True)
     return int("FAIL" in results)
 
 

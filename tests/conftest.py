@@ -4,24 +4,17 @@ session.
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
-import subprocess
-import sys
-import tempfile
-import time
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import DictConfig
 
-import isometry.training.run  # noqa: F401  once in this process, and not in each that `typed` forks
-from isometry import cli
-from isometry.config.compose import compose
+# once in this process, and not in each that `typed` forks
+import isometry.training.run  # noqa: F401
+from commands import composed
+from forked import Done, Forked
 
 torch.set_num_threads(1)
 
@@ -46,74 +39,17 @@ def make_config(tmp_path: Path, data_cache: Path) -> Callable[..., DictConfig]:
             "trainer.max_steps=3",
             "callbacks.signals.every_n_steps=1",
         ]
-        return compose(
-            "train", [f"paths.runs={tmp_path}/runs", f"paths.data={data_cache}", *small, *overrides]
-        )
+        paths = [f"paths.runs={tmp_path}/runs", f"paths.data={data_cache}"]
+        return composed(*paths, *small, *overrides)
 
     return make
 
 
-Done = subprocess.CompletedProcess[str]
-
-
 @pytest.fixture
 def typed() -> Callable[..., Done]:
-    """Runs `isometry ...` as a process of its own, in a folder and an environment, without
-    importing everything again.
-
-    The process is a fork of this one: for what needs a fresh interpreter there is `subprocess`.
-    """
+    """Runs `isometry ...` as a user would type it, in a folder and an environment."""
 
     def run(*arguments: str, cwd: Path, timeout: float = 120, **environment: str) -> Done:
-        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-            with warnings.catch_warnings():
-                # of later Pythons: a fork beside threads
-                warnings.simplefilter("ignore", DeprecationWarning)
-                child = os.fork()
-            if not child:
-                _become(["isometry", *arguments], cwd, environment, out.fileno(), err.fileno())
-            code = _exit_code(child, timeout)
-            out.seek(0), err.seek(0)
-            return Done(arguments, code, out.read(), err.read())
+        return Forked(*arguments, cwd=cwd, **environment).finish(timeout)
 
     return run
-
-
-def _become(
-    words: list[str], cwd: Path, environment: Mapping[str, str], out: int, err: int
-) -> None:
-    """In the child: nothing of pytest's is left, and the command decides how the process ends."""
-    code = 1
-    try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.dup2(out, 1), os.dup2(err, 2)
-        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
-        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-        os.chdir(cwd)
-        os.environ.update(environment)
-        sys.path[:0] = [
-            folder for folder in environment.get("PYTHONPATH", "").split(os.pathsep) if folder
-        ]
-        logging.getLogger().handlers.clear()
-        warnings.resetwarnings()
-        sys.argv = words
-        code = cli.run(words)
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 1
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-    finally:
-        sys.stdout.flush(), sys.stderr.flush()
-        os._exit(code)
-
-
-def _exit_code(child: int, timeout: float) -> int:
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    raise TimeoutError(f"not over after {timeout} s")

@@ -10,10 +10,12 @@ import inspect
 import hydra.utils
 import pytest
 import torch
+import yaml
 from omegaconf import OmegaConf
 
+from commands import composed
 from isometry.config.checks import validate
-from isometry.config.compose import compose, compose_option, conf_dir
+from isometry.config.compose import conf_dir
 from isometry.config.targets import allowed_targets
 from isometry.data.loader import Normalization
 from isometry.data.sources import SOURCES
@@ -67,9 +69,18 @@ def test_a_default_stands_once():
     twice = []
     for path in YAML_FILES:
         if path.parent.name in (*GROUPS, "data"):
-            node = compose_option(path.parent.name, path.stem)
+            node = whole(path)
             twice += [f"{path.stem}: {name}" for name in defaults_of(node) if name in node]
     assert not twice
+
+
+def whole(path):
+    """The content of an option's file, with what it inherits."""
+    node = yaml.safe_load(path.read_text())
+    for base in node.pop("defaults", []):
+        if base != "_self_":
+            node = {**whole(path.with_name(f"{base}.yaml")), **node}
+    return node
 
 
 def defaults_of(node):
@@ -88,7 +99,7 @@ def test_every_target_can_be_imported():
 
 def train_three_steps(overrides):
     """A digest of loss, gradients and weights of three steps on 32 real digits."""
-    config = compose("train", ["model.depth=4", *overrides])
+    config = composed("model.depth=4", *overrides)
     validate(OmegaConf.to_container(config, resolve=True))
     seed_everything(config.seed)
     digits = digits_of("mnist_5k")

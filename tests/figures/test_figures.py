@@ -30,14 +30,14 @@ FAST = {
     "glorot2010-fig6": ["width=600"],
     "glorot2010-fig7": ["width=600"],
     "glorot2010-fig8": ["width=600", "batch=30"],
-    "hanin2018-moments": ["draws=300", "width=80", "layers=5", "direct=3"],
-    "he2015-factor": ["channels=128", "conv_depth=6", "size=3", "batch=4", "max_seeds=40"],
     "klambauer2017-fig1": ["width=256", "depth=30"],
-    "lu2020-dying-relu": ["draws=600", "widths=[2,3,4,6]"],
-    "poole2016-fig1": ["width=600", "max_seeds=20"],
     "xiao2018": ["channels=16", "size=4", "depth=41"],
 }
 SLOW = {
+    "hanin2018-moments": ["draws=300", "width=80", "layers=5", "direct=3"],
+    "he2015-factor": ["channels=128", "conv_depth=6", "size=3", "batch=4", "max_seeds=40"],
+    "lu2020-dying-relu": ["draws=600", "widths=[2,3,4,6]"],
+    "poole2016-fig1": ["width=600", "max_seeds=20"],
     "glorot2010-fig2": ["seeds=3", "steps=1500"],
     "hanin-rolnick2018": ["seeds=3", "shapes=[[5,10],[5,40],[20,10],[20,40],[40,20]]"],
     "he2015-fig2": ["seeds=3", "max_seeds=6"],

@@ -21,7 +21,8 @@ from isometry.errors import DiskFull
 from isometry.runs.decision import decide
 from isometry.runs.directory import RunDirectory
 from isometry.training import processes
-from isometry.training.run import state_after, train
+from isometry.training.outcome import state_after
+from isometry.training.run import train
 
 COMMON = [
     "model.depth=5",

@@ -5,6 +5,8 @@ The classes have no defaults of their own: those stand in `conf/`.
 
 from __future__ import annotations
 
+import functools
+
 from isometry import activations, initializers
 from isometry.activations import Activation
 from isometry.networks.convnet import ConvNet
@@ -70,7 +72,8 @@ PARAMETERS = {"leaky_relu": 0.01, "elu": 1.0, "prelu": 0.25, "celu": 1.0, "swish
 """The literature's, of activations that have one."""
 
 
+@functools.cache
 def phi_of(name: str) -> Activation:
-    """An activation by its name."""
+    """An activation by its name; one object a process, which has its moments integrated once."""
     make = getattr(activations, name)
     return make(PARAMETERS[name]) if name in PARAMETERS else make()

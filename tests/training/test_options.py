@@ -10,7 +10,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from commands import run_of
+from commands import composed, run_of
 from isometry.config.checks import validate
 from isometry.config.compose import compose, conf_dir
 from isometry.config.messages import options
@@ -33,7 +33,7 @@ GROUPS = sorted(
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_option_of_every_group_composes_and_is_valid(group):
     for option in options(group):
-        config = compose("train", [f"{group}={option}"])
+        config = composed(f"{group}={option}")
         validate(OmegaConf.to_container(config, resolve=True))
 
 
@@ -56,7 +56,7 @@ def test_the_wandb_sweep_sets_keys_that_train_has():
 @pytest.mark.parametrize("option", options("experiment"))
 def test_every_experiment_trains_three_steps(option):
     """On random images of its data set's shape: the real files are not here."""
-    config = compose("train", [f"experiment={option}"])
+    config = composed(f"experiment={option}")
     seed_everything(0)
     shape = (3, 32, 32) if config.data.source.startswith("cifar") else (1, 28, 28)
     classifier = build_classifier(config, build_network(config, shape, 10)).train()

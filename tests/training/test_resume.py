@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from fnmatch import fnmatch
 from pathlib import Path
@@ -17,7 +16,7 @@ from lightning.pytorch import Callback
 from omegaconf import OmegaConf
 
 import isometry.training.run as train_module
-from commands import ISOMETRY
+from forked import Forked
 from isometry.config.compose import compose
 from isometry.errors import UserError
 from isometry.runs import files
@@ -278,7 +277,7 @@ def test_resume_by_directory(cut, undisturbed, monkeypatch):
     assert run.status()["attempt"] == 1
 
 
-def launch(cut, *more):
+def launch(cut):
     overrides = [
         *SMALL,
         "logger=csv",
@@ -287,14 +286,8 @@ def launch(cut, *more):
         "trainer.max_epochs=40",
         f"paths.runs={cut.paths.runs}",
     ]
-    return [
-        ISOMETRY,
-        "train",
-        *overrides,
-        f"paths.data={cut.paths.data}",
-        "callbacks.checkpoints.every_n_steps=4",
-        *more,
-    ]
+    words = [f"paths.data={cut.paths.data}", "callbacks.checkpoints.every_n_steps=4"]
+    return Forked("train", *overrides, *words, cwd=Path(cut.paths.runs).parent)
 
 
 def wait_for_checkpoint(process, runs):
@@ -303,7 +296,7 @@ def wait_for_checkpoint(process, runs):
         if list(Path(runs).glob("*/*/checkpoints/last.ckpt")):
             return
         time.sleep(0.01)
-    raise AssertionError(f"no checkpoint: {process.communicate()}")
+    raise AssertionError(f"no checkpoint: {process.finish()}")
 
 
 @pytest.mark.parametrize(
@@ -311,12 +304,12 @@ def wait_for_checkpoint(process, runs):
     [(signal.SIGINT, "interrupted", 130), (signal.SIGKILL, "running", -9)],
 )
 def test_ctrl_c_and_kill_leave_a_checkpoint_that_resumes(cut, typed, tmp_path, number, state, code):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(launch(cut), env=environment, stderr=subprocess.PIPE, text=True)
+    process = launch(cut)
     wait_for_checkpoint(process, cut.paths.runs)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == code, errors
+    done = process.finish(timeout=60)
+    errors = done.stderr
+    assert done.returncode == code, errors
     run, checkpoint, *_ = state_of(cut)
     assert run.status()["state"] == state
     assert checkpoint["global_step"] > 0
