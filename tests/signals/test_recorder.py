@@ -328,9 +328,6 @@ def test_initial_weights_go_through_a_checkpoint():
     later = Recorder(network.layer_map())
     later.restore_initial(packed)
     later.weights_only()
-    again = Recorder(network.layer_map()[2:])
-    again.restore_initial(before[2:])  # as older checkpoints hold them
-    assert torch.equal(again.initial[0], torch.cat([weight.flatten() for weight in before[2:]]))
     entries = [weight.numel() ** 0.5 / weight.double().norm().item() for weight in before]
     np.testing.assert_allclose(
         later.flush().values[0, MEASURED.index("displacement")], entries, rtol=1e-6

@@ -19,7 +19,7 @@ def forward(network, x):
     a_all = []
     inputs = []
     x = x.flatten(1) if network.layer_map()[0].map == "linear" else x
-    for index, layer in enumerate(network.layers):
+    for layer in network.layers:
         if layer.spec.map == "linear" and x.dim() == 4:
             x = x.mean((2, 3))
         inputs.append(x)
@@ -30,7 +30,6 @@ def forward(network, x):
         h_all.append(h)
         z_all.append(z)
         a_all.append(x)
-        assert index < len(network.layers)
     return inputs, h_all, z_all, a_all, x
 
 

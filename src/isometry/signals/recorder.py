@@ -116,10 +116,6 @@ class Recorder:
         if packed is None:
             self.exists[COLUMN["displacement"]] = False
             return
-        if any(
-            values.dim() != 1 for values in packed
-        ):  # checkpoints of before 2026-11-25 hold one tensor for each layer
-            packed = [torch.cat([values.flatten() for values in packed])]
         for weights, values in zip(self._initial_by_type(), packed, strict=True):
             parts = values.split([weight.numel() for weight in weights])
             for weight, part in zip(weights, parts, strict=True):

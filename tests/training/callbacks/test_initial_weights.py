@@ -4,7 +4,11 @@ import pandas as pd
 import pytest
 import torch
 
+from builders import mlp
+from isometry import activations
 from isometry.runs.directory import RunDirectory
+from isometry.signals.recorder import Recorder
+from isometry.training.callbacks import SignalOptions, Signals
 from isometry.training.callbacks.checkpoints import LastCheckpoint
 from isometry.training.callbacks.initial_weights import read_initial
 from isometry.training.run import train
@@ -61,14 +65,15 @@ def test_without_them_a_resume_goes_on_and_displacement_is_null(cut_short):
     assert not run.initial_weights.exists()  # nothing that is not W_0 takes their place
 
 
-def test_checkpoints_that_carry_them_are_read(cut_short):
-    """Written before 2026-11-25."""
-    config, run = cut_short
-    rows = displacement(run)
-    packed = read_initial(run.initial_weights)
-    checkpoint = torch.load(run.last_checkpoint, weights_only=True)
-    checkpoint["callbacks"]["CallbackGroup"]["Signals"]["initial"] = packed
-    torch.save(checkpoint, run.last_checkpoint)
-    run.initial_weights.unlink()
-    train(config)
-    assert displacement(run).equals(rows)
+def test_without_a_file_they_are_in_the_checkpoint():
+    layers = mlp((1, 3, 3), 2, activations.tanh()).layer_map()
+    options = SignalOptions(1, 10, alarm_factor=10, alarm_steps=None, log_columns=[])
+    signals = Signals(options)
+    signals.recorder = Recorder(layers)
+    state = signals.state_dict()
+    (packed,) = state["initial"]
+    assert torch.equal(packed, torch.cat([spec.weights[0].detach().flatten() for spec in layers]))
+    resumed = Signals(options)
+    resumed.load_state_dict(state)
+    assert resumed.state_dict() == {}  # until it has a recorder, which takes them over
+    assert resumed._known_initial(None) is state["initial"]

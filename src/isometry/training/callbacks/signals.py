@@ -143,13 +143,9 @@ class Signals(Callback):
         return {**alarm, **self._initial_state()}
 
     def _initial_state(self) -> dict[str, Any]:
-        # as older checkpoints hold them
-        in_checkpoint = self.initial_weights is None or self._initial is not None
-        return (
-            {"initial": self.recorder.initial}
-            if in_checkpoint and self.recorder is not None
-            else {}
-        )
+        if self.recorder is None or self.initial_weights is not None:
+            return {}
+        return {"initial": self.recorder.initial}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._initial = state_dict.get("initial") or None
