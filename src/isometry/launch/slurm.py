@@ -25,16 +25,9 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from isometry.errors import UserError
+from isometry.launch import sweep
 from isometry.launch.job import Job
 from isometry.launch.progress_table import final
-from isometry.launch.sweep import (
-    TASK,
-    install_composer,
-    note_failures,
-    plan_jobs,
-    returned,
-    summary_line,
-)
 from isometry.runs.decision import Decision
 from isometry.runs.directory import RunDirectory
 from isometry.runs.lock import RunBusy
@@ -75,7 +68,7 @@ class Slurm:
 
     def setup(self, hydra_context: Any, config: DictConfig) -> None:
         """Called by Hydra before the sweep."""
-        self.composer = install_composer(hydra_context, config)
+        self.composer = sweep.install_composer(hydra_context, config)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -86,13 +79,13 @@ class Slurm:
             UserError: before anything is submitted, for a job whose config cannot be trained.
         """
         console = Console(stderr=True)
-        jobs = plan_jobs(self.composer, job_overrides, initial_job_idx)
-        console.print(summary_line(jobs), soft_wrap=True)
+        jobs = sweep.plan_jobs(self.composer, job_overrides, initial_job_idx)
+        console.print(sweep.summary_line(jobs), soft_wrap=True)
         waiting = [job for job in jobs if job.state == "waiting"]
         if waiting:
             submitted = self._executor(waiting[0]).map_array(
                 _start,
-                [SlurmTask(TASK, dict(j.config), str(j.run.path.resolve())) for j in waiting],
+                [SlurmTask(sweep.TASK, dict(j.config), str(j.run.path.resolve())) for j in waiting],
             )
             console.print(
                 (
@@ -105,8 +98,8 @@ class Slurm:
                 _follow(waiting, submitted[0].job_id.split("_")[0], console)
         if self.wait or not waiting:
             final(jobs, console)
-            note_failures(jobs)
-        return [returned(job) for job in jobs]
+            sweep.note_failures(jobs)
+        return [sweep.returned(job) for job in jobs]
 
     def _executor(self, job: Job) -> Any:
         try:

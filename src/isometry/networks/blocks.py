@@ -38,7 +38,12 @@ class Layer(nn.Module):
 
 
 class Network(nn.Module):
-    """A network whose layers are all in `self.layers`, the readout last."""
+    """A network whose layers are all in `self.layers`, the readout last.
+
+    Every one is built with `input_shape` (of one image), `num_classes` (units of the readout),
+    `activation` (φ of the hidden layers), `normalization` (of the hidden preactivations, one of
+    `NORMALIZATIONS`), and what else its config says.
+    """
 
     layers: nn.ModuleList
     activation_checkpointing = (

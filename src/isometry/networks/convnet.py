@@ -15,10 +15,8 @@ class ConvNet(Network):
     """`depth` weighted layers: depth - 1 convolutions, a global average, then a linear readout.
 
     Args:
-        input_shape: shape of one image, (channels, height, width).
-        num_classes: units of the readout.
-        activation: φ of the hidden layers.
-        normalization: of the hidden preactivations, see `NORMALIZATIONS`.
+        input_shape: (channels, height, width) of one image.
+        num_classes, activation, normalization: as of every `Network`.
         depth: L, the number of weighted layers, the readout included (≥ 2).
         channels: channels of the first stage.
         kernel_size: odd side of the kernels; the padding keeps the image's size.
@@ -31,7 +29,7 @@ class ConvNet(Network):
 
     def __init__(
         self,
-        input_shape: tuple[int, ...],
+        input_shape: tuple[int, int, int],
         num_classes: int,
         activation: Activation,
         normalization: str,

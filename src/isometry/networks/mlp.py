@@ -16,10 +16,8 @@ class MLP(Network):
     """`depth` weighted layers: depth - 1 hidden ones of constant width, then the readout.
 
     Args:
-        input_shape: shape of one image, (channels, height, width).
-        num_classes: units of the readout.
-        activation: φ of the hidden layers.
-        normalization: of the hidden preactivations, see `NORMALIZATIONS`.
+        input_shape: of one image, whose units are taken in a row.
+        num_classes, activation, normalization: as of every `Network`.
         depth: L, the number of weight matrices, the readout included (≥ 1).
         width: units of a hidden layer.
         bias: whether the layers carry biases.

@@ -23,7 +23,7 @@ from isometry.signals.dlpack import ASK, DESCRIBE
 from isometry.signals.layer_by_layer import LayerByLayer
 from isometry.signals.norms import known_finite, seen_at_once
 from isometry.signals.reductions import Fixed, Reductions
-from isometry.signals.statistics import Intervals
+from isometry.signals.statistics import Intervals, Saturated
 
 _NUMPY: dict[torch.dtype, type[np.floating[Any]]] = {
     torch.float32: np.float32,
@@ -199,9 +199,7 @@ class NativeReductions(Reductions):
         kernels.outer_products(*at, others.numpy(), out)
         return torch.from_numpy(out)
 
-    def preactivations(
-        self, tensors: Sequence[Tensor], intervals: Sequence[Intervals | None]
-    ) -> Tensor:
+    def preactivations(self, tensors: Sequence[Tensor], intervals: Saturated) -> Tensor:
         at = self._memory(tensors)
         if at is None:
             return super().preactivations(tensors, intervals)
@@ -219,31 +217,21 @@ class NativeReductions(Reductions):
         return torch.from_numpy(out), *_activations(at, widths, len(tensors[0]), out)
 
     def forward(
-        self,
-        h: Sequence[Tensor],
-        intervals: Sequence[Intervals | None],
-        a: Sequence[Tensor],
-        widths: tuple[int, ...],
+        self, h: Sequence[Tensor], inside: Saturated, a: Sequence[Tensor], widths: tuple[int, ...]
     ) -> tuple[Tensor, Tensor, Tensor]:
         at = self._memory([*h, *a])
         if at is None:
-            return super().forward(h, intervals, a, widths)
+            return super().forward(h, inside, a, widths)
         out = np.empty((5, len(h)))
-        _preactivations(at.part(0, len(h)), tuple(intervals), out[:3])
+        _preactivations(at.part(0, len(h)), tuple(inside), out[:3])
         return torch.from_numpy(out), *_activations(
             at.part(len(h), 2 * len(h)), widths, len(a[0]), out[3:]
         )
 
     def layer_by_layer(
-        self,
-        examples: int,
-        intervals: Sequence[Intervals | None],
-        widths: tuple[int, ...],
-        arguments: Sequence[int] = (),
+        self, examples: int, inside: Saturated, widths: tuple[int, ...], places: Sequence[int] = ()
     ) -> LayerByLayer | None:
-        return LayerByLayer(
-            examples, _starts(widths), *_bounds(tuple(intervals)), frozenset(arguments)
-        )
+        return LayerByLayer(examples, _starts(widths), *_bounds(tuple(inside)), frozenset(places))
 
     def shares(self, alive: Tensor, widths: tuple[int, ...]) -> Tensor:
         return torch.from_numpy(np.add.reduceat(alive.numpy(), _starts(widths)[:-1]) / widths)

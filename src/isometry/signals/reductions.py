@@ -21,7 +21,7 @@ from isometry.signals.norms import (
     per_example_squares,
 )
 from isometry.signals.statistics import (
-    Intervals,
+    Saturated,
     count_inside,
     largest_by_unit,
     moments,
@@ -109,9 +109,7 @@ class Reductions:
         return torch.stack([squares.sum(1), (squares * others).sum(1)])
 
     @torch.no_grad()
-    def preactivations(
-        self, tensors: Sequence[Tensor], intervals: Sequence[Intervals | None]
-    ) -> Tensor:
+    def preactivations(self, tensors: Sequence[Tensor], intervals: Saturated) -> Tensor:
         """Mean and variance over batch and units, and the share of entries in the intervals (NaN
         for None): [3, n].
         """
@@ -120,7 +118,7 @@ class Reductions:
         return torch.stack([*moments(torch.cat(sums, dim=1), counts), torch.cat(inside) / counts])
 
     def _sums_inside(
-        self, tensors: Sequence[Tensor], intervals: Sequence[Intervals | None]
+        self, tensors: Sequence[Tensor], intervals: Saturated
     ) -> tuple[list[Tensor], list[Tensor]]:
         """By chunk: `shifted_sums`, and how many entries lie in the intervals."""
         sums: list[Tensor] = []
@@ -167,37 +165,29 @@ class Reductions:
 
     @torch.no_grad()
     def forward(
-        self,
-        h: Sequence[Tensor],
-        intervals: Sequence[Intervals | None],
-        a: Sequence[Tensor],
-        widths: tuple[int, ...],
+        self, h: Sequence[Tensor], inside: Saturated, a: Sequence[Tensor], widths: tuple[int, ...]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """`preactivations` of h above the moments of `activations` of a, [5, n], and what else
         `activations` returns.
         """
-        of_h, inside = self._sums_inside(h, intervals)
+        of_h, counted = self._sums_inside(h, inside)
         of_a, alive, squares = self._sums_alive(a)
         n = len(h)
         counts = self._counts([*h, *a])
         mean, variance = moments(torch.cat([*of_h, *of_a], dim=1), counts)
-        share = torch.cat(inside) / counts[:n]
+        share = torch.cat(counted) / counts[:n]
         return torch.stack([mean[:n], variance[:n], share, mean[n:], variance[n:]]), alive, squares
 
     def layer_by_layer(
-        self,
-        examples: int,
-        intervals: Sequence[Intervals | None],
-        widths: tuple[int, ...],
-        arguments: Sequence[int] = (),
+        self, examples: int, inside: Saturated, widths: tuple[int, ...], places: Sequence[int] = ()
     ) -> LayerByLayer | None:
         """What measures a layer as it computes, faster than all of them afterwards; None where
         nothing is.
 
         Args:
             examples: of a micro-batch.
-            intervals, widths: as in `forward`.
-            arguments: the layers (from 0) whose argument of φ the probe is to keep all the same.
+            inside, widths: as in `forward`.
+            places: the layers (from 0) whose argument of φ the probe is to keep all the same.
         """
         return None
 

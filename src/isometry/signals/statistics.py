@@ -8,11 +8,15 @@ size, the memory for it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 Intervals = tuple[tuple[float, float], ...]
+
+Saturated = Sequence[Intervals | None]
+"""Of each layer; None where saturation does not exist."""
 
 
 def shifted_sums(block: Tensor, spare: Tensor) -> Tensor:

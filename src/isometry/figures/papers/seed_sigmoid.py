@@ -46,9 +46,9 @@ class Sigmoid:
 
     depth: int
     width: int
-    batch: int
     steps: int
     lr: float
+    batch: int
     data: str = "mnist_5k"
 
     def measure(self, lab: Lab, seeds: Sequence[int]) -> pd.DataFrame:
