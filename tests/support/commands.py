@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from isometry.config.compose import hydra_of_our_own
-from isometry.launch.composer import Composer
+from isometry.launch.fast_compose import Composer
 from isometry.runs.directory import RunDirectory
 
 ISOMETRY = str(Path(sys.executable).parent / "isometry")
@@ -34,7 +34,7 @@ def _composer() -> Composer:
 
 def composed(*overrides: str) -> DictConfig:
     """The config of `isometry train` with these overrides, in a tenth of the time that Hydra takes;
-    `tests/launch/test_composer.py` holds the two to be the same.
+    `tests/launch/test_fast_compose.py` holds the two to be the same.
     """
     return _composer().compose(overrides)
 

@@ -138,7 +138,7 @@ def test_every_run_gets_its_two_pictures(make_config, initializer):
 
 
 def test_the_heatmap_shows_the_step_at_which_numbers_stopped(make_config):
-    from isometry.plots.run import draw_heatmap
+    from isometry.plots.profiles import draw_heatmap
 
     config = make_config("model.depth=20", "activation=relu", "initializer=normal")
     summary = train(config)

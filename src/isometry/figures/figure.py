@@ -23,7 +23,7 @@ from isometry.console import console, quiet, wide_console
 from isometry.errors import UserError, bad_value, nearest
 from isometry.figures.claims import Claim, Estimate, judge_all
 from isometry.figures.lab import Lab
-from isometry.figures.trainings import launch
+from isometry.figures.multirun import launch
 from isometry.plots.style import save
 from isometry.runs.files import write_json, write_text, write_whole, written_below
 

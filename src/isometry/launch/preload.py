@@ -9,7 +9,7 @@ import lightning.pytorch
 import torch
 
 import isometry.launch.ddp
-import isometry.plots.run
+import isometry.plots.profiles
 import isometry.training.loggers.wandb
 from isometry.signals.native import reductions
 

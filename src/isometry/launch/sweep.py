@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from isometry.config.checks import validate
 from isometry.config.compose import resolved
 from isometry.errors import UserError
-from isometry.launch.composer import Composer
+from isometry.launch.fast_compose import Composer
 from isometry.launch.job import Job
 from isometry.runs.decision import decide
 from isometry.runs.directory import RunDirectory

@@ -26,7 +26,7 @@ def draw_pictures(
     """
     if rows.empty or rows["backprop_norm"].isna().all():
         return []
-    from isometry.plots.run import draw_heatmap, draw_profiles
+    from isometry.plots.profiles import draw_heatmap, draw_profiles
     from isometry.plots.style import save
 
     pictures = {
@@ -61,7 +61,7 @@ def wandb_profile(frame: pd.DataFrame, column: str) -> Any:
     """
     import wandb
 
-    from isometry.plots.run import chosen_steps
+    from isometry.plots.profiles import chosen_steps
 
     rows = frame.dropna(subset=column)
     steps = chosen_steps(sorted(rows["step"].unique()))

@@ -254,7 +254,7 @@ def store(folder: Path, diagnosis: dict[str, Any], config: DictConfig) -> None:
         write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
         write_json(folder / "diagnosis.json", diagnosis)
     if config.plot:
-        from isometry.plots.diagnosis import draw_diagnosis
+        from isometry.plots.bands import draw_diagnosis
         from isometry.plots.style import save
 
         (path,) = save(draw_diagnosis(diagnosis), folder / "diagnosis")

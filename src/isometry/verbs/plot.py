@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from isometry.config.compose import resolved
-from isometry.plots.activation import draw_activation
+from isometry.plots.nonlinearity import draw_activation
 from isometry.plots.style import save
 from isometry.training.build import build_activation
 

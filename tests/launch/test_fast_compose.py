@@ -8,7 +8,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from isometry.config.compose import conf_dir
-from isometry.launch.composer import Composer
+from isometry.launch.fast_compose import Composer
 
 JOBS = [
     [],
