@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+
 from commands import ROOT
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -69,9 +69,8 @@ def run(argv: list[str]) -> int:
         return _complain(f"isometry {verb}: no such verb; allowed are {', '.join(VERBS)}")
     arguments = [_as_override(verb, word) for word in argv[2:]]
     before = os.environ.get("HYDRA_FULL_ERROR", "0")
-    os.environ["HYDRA_FULL_ERROR"] = (
-        "1"  # Hydra then hands its exceptions on instead of ending the process
-    )
+    # Hydra then hands its exceptions on instead of ending the process
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         _hydra(verb, [argv[0], *arguments], wants_traceback=before == "1")
     except Exception as error:

@@ -31,11 +31,10 @@ def integer(low: int) -> Check:
     return (lambda value: _is_integer(value, low)), f"must be a whole number of at least {low}"
 
 
-def optional_integer(low: int) -> Check:
+def or_null(check: Check) -> Check:
     """The same, or null."""
-    return (
-        lambda value: value is None or _is_integer(value, low)
-    ), f"must be a whole number of at least {low}, or null"
+    accepts, allowed = check
+    return (lambda value: value is None or accepts(value)), f"{allowed}, or null"
 
 
 def positive() -> Check:
@@ -46,13 +45,6 @@ def positive() -> Check:
 def non_negative() -> Check:
     """A finite number of at least 0."""
     return (lambda value: _is_number(value) and value >= 0), "must be a finite number of at least 0"
-
-
-def optional_positive() -> Check:
-    """A finite number above 0, or null."""
-    return (
-        lambda value: value is None or (_is_number(value) and value > 0)
-    ), "must be a finite number above 0, or null"
 
 
 def share() -> Check:
@@ -129,7 +121,7 @@ CHECKS: dict[str, Check] = {
         "must lie between 0 and 1",
     ),
     "data.augmentation": one_of("none", "crop_flip"),
-    "data.train_size": optional_integer(1),
+    "data.train_size": or_null(integer(1)),
     "data.source": named_or_built(
         "mnist_5k", "unit_vectors", "mnist", "fashion_mnist", "cifar10", "cifar100"
     ),
@@ -141,7 +133,7 @@ CHECKS: dict[str, Check] = {
     "trainer.precision": one_of(
         "64-true", "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true"
     ),
-    "trainer.gradient_clip_val": optional_positive(),
+    "trainer.gradient_clip_val": or_null(positive()),
     "trainer.gradient_clip_algorithm": one_of("norm", "value"),
     "trainer.check_val_every_n_epoch": integer(1),
     "trainer.limit_train_batches": share(),
@@ -149,7 +141,7 @@ CHECKS: dict[str, Check] = {
     "trainer.limit_test_batches": share(),
     "trainer.profiler": one_of(None, "simple", "advanced"),
     "trainer.detect_anomaly": flag(),
-    "callbacks.early_stopping.patience": optional_integer(1),
+    "callbacks.early_stopping.patience": or_null(integer(1)),
     "callbacks.early_stopping.mode": one_of("min", "max"),
     "callbacks.early_stopping.monitor": one_of("val_loss", "val_accuracy"),
     "batches": integer(1),
@@ -178,24 +170,24 @@ CHECKS: dict[str, Check] = {
     "data.batch_size": integer(1),
     "data.eval_batch_size": integer(1),
     "data.val_size": integer(1),
-    "trainer.max_epochs": optional_integer(1),
+    "trainer.max_epochs": or_null(integer(1)),
     "trainer.max_steps": (
         (lambda value: value == -1 or _is_integer(value, 1)),
         "must be at least 1, or -1 for no limit",
     ),
     "trainer.accumulate_grad_batches": integer(1),
-    "callbacks.signals.every_n_steps": optional_integer(1),
+    "callbacks.signals.every_n_steps": or_null(integer(1)),
     "callbacks.signals.flush_every": integer(1),
     "callbacks.signals.alarm_factor": (
         (lambda value: _is_number(value) and value > 1),
         "must be a number above 1",
     ),
-    "callbacks.signals.alarm_steps": optional_integer(1),
+    "callbacks.signals.alarm_steps": or_null(integer(1)),
     "callbacks.signals.log_columns": each_of(MEASURED),
     "logger.patience": positive(),
-    "callbacks.checkpoints.every_n_steps": optional_integer(1),
+    "callbacks.checkpoints.every_n_steps": or_null(integer(1)),
     "callbacks.checkpoints.every_n_epochs": integer(1),
-    "threads": optional_integer(1),
+    "threads": or_null(integer(1)),
     "seed": (
         (lambda value: _is_integer(value, 0) and value < 2**32),
         "must be a whole number from 0 to 4294967295",

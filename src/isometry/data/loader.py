@@ -104,9 +104,8 @@ class DeviceLoader:
             start = self.position * self.batch_size
             rows = order[start : start + self.batch_size]
             images = self._augmented(rows)[self.rank :: self.world_size]
-            self.position += (
-                1  # before the yield: a checkpoint taken while this batch trains must not repeat it
-            )
+            # before the yield: a checkpoint taken while this batch trains must not repeat it
+            self.position += 1
             yield self.normalization(images), self.labels[rows[self.rank :: self.world_size]]
 
     def _augmented(self, rows: Tensor) -> Tensor:

@@ -19,9 +19,8 @@ from isometry.data.sources import SOURCES, Images, of_images, stratified_split
 from isometry.errors import bad_value
 
 SPLITS = ("train", "val", "test")
-SPLIT_SEED = (
-    0  # of the validation split: fixed, so that `seed` changes the training and not the task
-)
+# of the validation split: fixed, so that `seed` changes the training and not the task
+SPLIT_SEED = 0
 
 
 class DataModule(LightningDataModule):

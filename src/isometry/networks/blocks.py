@@ -46,9 +46,8 @@ class Network(nn.Module):
     """
 
     layers: nn.ModuleList
-    activation_checkpointing = (
-        False  # recompute each layer's forward pass in the backward pass: less memory, more time
-    )
+    # recompute each layer's forward pass in the backward pass: less memory, more time
+    activation_checkpointing = False
 
     def finish(self, layers: list[Layer]) -> None:
         """Take the layers in forward order and number them; the last one is the readout.

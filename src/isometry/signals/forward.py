@@ -144,9 +144,8 @@ class ForwardStatistics:
         self.plan = plan
         self.parts: list[Tensor] = []  # [5, L] of each micro-batch: `flush.FORWARD`
         self.alive: Tensor | None = None  # [units of all layers]
-        self.living: Tensor | None = (
-            None  # their share in each layer, [L], where it is known of one micro-batch
-        )
+        # their share in each layer, [L], where it is known of one micro-batch
+        self.living: Tensor | None = None
         self.examples: list[int] = []
 
     def add(self, probe: SignalProbe) -> None:

@@ -3,12 +3,13 @@ flush.
 
 One optimizer step goes through it like this (the Lightning callback does no more than call these):
 
-    probe = recorder.begin(recorded, n)   before the forward pass of each micro-batch; the network
-    takes the probe recorder.after_forward(loss)          before its backward pass
-    recorder.after_backward(scale)        after it recorder.before_update(recorded)      gradients
-    complete, not yet clipped recorder.after_clipping(recorded)     clipped, not yet used
-    recorder.after_update(recorded)       weights updated flush = recorder.flush()              now
-    and then
+    probe = recorder.begin(recorded, n)   before the forward pass of each micro-batch
+    recorder.after_forward(loss)          before its backward pass
+    recorder.after_backward(scale)        after it
+    recorder.before_update(recorded)      gradients complete, not yet clipped
+    recorder.after_clipping(recorded)     clipped, not yet used
+    recorder.after_update(recorded)       weights updated
+    flush = recorder.flush()              now and then
 
 Nothing in a step waits for the device.
 """
@@ -138,12 +139,10 @@ class Recorder:
         self._held: Sequence[Tensor | None] = []
         self.watching: WatchProbe | None = None  # of the last micro-batch
         self.replays: list[Replay] = []  # of the micro-batches that went without a probe
-        self.watched_forward: Tensor | None = (
-            None  # [L], not finite likewise; None where all is known to be finite
-        )
-        self.values: dict[
-            str, Tensor
-        ] = {}  # rows of the buffer, under the first one's name: [L] or [k, L]
+        # [L], not finite likewise; None where all is known to be finite
+        self.watched_forward: Tensor | None = None
+        # rows of the buffer, under the first one's name: [L] or [k, L]
+        self.values: dict[str, Tensor] = {}
         self.written: Written = {}
 
     def _existing(self) -> NDArray[np.bool_]:

@@ -1,17 +1,20 @@
 """How far one finite network lies from the expectation over networks, layer by layer.
 
 With fan-in weights, given the layer below, the units h_{l,j} are independent N(0, q_l). Three
-averages over them fluctuate:
+averages over n of them fluctuate (g: the Gaussian gradient from above):
 
-    ε_l   of φ(h)²           Var = E φ⁴/(E φ²)² - 1          over n η_l   of φ'(h)² g²       Var = 3
-    E φ'⁴/(E φ'²)² - 1      over n     (g: the Gaussian gradient from above) ζ_l   of h²
-    Var = 2                         over n
+    ε_l   of φ(h)²       with n times the variance    E φ⁴/(E φ²)² - 1
+    η_l   of φ'(h)² g²                                3 E φ'⁴/(E φ'²)² - 1
+    ζ_l   of h²                                       2
 
-and everything is linear in them to first order: d log q_{l+1} = a_l (k_l d log q_l + ε_l), with k =
-d log E φ²/d log q and a = 1 - σ_b²/q_{l+1}; log ‖δ_l‖² = log ‖δ_{l+1}‖² + log χ(q_l) + s_l d log
-q_l + η_l, with s = d log E φ'²/d log q. The mean of a logarithm lies under the logarithm of the
-mean by half of each variance: for relu -2.5/n a layer, with variance 5/n (Hanin & Rolnick 2018,
-theorem 5).
+and everything is linear in them to first order:
+
+    d log q_{l+1} = a_l (k_l d log q_l + ε_l)
+    log ‖δ_l‖² = log ‖δ_{l+1}‖² + log χ(q_l) + s_l d log q_l + η_l
+
+with a = 1 - σ_b²/q_{l+1}, k = d log E φ²/d log q and s = d log E φ'²/d log q. The mean of a
+logarithm lies under the logarithm of the mean by half of each variance: for relu -2.5/n a layer,
+with variance 5/n (Hanin & Rolnick 2018, theorem 5).
 
 Orthogonal weights keep ‖W x‖ and ‖Wᵀ δ‖: the parts of ε, η along h² and g² vanish (all of them for
 a linear network).
@@ -126,9 +129,8 @@ def fluctuations(
         delta_shift[i] = delta_shift[i - 1] - step_shift[i - 1]
     inputs = np.vstack([np.zeros((1, 3 * count)), outputs[:-1]])
     own = length.copy()
-    own[np.arange(count), 3 * np.arange(count) + 2] += (
-        1  # the mean of h² over the layer's own units
-    )
+    # the mean of h² over the layer's own units
+    own[np.arange(count), 3 * np.arange(count) + 2] += 1
     readout = np.array(
         [
             _own_units(layer) if table is None else 0.0
