@@ -67,6 +67,14 @@ class Activation:
     learned: bool = False
     resolved: float = 1e24
 
+    def fresh(self) -> nn.Module:
+        """A module for one layer, by which a network declares its φ: kinks, name, and whether it
+        is learned are then known wherever the module is found.
+        """
+        made = self.module()
+        made.declared_activation = self  # type: ignore[assignment]
+        return made
+
     def phi(self, z: np.ndarray | float) -> np.ndarray:
         """φ(z) in float64, elementwise; any shape."""
         with torch.no_grad():

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from isometry.layers.spec import LayerSpec
+from isometry.layers.probed import LayerSpec
 from isometry.theory.propagation import LayerRecord, Prediction, predict
 
 EXAMPLES = 64

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Generator
 
-from isometry.layers.spec import LayerSpec
+from isometry.layers.probed import LayerSpec
 from isometry.theory.meanfield import NoCriticalPoint, critical
 
 

@@ -9,7 +9,7 @@ from torch import Generator
 from isometry.initializers.base import PerLayer, critical_scale
 from isometry.initializers.orthogonal import Orthogonal
 from isometry.initializers.scaled import Distribution, fill
-from isometry.layers.spec import LayerSpec
+from isometry.layers.probed import LayerSpec
 
 
 class Critical(PerLayer):

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Generator, nn
 
 from isometry.initializers.base import InitializerError, PerLayer
-from isometry.layers.spec import LayerSpec
+from isometry.layers.probed import LayerSpec
 
 
 class Orthogonal(PerLayer):

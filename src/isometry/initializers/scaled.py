@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Generator, Tensor, nn
 
 from isometry.initializers.base import PerLayer
-from isometry.layers.spec import LayerSpec
+from isometry.layers.probed import LayerSpec
 
 Distribution = Literal["gaussian", "uniform", "truncated"]
 

@@ -10,7 +10,7 @@ from torch import Generator, nn
 
 from isometry.initializers.base import InitializerError, PerLayer
 from isometry.initializers.scaled import fill
-from isometry.layers.spec import LayerSpec
+from isometry.layers.probed import LayerSpec
 
 
 class Identity(PerLayer):

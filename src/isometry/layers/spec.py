@@ -8,97 +8,142 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
+import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from isometry.activations import Activation
 
-Weighted = nn.Linear | nn.Conv2d
+Site = Literal["module", "function", "fused"]
 
 
-class Probe(Protocol):
-    """What a layer shows of itself while it computes; `isometry.signals` implements it.
+@dataclass(frozen=True)
+class View:
+    """A matrix or kernel inside of a parameter: all of it, some of its rows, or its transpose.
 
     Attributes:
-        keeps_all: whether it keeps all tensors it is shown, so that computing them again later
-            would save no memory.
+        parameter: where it stands.
+        size, stride: of the view [out, in, *kernel].
+        offset: entries of the parameter before it.
     """
 
-    keeps_all: bool
+    parameter: nn.Parameter
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
 
-    def preactivation(self, layer: int, x: Tensor, h: Tensor) -> Tensor:
-        """Called with the input x and the preactivation h of a layer; returns what the layer goes
-        on with.
+    @classmethod
+    def of(cls, weight: Tensor, behind: list[nn.Parameter], transposed: bool) -> View | None:
+        """Where a weight that a function was given stands in a parameter; None where it has been
+        computed.
+
+        Args:
+            weight: [out, in, ...], or [in, out, ...] where `transposed`.
+            behind: the parameters it depends on.
         """
+        if len(behind) > 1:
+            return None
+        (parameter,) = behind
+        if weight.untyped_storage().data_ptr() != parameter.untyped_storage().data_ptr():
+            return None
+        whole = weight.detach().transpose(0, 1) if transposed else weight.detach()
+        offset = weight.storage_offset() - parameter.storage_offset()
+        return cls(parameter, tuple(whole.shape), whole.stride(), int(offset))
 
-    def activation(self, layer: int, z: Tensor, a: Tensor) -> None:
-        """Called with the argument z of φ (h after normalization) and a = φ(z)."""
+    @property
+    def tensor(self) -> Tensor:
+        """[out, in, *kernel], outside of autograd; what is written to it is the parameter's."""
+        start = self.parameter.storage_offset() + self.offset
+        return torch.as_strided(self.parameter.detach(), self.size, self.stride, start)
 
 
-@dataclass
+@dataclass(eq=False)
 class LayerSpec:
-    """One entry of the layer map.
+    """One weighted map with its normalization and activation.
 
     Attributes:
         index: 1..L in forward order.
-        name: the module's path, e.g. `layers.3`.
-        kind: `hidden` or `readout`.
-        map: `linear` or `conv`.
-        weighted: the weighted map itself (its `weight` and `bias` are the layer's parameters).
-        fan_in, fan_out: connections into an output unit and out of an input unit (He et al. 2015,
-            eqs. 7 and 11).
-        activation: φ of this layer, None for the readout.
-        normalization: `none`, `batch`, `layer` or `rms`.
-        sigma_w, sigma_b: what the initializer *declared*: Var W = σ_w²/fan_in, Var b = σ_b²; None
+        name: the path of the weight's module, e.g. `layer1.0.conv1`.
+        kind: `hidden`, or `readout` where no other layer comes behind.
+        map: `linear`, `conv`, `conv_transpose`, `embedding`, `bilinear` or `recurrent`.
+        weights, biases: the parameters behind weight and bias; of a parametrized weight (weight
+            norm, say) several.
+        size: of the weight, [out, in, *kernel].
+        view: the weight inside of its parameter; None where it is computed.
+        module: the innermost module whose forward pass applies the map.
+        site: who sees h: a forward hook on `module`; only a function mode (`function`); nobody, as
+            one kernel does more than the map (`fused`).
+        groups: of a convolution.
+        activation: φ; None where none follows, as behind the readout.
+        act_module: the innermost module that applies φ.
+        normalization: of h: `none`, `batch`, `layer`, `group`, `instance` or `rms`.
+        norm_module: the innermost module that applies it.
+        branch: the residual branch this layer stands in, None on the trunk.
+        uses: how often the layer is applied in one forward pass.
+        sigma_w, sigma_b: what an initializer *declared*: Var W = σ_w²/fan_in, Var b = σ_b²; None
             before initialization.
         distribution: the declared shape of the weights (`gaussian`, `uniform`, `orthogonal`, ...).
-        branch: the residual branch this layer stands in, None outside of one.
-        uses: how often the layer is applied in one forward pass (weight sharing).
     """
 
     index: int
     name: str
-    kind: Literal["hidden", "readout"]
-    weighted: Weighted = field(repr=False)
+    map: str
+    weights: list[nn.Parameter] = field(repr=False)
+    biases: list[nn.Parameter] = field(repr=False)
+    size: tuple[int, ...] = ()
+    view: View | None = field(default=None, repr=False)
+    module: nn.Module | None = field(default=None, repr=False)
+    site: Site = "function"
+    groups: int = 1
+    kind: Literal["hidden", "readout"] = "hidden"
     activation: Activation | None = None
+    act_module: nn.Module | None = field(default=None, repr=False)
     normalization: str = "none"
+    norm_module: nn.Module | None = field(default=None, repr=False)
+    branch: int | None = None
+    uses: int = 0
     sigma_w: float | None = None
     sigma_b: float | None = None
     distribution: str | None = None
-    branch: int | None = None
-    uses: int = 1
 
     @property
-    def weights(self) -> list[nn.Parameter]:
-        """The parameters behind the weight: itself, or the originals of a parametrization (weight
-        norm, say).
+    def weight(self) -> Tensor:
+        """The weight as [out, in, *kernel], outside of autograd; what is written to it is the
+        parameter's.
+
+        Raises:
+            ValueError: where it is computed from parameters, or no such matrix.
         """
-        return self._behind("weight")
+        if self.view is None:
+            raise ValueError(f"{self.name}: its weight is computed from its parameters")
+        return self.view.tensor
 
     @property
-    def biases(self) -> list[nn.Parameter]:
-        """The parameters behind the bias; empty without one."""
-        return [] if self.weighted.bias is None else self._behind("bias")
-
-    def _behind(self, name: str) -> list[nn.Parameter]:
-        if parametrize.is_parametrized(self.weighted, name):
-            return list(self.weighted.parametrizations[name].parameters(recurse=False))  # type: ignore[index, union-attr, operator]
-        return [getattr(self.weighted, name)]
-
-    @property
-    def map(self) -> Literal["linear", "conv"]:
-        return "conv" if isinstance(self.weighted, nn.Conv2d) else "linear"
+    def bias(self) -> nn.Parameter | None:
+        """The bias, where there is one."""
+        return self.biases[0] if len(self.biases) == 1 else None
 
     @property
     def fan_in(self) -> int:
-        return self.weighted.weight[0].numel()
+        """Connections into an output unit (He et al. 2015, eq. 7)."""
+        shared = self.groups if self.map == "conv_transpose" else 1
+        return math.prod(self._size[1:]) // shared
 
     @property
     def fan_out(self) -> int:
-        weight = self.weighted.weight
-        return weight.shape[0] * math.prod(weight.shape[2:])
+        """Connections out of an input unit (He et al. 2015, eq. 11)."""
+        shared = self.groups if self.map == "conv" else 1
+        return self._size[0] * math.prod(self._size[2:]) // shared
+
+    @property
+    def _size(self) -> tuple[int, ...]:
+        return self.size or tuple(self.weights[0].shape)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether no parameter of the weight is trained."""
+        return not any(weight.requires_grad for weight in self.weights)
 
     def declare(self, sigma_w: float, sigma_b: float, distribution: str) -> None:
         """Note what the initializer drew, in the units of mean-field theory."""

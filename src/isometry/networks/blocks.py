@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from isometry.activations import Activation
-from isometry.layers.spec import LayerSpec, Probe, Weighted
+from isometry.layers.probed import LayerSpec, Probe, Weighted
 
 
 class Layer(nn.Module):
@@ -23,7 +23,7 @@ class Layer(nn.Module):
         super().__init__()
         self.weighted = weighted
         self.normalization = make_normalization(normalization, weighted)
-        self.activation = None if activation is None else activation.module()
+        self.activation = None if activation is None else activation.fresh()
         self.spec = LayerSpec(0, "", "hidden", weighted, activation, normalization)
 
     def forward(self, x: Tensor, probe: Probe | None = None) -> Tensor:
@@ -116,6 +116,7 @@ class ChannelNorm(nn.Module):
     def __init__(self, units: int, centre: bool, eps: float = 1e-5):
         super().__init__()
         self.centre = centre
+        self.normalizes = "layer" if centre else "rms"  # what the layer map calls it
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(units))
         self.bias = nn.Parameter(torch.zeros(units)) if centre else None

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from isometry.activations import Activation
-from isometry.layers.spec import Probe
+from isometry.layers.probed import Probe
 from isometry.networks.blocks import Layer, Network
 
 

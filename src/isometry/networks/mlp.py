@@ -8,7 +8,7 @@ import math
 from torch import Tensor, nn
 
 from isometry.activations import Activation
-from isometry.layers.spec import Probe
+from isometry.layers.probed import Probe
 from isometry.networks.blocks import Layer, Network
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from isometry.activations import SATURATION_SHARE, Activation
-from isometry.layers.spec import LayerSpec
+from isometry.layers.probed import LayerSpec
 from isometry.signals import distributed
 from isometry.signals.layer_by_layer import LayerByLayer
 from isometry.signals.probe import SignalProbe

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from isometry.columns import MEASURED
 from isometry.errors import UserError
-from isometry.layers.spec import LayerSpec, Probe
+from isometry.layers.probed import LayerSpec, Probe
 from isometry.signals import distributed
 from isometry.signals.flush import Flush, Written, read
 from isometry.signals.forward import ForwardPlan, ForwardStatistics

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isometry.errors import bad_value
-from isometry.layers.spec import Probe
+from isometry.layers.probed import Probe
 from isometry.networks.blocks import Network
 from isometry.training.epoch_sums import EpochSums
 

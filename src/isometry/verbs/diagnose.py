@@ -26,7 +26,7 @@ from isometry.initialization.advise import Situation, advise, depth_of_fall
 from isometry.initialization.jacobian import jacobian_singular_values
 from isometry.initialization.observe import observe
 from isometry.initialization.predict import predict_network, predicted_rate, records
-from isometry.layers.spec import LayerSpec
+from isometry.layers.probed import LayerSpec
 from isometry.networks.blocks import Network
 from isometry.runs.files import write_json, write_text, written_below
 from isometry.runs.identity import run_id

@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.nn.modules.dropout import _DropoutNd
 
 from isometry.columns import MEASURED
-from isometry.layers.spec import LayerSpec, Probe
+from isometry.layers.probed import LayerSpec, Probe
 from isometry.runs.signal_store import SCHEMA, SignalStore
 from isometry.signals.alarm import GradientAlarm
 from isometry.signals.flush import Divergence, Flush

@@ -1,0 +1,89 @@
+"""The layer map of any module, from one ordinary forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from isometry.errors import UserError
+from isometry.layers.graph import describe
+from isometry.layers.spec import LayerSpec
+from isometry.layers.tracker import Tracker
+
+
+def layer_map(module: nn.Module, *inputs: Any, **named: Any) -> list[LayerSpec]:
+    """The weighted maps of a module in forward order, with what stands around them.
+
+    The module is run once, in the mode it is in and without gradients; its buffers (running
+    statistics) and the random state stay what they are.
+
+    Args:
+        module: any network.
+        inputs, named: what its forward pass takes.
+
+    Raises:
+        UserError: where there is no weighted map.
+    """
+    with torch.no_grad(), untouched(module):
+        layers, _ = discover(module, lambda: module(*inputs, **named))
+    return layers
+
+
+def discover(module: nn.Module, run: Callable[[], Any]) -> tuple[list[LayerSpec], Any]:
+    """The layer map from a forward pass that is made anyway, and what `run` returns.
+
+    Raises:
+        UserError: where there is no weighted map.
+    """
+    with eagerly(module), Tracker(module) as tracker:
+        out = run()
+    describe(tracker.nodes, tracker.nodes_of(out))
+    if not tracker.layers:
+        raise UserError(f"{type(module).__name__}: its forward pass applies no weight: no layer")
+    return tracker.layers, out
+
+
+@contextmanager
+def untouched(module: nn.Module) -> Iterator[None]:
+    """A forward pass inside of the block leaves buffers and random numbers as they were."""
+    before = [buffer.clone() for buffer in module.buffers()]
+    devices = {p.device.index or 0 for p in module.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng(sorted(devices)):
+        yield
+    for buffer, value in zip(module.buffers(), before, strict=True):
+        buffer.copy_(value)
+
+
+@contextmanager
+def eagerly(module: nn.Module) -> Iterator[None]:
+    """Compiled parts of a module run as they are written: a compiled graph shows nothing."""
+    if not is_compiled(module):  # asking torch for it costs a second, once
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether `torch.compile` has been asked for the module or a part of it."""
+    return any(_is_compiled(part) for part in module.modules())
+
+
+def _is_compiled(part: nn.Module) -> bool:
+    wrapped = type(part).__name__ == "OptimizedModule"
+    return wrapped or getattr(part, "_compiled_call_impl", None) is not None
+
+
+def same_layers(found: Sequence[LayerSpec], known: Sequence[LayerSpec]) -> None:
+    """Hand what an initializer declared of a layer on to the same layer, found again."""
+    declared = {frozenset(map(id, spec.weights)): spec for spec in known}
+    for spec in found:
+        before = declared.get(frozenset(map(id, spec.weights)))
+        if before is not None:
+            spec.sigma_w = before.sigma_w
+            spec.sigma_b = before.sigma_b
+            spec.distribution = before.distribution
