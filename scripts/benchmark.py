@@ -461,6 +461,8 @@ def signal_variants(network, x, labels) -> dict[str, Callable[[], Step]]:
     import torch
     from torch.nn import functional as F
 
+    from isometry.layers.discover import layer_map
+    from isometry.signals.norms import norms
     from isometry.signals.recorder import Recorder
 
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
@@ -477,18 +479,19 @@ def signal_variants(network, x, labels) -> dict[str, Callable[[], Step]]:
 
         return step
 
-    def replay(probe) -> None:
-        network(x, probe)
+    def replay() -> None:
+        network(x)
+
+    layers = layer_map(network, x)
 
     def ours(interval: int) -> Step:
-        recorder = Recorder(network.layer_map(), flush_every=STEPS)
+        recorder = Recorder(network, layers, flush_every=STEPS)
 
         def step(t: int) -> None:
             optimizer.zero_grad()
             examples = x.shape[0]
-            loss = F.cross_entropy(
-                network(x, recorder.begin(t % interval == 0, examples, replay)), labels
-            )
+            recorder.begin(t % interval == 0, examples, replay)
+            loss = F.cross_entropy(network(x), labels)
             recorder.after_forward(loss)
             loss.backward()
             recorder.after_backward(1 / examples)
@@ -501,13 +504,12 @@ def signal_variants(network, x, labels) -> dict[str, Callable[[], Step]]:
         return step
 
     def gradients_only() -> Step:
-        recorder = Recorder(network.layer_map(), flush_every=STEPS)
-        places = recorder.reductions.places(recorder.buffer[:, 0])
+        recorder = Recorder(network, layers, flush_every=STEPS)
 
         def measure(t: int) -> None:
             gradients, positions = recorder.weights.with_gradient()
-            norms = recorder.reductions.norms(gradients)
-            recorder.reductions.place(recorder.weights.norm_by_layer(norms, positions), places[t])
+            found = norms(gradients, recorder.device)
+            recorder.buffer[t, 0].copy_(recorder.weights.norm_by_layer(found, positions))
             if t == STEPS - 1:
                 recorder.buffer.cpu()
 
@@ -565,9 +567,8 @@ STEPS = 200
 """Of a round: as many as there are from one flush to the next, by default."""
 PEER_STEPS = 50
 TARGETED = "MLP 30 x 100"
-"""The network of the targets gets twice the rounds; the convnet, whose steps are long, a
-quarter.
-"""
+"""The network of the targets gets twice the rounds; those whose steps are long get fewer."""
+RESNET = "ResNet-18, 32 x 32"
 
 
 def signals(rounds: int) -> str:
@@ -575,9 +576,11 @@ def signals(rounds: int) -> str:
     Trainer without them.
     """
     import torch
+    import torchvision
 
     from isometry import activations
     from isometry.initializers import FanScaled
+    from isometry.layers.discover import layer_map
     from isometry.networks.convnet import ConvNet
     from isometry.networks.mlp import MLP
 
@@ -590,13 +593,15 @@ def signals(rounds: int) -> str:
     shape = {"depth": 8, "channels": 16, "stages": 2, "channel_multiplier": 2}
     kernels = {"kernel_size": 3, "padding": "circular", "bias": True}
     networks["convnet 8 x 16"] = ConvNet((1, 28, 28), 10, relu, "none", **shape, **kernels)
-    x = torch.randn(128, 1, 28, 28).to(DEVICE)
-    labels = torch.randint(0, 10, (128,)).to(DEVICE)
+    networks[RESNET] = torchvision.models.resnet18(num_classes=10)
     lines = []
-    share = {TARGETED: 2.0, "convnet 8 x 16": 0.25}
+    share = {TARGETED: 2.0, "convnet 8 x 16": 0.25, RESNET: 0.1}
     for name, network in networks.items():
+        x = torch.randn(32, 3, 32, 32) if name == RESNET else torch.randn(128, 1, 28, 28)
+        labels = torch.randint(0, 10, x.shape[:1]).to(DEVICE)
         # or signals of 100 layers are denormal numbers, and slow
-        he(network.layer_map(), torch.Generator().manual_seed(0))
+        he(layer_map(network, x), torch.Generator().manual_seed(0))
+        x = x.to(DEVICE)
         network.to(DEVICE)
         found = by_step(
             signal_variants(network, x, labels), math.ceil(share.get(name, 1.0) * rounds)
@@ -900,7 +905,6 @@ def in_turns(
     from isometry.console import quiet
     from isometry.runs.directory import RunDirectory
     from isometry.runs.signal_store import SignalStore
-    from isometry.signals.native import load_early
     from isometry.training.build import build_classifier, build_data, build_network
     from isometry.training.callbacks import SignalOptions, Signals, Throughput
     from isometry.training.loggers import build_loggers
@@ -924,7 +928,6 @@ def in_turns(
     trainer = build_trainer(config, run, loggers, [signals, Throughput(), Turn()])
     data = build_data(config)
     classifier = build_classifier(config, build_network(config, data.input_shape, data.num_classes))
-    load_early(trainer.strategy.root_device)
     start_loggers(loggers)
 
     def fit() -> None:

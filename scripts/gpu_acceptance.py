@@ -28,6 +28,7 @@ from torch.nn import functional as F
 
 from isometry import activations
 from isometry.columns import MEASURED
+from isometry.layers.discover import layer_map
 from isometry.networks.mlp import MLP
 from isometry.signals.recorder import Recorder
 from isometry.signals.scaling import gradient_scale, loss_scale
@@ -168,9 +169,11 @@ def skip_one(fused: bool) -> float:
     network, x, labels = small_network(depth=4)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, fused=fused)
     scaler = torch.amp.GradScaler(DEVICE, 2.0**40)
-    recorder = Recorder(network.layer_map(), flush_every=2, skips_overflow=True)
+    layers = layer_map(network, x)
+    recorder = Recorder(network, layers, flush_every=2, skips_overflow=True)
+    recorder.begin(True, len(x))
     with torch.autocast(DEVICE, torch.float16):
-        loss = scaler.scale(F.cross_entropy(network(x, recorder.begin(True, 128)), labels))
+        loss = scaler.scale(F.cross_entropy(network(x), labels))
     recorder.after_forward(loss)
     loss.backward()
     recorder.after_backward(loss_scale(scaler) / 128)
@@ -335,7 +338,7 @@ def no_synchronization(folder: Path) -> str:
 def never_waits(built: tuple[MLP, torch.Tensor, torch.Tensor], accumulated: int) -> None:
     """Train some steps, every other one recorded, where CUDA raises if the host waits."""
     network, x, labels = built
-    recorder = Recorder(network.layer_map(), flush_every=8)
+    recorder = Recorder(network, layer_map(network, x), flush_every=8)
     optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.01)
     try:
         for index in range(6):
@@ -344,7 +347,8 @@ def never_waits(built: tuple[MLP, torch.Tensor, torch.Tensor], accumulated: int)
             recorded = index % 2 == 0
             optimizer.zero_grad()
             for _ in range(accumulated):
-                loss = F.cross_entropy(network(x, recorder.begin(recorded, 128)), labels)
+                recorder.begin(recorded, len(x))
+                loss = F.cross_entropy(network(x), labels)
                 recorder.after_forward(loss)
                 loss.backward()
                 recorder.after_backward(1 / 128)

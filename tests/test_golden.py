@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from builders import recorder_of, shown
 from isometry.columns import MEASURED
 from isometry.config.compose import compose
-from isometry.signals.recorder import Recorder
 from isometry.training.build import build_network
 
 FOLDER = Path(__file__).parent / "golden"
@@ -54,8 +54,8 @@ def numbers_of(overrides: list[str]) -> dict[str, list[float]]:
     labels = torch.tensor([0, 1, 2, 3, 4, 0])
     parameters = dict(network.named_parameters())
     result = {f"init {name}": fingerprint(value) for name, value in parameters.items()}
-    recorder = Recorder(network.layer_map(), flush_every=1)
-    logits = network(x, recorder.begin(True, 6))
+    recorder = recorder_of(network, flush_every=1)
+    logits = shown(recorder, network, x, True)
     loss = F.cross_entropy(logits, labels)
     recorder.after_forward(loss)
     loss.backward()

@@ -1,9 +1,9 @@
 """Each nonlinearity once: a torch module, its float64 numpy view for the theory, and its kinks.
 
 An :class:`Activation` is what a config of `conf/activation/` builds. The network asks it for a
-fresh module per layer; the theory asks it for φ and φ' as numpy callables; the probes ask it where
-φ is saturated. The numpy view evaluates the very same torch function in float64, so a nonlinearity
-is written down exactly once.
+fresh module per layer; the theory asks it for φ and φ' as numpy callables; the recorder asks it
+where φ is saturated. The numpy view evaluates the very same torch function in float64, so a
+nonlinearity is written down exactly once.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from builders import map_of
 from isometry.data.module import training_images
 from isometry.initialization import predict
 from isometry.training.build import build_data, build_network
@@ -15,7 +16,7 @@ def test_it_is_that_of_the_first_training_images(make_config):
     network = build_network(config, data.input_shape, data.num_classes)
     data.setup()
     images = data.normalization(data.splits["train"][0][: predict.EXAMPLES])
-    layers = network.layer_map()
+    layers = map_of(network)
     expected, _ = predict.predicted_rate(predict.predict_network(layers, images, 128), layers)
     found = predict.predict_run(layers, training_images(data, predict.EXAMPLES), 128)
     assert found["gradient_rate_predicted"] == expected

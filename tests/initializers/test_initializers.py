@@ -8,15 +8,16 @@ import pytest
 import torch
 from scipy import stats
 
-from builders import convnet, critical, fan_scaled, gaussian, identity, mlp, orthogonal
+from builders import convnet, critical, fan_scaled, gaussian, identity, map_of, mlp, orthogonal
 from isometry import activations
 from isometry import initializers as init
 
 
 def draw(initializer, network=None, seed=0):
     network = network or mlp((1, 20, 20), 10, activations.relu(), depth=4, width=300)
-    initializer(network.layer_map(), torch.Generator().manual_seed(seed))
-    return network.layer_map()
+    layers = map_of(network)
+    initializer(layers, torch.Generator().manual_seed(seed))
+    return layers
 
 
 STANDARD_DEVIATIONS = [
@@ -44,7 +45,7 @@ STANDARD_DEVIATIONS = [
 @pytest.mark.parametrize(("initializer", "std"), STANDARD_DEVIATIONS)
 def test_standard_deviation_and_declared_sigma_w(initializer, std):
     for spec in draw(initializer):
-        weight = spec.weighted.weight
+        weight = spec.weight
         expected = std(spec.fan_in, spec.fan_out)
         # 3,000 to 120,000 entries: the standard error of a standard deviation is under 1/√6000
         assert weight.std().item() == pytest.approx(expected, rel=5 / math.sqrt(2 * weight.numel()))
@@ -57,35 +58,31 @@ def test_standard_deviation_and_declared_sigma_w(initializer, std):
     [(fan_scaled(), "norm"), (fan_scaled(distribution="uniform"), "uniform")],
 )
 def test_shape_of_the_distribution(initializer, shape):
-    weight = draw(initializer)[1].weighted.weight.flatten()[:20000]
+    weight = draw(initializer)[1].weight.flatten()[:20000]
     standardized = (weight / weight.std()).numpy(force=True)
     parameters = (0, 1) if shape == "norm" else (-math.sqrt(3), 2 * math.sqrt(3))
     assert stats.kstest(standardized, shape, parameters).pvalue > 1e-3
 
 
 def test_biases_follow_sigma_b_and_are_zero_by_default():
-    assert all(not spec.weighted.bias.any() for spec in draw(fan_scaled()))
+    assert all(not spec.bias.any() for spec in draw(fan_scaled()))
     layers = draw(
         gaussian(1.0, sigma_b=0.5), mlp((1, 4, 4), 10, activations.relu(), depth=3, width=4000)
     )
-    assert layers[1].weighted.bias.std().item() == pytest.approx(0.5, rel=0.06)
+    assert layers[1].bias.std().item() == pytest.approx(0.5, rel=0.06)
     assert layers[1].sigma_b == 0.5
 
 
 def test_torch_default_is_torchs_own():
     layer = draw(init.TorchDefault())[1]
     own = torch.nn.Linear(300, 300)
-    assert layer.weighted.weight.abs().max().item() == pytest.approx(
-        own.weight.abs().max().item(), rel=1e-3
-    )
-    assert layer.weighted.bias.abs().max().item() == pytest.approx(
-        own.bias.abs().max().item(), rel=0.05
-    )
+    assert layer.weight.abs().max().item() == pytest.approx(own.weight.abs().max().item(), rel=1e-3)
+    assert layer.bias.abs().max().item() == pytest.approx(own.bias.abs().max().item(), rel=0.05)
 
 
 def test_orthogonal_has_all_singular_values_at_the_gain():
     for spec in draw(orthogonal(gain=1.7)):
-        values = torch.linalg.svdvals(spec.weighted.weight.double())
+        values = torch.linalg.svdvals(spec.weight.double())
         torch.testing.assert_close(values, torch.full_like(values, 1.7), rtol=1e-5, atol=0)
 
 
@@ -127,21 +124,21 @@ def test_critical_needs_a_hidden_layer():
 
 
 def test_same_seed_same_weights_other_seed_other_weights():
-    a, b, c = (draw(fan_scaled(), seed=seed)[1].weighted.weight for seed in (1, 1, 2))
+    a, b, c = (draw(fan_scaled(), seed=seed)[1].weight for seed in (1, 1, 2))
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
 
 
 def test_truncated_weights_stay_within_two_deviations():
-    weight = draw(fan_scaled(distribution="truncated"))[1].weighted.weight
+    weight = draw(fan_scaled(distribution="truncated"))[1].weight
     assert weight.abs().max().item() <= 2 / math.sqrt(300) / 0.8796
     assert weight.abs().max().item() > 1.99 / math.sqrt(300) / 0.8796
 
 
 def test_sparse_rows_have_their_number_of_connections():
     for spec in draw(init.Sparse(15, 1.0, 0.0)):
-        assert (spec.weighted.weight.count_nonzero(1) == 15).all()
-        kept = spec.weighted.weight[spec.weighted.weight != 0]
+        assert (spec.weight.count_nonzero(1) == 15).all()
+        kept = spec.weight[spec.weight != 0]
         assert kept.std().item() == pytest.approx(1.0, rel=5 / math.sqrt(2 * len(kept)))
         assert spec.sigma_w == pytest.approx(math.sqrt(15))
     # four inputs only
@@ -153,7 +150,7 @@ def test_sparse_rows_have_their_number_of_connections():
 
 def test_identity_is_one_and_refuses_other_shapes():
     layers = draw(identity(gain=0.5), mlp((1, 3, 3), 4, activations.tanh(), depth=3, width=9))
-    assert torch.equal(layers[0].weighted.weight, 0.5 * torch.eye(9))
+    assert torch.equal(layers[0].weight, 0.5 * torch.eye(9))
     assert layers[-1].sigma_w == 1.0
     with pytest.raises(init.InitializerError, match=r"model\.width=9"):
         draw(identity(), mlp((1, 3, 3), 4, activations.tanh(), depth=3, width=8))

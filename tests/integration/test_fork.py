@@ -78,7 +78,6 @@ def test_outside_of_the_checkout(typed, tmp_path):
     assert json.loads(done.stdout)["test_accuracy"] == summary["test_accuracy"], done.stderr
 
 
-@pytest.mark.slow  # a copy compiles the loops of signals/kernels.py anew
 def test_in_a_fork(tmp_path):
     for folder in ("src", "conf"):
         clean = shutil.ignore_patterns("__pycache__")

@@ -2,14 +2,14 @@ import pytest
 import torch
 from torch import nn
 
-from builders import convnet, mlp
+from builders import convnet, map_of, mlp
 from isometry import activations
 from isometry.networks.blocks import Layer
 from isometry.networks.convnet import stage_plan
 
 
 def test_layer_map_of_an_mlp():
-    layers = mlp((1, 28, 28), 10, activations.tanh(), depth=4, width=50).layer_map()
+    layers = map_of(mlp((1, 28, 28), 10, activations.tanh(), depth=4, width=50))
     assert [spec.index for spec in layers] == [1, 2, 3, 4]
     assert [spec.kind for spec in layers] == ["hidden"] * 3 + ["readout"]
     assert [(spec.fan_in, spec.fan_out) for spec in layers] == [
@@ -24,8 +24,8 @@ def test_layer_map_of_an_mlp():
 
 def test_names_of_the_layer_map_lead_to_the_modules():
     network = convnet((3, 8, 8), 10, activations.relu(), depth=4, channels=4)
-    for spec in network.layer_map():
-        assert network.get_submodule(spec.name).weighted is spec.weighted
+    for spec in map_of(network):
+        assert network.get_submodule(spec.name).weighted is spec.module
 
 
 def test_mlp_computes_the_textbook_formula():
@@ -40,7 +40,7 @@ def test_mlp_computes_the_textbook_formula():
 
 
 def test_depth_one_is_a_linear_classifier():
-    (spec,) = mlp((1, 4, 4), 3, activations.tanh(), depth=1).layer_map()
+    (spec,) = map_of(mlp((1, 4, 4), 3, activations.tanh(), depth=1))
     assert spec.kind == "readout"
     assert spec.fan_in == 16
 
@@ -52,7 +52,7 @@ def test_stage_plan_halves_the_image_at_each_stage_but_the_first():
 
 def test_convnet_fans_and_shapes():
     network = convnet((3, 16, 16), 10, activations.relu(), depth=5, channels=8, stages=2)
-    first, *_, readout = network.layer_map()
+    first, *_, readout = map_of(network)
     assert (first.fan_in, first.fan_out, first.map) == (27, 72, "conv")
     assert (readout.fan_in, readout.map) == (16, "linear")
     assert network(torch.randn(2, 3, 16, 16)).shape == (2, 10)

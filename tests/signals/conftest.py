@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from torch.nn import functional as F
 
+from builders import shown
+
 
 @pytest.fixture
 def up_to_the_gradients():
@@ -23,7 +25,7 @@ def up_to_the_gradients():
         criterion=F.cross_entropy,
     ):
         network.zero_grad()
-        loss = criterion(network(x, recorder.begin(recorded, len(x), replay)), labels)
+        loss = criterion(shown(recorder, network, x, recorded, replay), labels)
         recorder.after_forward(loss)
         (loss * scale).backward()
         recorder.after_backward(scale / len(x))

@@ -3,31 +3,35 @@ import math
 import pytest
 import torch
 
-from isometry.signals.reductions import Reductions
+from builders import phi_of
+from isometry.layers.spec import LayerSpec
 from isometry.signals.statistics import (
-    count_inside,
-    largest_by_unit,
+    alive,
+    example_norms,
     merge_moments,
     moments,
+    norm,
+    saturated,
     shifted_sums,
 )
 
 
-def moments_of(block):
-    counts = torch.full((len(block),), float(block[0].numel()), dtype=torch.float64)
-    return moments(shifted_sums(block, torch.empty_like(block)), counts)
+def moments_of(*tensors):
+    """Mean and variance of each, two [n]."""
+    counts, *sums = zip(*map(shifted_sums, tensors), strict=True)
+    return moments(*map(torch.stack, sums), torch.tensor(counts, dtype=torch.float64))
 
 
 def test_moments_keep_their_digits_far_from_zero():
     torch.manual_seed(0)
     small = 1e-6 * torch.randn(2, 64, 100, dtype=torch.float64)
-    mean, variance = moments_of(0.5 + small)
+    mean, variance = moments_of(*(0.5 + small))
     torch.testing.assert_close(variance, small.var((1, 2), correction=0), rtol=1e-9, atol=0)
     torch.testing.assert_close(mean, 0.5 + small.mean((1, 2)), rtol=1e-15, atol=0)
 
 
 def test_moments_of_tiny_float32_values_do_not_underflow():
-    x = torch.tensor([[[1e-30, -1e-30]]])
+    x = torch.tensor([[1e-30, -1e-30]])
     assert moments_of(x)[1].item() == pytest.approx(1e-60, rel=1e-6)
 
 
@@ -38,46 +42,54 @@ def test_moments_of_large_16_bit_tensors_are_those_of_their_values(dtype):
     """
     x = (torch.rand(64, 4, 30, 30, generator=torch.Generator().manual_seed(0)) / 100).to(dtype)
     x[0, 0, 0, 0] = 4.0
-    device = torch.device("cpu")
-    found = Reductions(device).preactivations([x, x], [None, None])
-    expected = torch.tensor([x.double().mean(), x.double().var(correction=0)], dtype=torch.float64)
-    for k in range(2):
-        # float32's differences
-        torch.testing.assert_close(found[:2, k], expected, rtol=1e-5, atol=0)
+    found = torch.stack(moments_of(x)).flatten()
+    expected = torch.stack([x.double().mean(), x.double().var(correction=0)])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)  # float32's differences
 
 
 def test_merged_moments_are_those_of_the_union():
     torch.manual_seed(0)
     parts = [
-        torch.randn(1, count, 7, dtype=torch.float64) * scale + scale
+        torch.randn(count, 7, dtype=torch.float64) * scale + scale
         for count, scale in ((5, 1.0), (12, 3.0), (1, 0.1))
     ]
-    means, variances = (torch.stack(c) for c in zip(*map(moments_of, parts), strict=True))
-    merged = torch.stack(merge_moments(torch.tensor([5.0, 12.0, 1.0]), means, variances), dim=1)
-    union = torch.cat(parts, dim=1)
-    torch.testing.assert_close(
-        merged[0], torch.stack([union.mean(), union.var(correction=0)]), rtol=1e-12, atol=0
-    )
+    means, variances = (value.view(-1, 1) for value in moments_of(*parts))
+    counts = torch.tensor([[35.0], [84.0], [7.0]], dtype=torch.float64)
+    merged = torch.cat(merge_moments(counts, means, variances))
+    union = torch.cat(parts)
+    expected = torch.stack([union.mean(), union.var(correction=0)])
+    torch.testing.assert_close(merged, expected, rtol=1e-12, atol=0)
 
 
-def test_entries_in_closed_intervals_are_counted():
-    x = torch.tensor([[[-3.0, -1.0, 0.0, 0.5, 2.0, math.nan]]])
-    assert count_inside(x, torch.empty_like(x), ((-math.inf, -1.0), (2.0, math.inf))).tolist() == [
-        3
-    ]
-    assert count_inside(x, torch.empty_like(x), ((0.0, 0.5),)).tolist() == [2]
-    assert count_inside(x, torch.empty_like(x), ()).tolist() == [0]
+@pytest.mark.parametrize("name", ["sigmoid", "tanh", "relu", "gelu", "sine", "hard_tanh", "selu"])
+def test_saturation_is_where_the_slope_is_small(name):
+    phi = phi_of(name)
+    z = 4 * torch.randn(50, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    z[0, 0] = math.nan
+    slopes = torch.from_numpy(phi.phi_prime(z.numpy())).abs().flatten()[1:]
+    expected = (slopes < 0.05 * phi.slope_max).sum().item()  # the NaN is not
+    assert saturated(phi, z).item() == expected
 
 
-def alive(block):
-    return largest_by_unit(block, torch.empty_like(block)).ne(0).tolist()
+def layer(kind):
+    return LayerSpec(1, "layer", kind, [torch.nn.Parameter(torch.zeros(3, 3))], [])
 
 
-def test_alive_units_of_vectors_and_of_feature_maps():
-    a = torch.zeros(1, 3, 4)
-    a[0, 1, 2] = -1e-30
-    a[0, 0, 3] = math.nan
-    assert alive(a) == [[False, False, True, True]]
-    maps = torch.zeros(1, 3, 2, 5, 5)
-    maps[0, 2, 1, 4, 4] = 1
-    assert alive(maps) == [[False, True]]
+def test_units_are_alive_where_any_example_shows_it():
+    a = torch.zeros(4, 3)
+    a[2, 1] = -1e-30
+    a[1, 2] = math.nan
+    assert alive(layer("linear"), a).tolist() == [False, True, True]
+    assert alive(layer("linear"), a.unsqueeze(1)).tolist() == [False, True, True]
+    features = torch.zeros(4, 3, 5, 5)
+    features[3, 0, 4, 4] = 1.0
+    assert alive(layer("conv"), features).tolist() == [True, False, False]
+    assert alive(layer("conv"), features[..., :1, 0]).tolist() == [False, False, False]
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e-30, 1.0, 1e30, 1e38])
+def test_norms_hold_over_float32s_range(scale):
+    x = torch.full((3, 8, 2), scale)
+    value = float(x[0, 0, 0])  # 1e-40 is rounded to a denormal
+    assert norm(x).item() == pytest.approx(value * math.sqrt(48), rel=1e-12)
+    assert example_norms(x).tolist() == pytest.approx([value * 4] * 3, rel=1e-12)

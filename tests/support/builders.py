@@ -6,11 +6,19 @@ The classes have no defaults of their own: those stand in `conf/`.
 from __future__ import annotations
 
 import functools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from isometry import activations, initializers
 from isometry.activations import Activation
+from isometry.layers.discover import layer_map, layers_of, remember
+from isometry.layers.spec import LayerSpec
+from isometry.networks.blocks import Network
 from isometry.networks.convnet import ConvNet
 from isometry.networks.mlp import MLP
+from isometry.signals.recorder import Recorder
 
 
 def mlp(
@@ -23,7 +31,7 @@ def mlp(
     kind: type[MLP] = MLP,
     bias: bool = True,
 ) -> MLP:
-    return kind(shape, classes, phi, normalization, depth, width, bias)
+    return with_example(kind(shape, classes, phi, normalization, depth, width, bias), shape)
 
 
 def convnet(
@@ -38,7 +46,35 @@ def convnet(
 ) -> ConvNet:
     more = {"kernel_size": 3, "channel_multiplier": 2, "bias": True}
     size = {"depth": depth, "channels": channels, "stages": stages}
-    return ConvNet(shape, classes, phi, normalization, padding=padding, **size, **more)
+    network = ConvNet(shape, classes, phi, normalization, padding=padding, **size, **more)
+    return with_example(network, shape)
+
+
+def with_example(network: Network, shape: tuple[int, ...]) -> Network:
+    """The network, which knows what it takes, and its layers."""
+    network.example = torch.zeros(2, *shape)
+    remember(network, network.example)
+    return network
+
+
+def map_of(network: nn.Module) -> list[LayerSpec]:
+    """The layer map as the network is now."""
+    if not hasattr(network, "example"):
+        return layers_of(network)
+    return layer_map(network, network.example.to(next(network.parameters())))
+
+
+def recorder_of(network: nn.Module, *args: Any, **kwargs: Any) -> Recorder:
+    """A recorder of the network as it is now."""
+    return Recorder(network, map_of(network), *args, **kwargs)
+
+
+def shown(
+    recorder: Recorder, network: nn.Module, x: Tensor, recorded: bool = True, replay: Any = None
+) -> Tensor:
+    """The network's answer to a micro-batch that the recorder sees."""
+    recorder.begin(recorded, len(x), replay)
+    return network(x)
 
 
 def fan_scaled(

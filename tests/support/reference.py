@@ -7,7 +7,10 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import nn
 from torch.nn import functional as F
+
+from builders import map_of
 
 
 def forward(network, x):
@@ -18,9 +21,9 @@ def forward(network, x):
     z_all = []
     a_all = []
     inputs = []
-    x = x.flatten(1) if network.layer_map()[0].map == "linear" else x
+    x = x.flatten(1) if isinstance(network.layers[0].weighted, nn.Linear) else x
     for layer in network.layers:
-        if layer.spec.map == "linear" and x.dim() == 4:
+        if isinstance(layer.weighted, nn.Linear) and x.dim() == 4:
             x = x.mean((2, 3))
         inputs.append(x)
         h = layer.weighted(x)
@@ -40,10 +43,10 @@ def columns(network, x, labels):
     F.cross_entropy(logits, labels).backward()
     batch = len(labels)
     rows = []
-    for spec, v, h, z, a in zip(network.layer_map(), inputs, h_all, z_all, a_all, strict=True):
+    for spec, v, h, z, a in zip(map_of(network), inputs, h_all, z_all, a_all, strict=True):
         delta = (h.grad * batch).flatten(1)  # of the summed loss
-        weight = spec.weighted.weight
-        bias = spec.weighted.bias
+        (weight,) = spec.weights
+        bias = spec.bias
         row = {
             "weight_norm": weight.norm(),
             "weight_grad_norm": weight.grad.norm(),
@@ -56,9 +59,7 @@ def columns(network, x, labels):
             "activation_var": a.var(correction=0),
             "nonfinite": torch.zeros(()),
         }
-        if spec.map == "linear" and not any(
-            s.normalization == "batch" for s in network.layer_map()
-        ):
+        if spec.map == "linear" and not any(s.normalization == "batch" for s in map_of(network)):
             row["sample_weight_grad_rms"] = (
                 torch.stack([torch.outer(d, i).norm() ** 2 for d, i in zip(delta, v, strict=True)])
                 .mean()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from builders import mlp, phi_of
+from builders import map_of, mlp, phi_of
 from isometry import activations
 from isometry.config.compose import compose
 from isometry.initialization.advise import Situation, advise, depth_of_fall
@@ -127,8 +127,8 @@ def test_plot_and_run_id(run, tmp_path):
 
 def test_orthogonal_linear_networks_have_singular_values_of_one():
     network = mlp((1, 8, 8), 10, activations.linear(), depth=30, width=64)
-    for spec in network.layer_map()[1:-1]:
-        torch.nn.init.orthogonal_(spec.weighted.weight)
+    for spec in map_of(network)[1:-1]:
+        torch.nn.init.orthogonal_(spec.weight)
     values = jacobian_singular_values(network, torch.randn(1, 1, 8, 8))
     np.testing.assert_allclose(values, 1.0, atol=1e-5)  # float32
 
@@ -140,12 +140,12 @@ def test_the_jacobian_is_the_product_of_its_layers():
     x = torch.randn(1, 1, 3, 3, dtype=torch.float64)
     product = torch.eye(7, dtype=torch.float64)
     a = x.flatten(1)
-    hidden = network.layer_map()[:-1]
+    hidden = map_of(network)[:-1]
     for index, spec in enumerate(hidden):
-        h = spec.weighted(a)
+        h = spec.module(a)
         a = torch.tanh(h)
         if index < len(hidden) - 1:
-            product = hidden[index + 1].weighted.weight @ torch.diag(1 - a[0].square()) @ product
+            product = hidden[index + 1].weight @ torch.diag(1 - a[0].square()) @ product
     expected = torch.linalg.svdvals(product).detach().numpy()
     np.testing.assert_allclose(jacobian_singular_values(network, x), expected, rtol=1e-9)
     assert (
@@ -179,10 +179,10 @@ def test_gain_auto_declares_the_critical_scale(make_config, group, activation):
     config = make_config(
         "model.depth=4", f"initializer={group}", "initializer.gain=auto", f"activation={activation}"
     )
-    layers = build_network(config, (1, 28, 28), 10).layer_map()
+    layers = map_of(build_network(config, (1, 28, 28), 10))
     expected = critical(phi_of(activation)).sigma_w
     assert layers[1].sigma_w == pytest.approx(expected, rel=1e-9)  # a square layer
-    weight = layers[1].weighted.weight
+    weight = layers[1].weight
     assert float(weight.detach().std()) == pytest.approx(expected / 10, rel=0.05)
     assert build_data(config).num_classes == 10
     assert Path(config.paths.runs).name == "runs"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -71,17 +72,12 @@ def instantiate(node: DictConfig | Mapping[str, Any], *args: Any, **kwargs: Any)
         OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
     )
     check_targets(plain)  # type: ignore[arg-type]
-    import hydra.utils
-
     assert isinstance(plain, dict)
     target = plain["_target_"]
     arguments = {
         str(key): value for key, value in plain.items() if key not in (*METADATA, "_target_")
     }
-    try:
-        factory = hydra.utils.get_object(target)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"_target_={target}: cannot be imported ({error})") from error
+    factory = _imported(target)
     if arguments.pop("_partial_", False):
         factory = functools.partial(functools.partial, factory)
     try:
@@ -90,6 +86,26 @@ def instantiate(node: DictConfig | Mapping[str, Any], *args: Any, **kwargs: Any)
         words = [f"{key}={value}" for key, value in arguments.items()]
         given = ", ".join(words) or "what it is given"
         raise UserError(f"{target} refuses {given}: {error}") from error
+
+
+def parameters_of(node: DictConfig | Mapping[str, Any]) -> set[str]:
+    """The names of the arguments that a node's target takes and the node itself does not give.
+
+    Raises:
+        UserError: for a target that is not honoured or cannot be imported.
+    """
+    check_targets(node)  # type: ignore[arg-type]
+    names = inspect.signature(_imported(str(node["_target_"]))).parameters
+    return {name for name in names if name not in node}
+
+
+def _imported(target: str) -> Any:
+    import hydra.utils
+
+    try:
+        return hydra.utils.get_object(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"_target_={target}: cannot be imported ({error})") from error
 
 
 def _build(value: Any) -> Any:

@@ -16,14 +16,14 @@ from typing import Any
 import pandas as pd
 import torch
 from omegaconf import DictConfig
-from torch import Tensor
+from torch import Tensor, nn
 
 from isometry.config.compose import compose, resolved
 from isometry.config.targets import instantiate
 from isometry.data.module import ImageData
 from isometry.errors import UserError
 from isometry.initialization.observe import Observation, observe
-from isometry.networks.blocks import Network
+from isometry.layers.discover import layers_of
 from isometry.runs.directory import RunDirectory
 from isometry.runs.identity import run_id
 from isometry.runs.signal_store import read_signals
@@ -69,7 +69,7 @@ class Lab:
         seeds: Sequence[int],
         input_shape: tuple[int, ...] = (1, 28, 28),
         classes: int = 10,
-    ) -> Iterator[tuple[int, Network]]:
+    ) -> Iterator[tuple[int, nn.Module]]:
         """For each seed the network that training would begin with, in float64."""
         config = self.config(overrides)
         for seed in seeds:
@@ -82,7 +82,7 @@ class Lab:
         draws: Sequence[int],
         input_shape: tuple[int, ...] = (1, 28, 28),
         classes: int = 10,
-    ) -> Iterator[tuple[int, Network]]:
+    ) -> Iterator[tuple[int, nn.Module]]:
         """Likewise, but one network whose weights are drawn again and again: for thousands of
         draws.
         """
@@ -90,7 +90,7 @@ class Lab:
         network = build_network(config, input_shape, classes).double()
         initialize = instantiate(config.initializer)
         for draw in draws:
-            initialize(network.layer_map(), torch.Generator().manual_seed(draw))
+            initialize(layers_of(network), torch.Generator().manual_seed(draw))
             yield draw, network
 
     def activation(self, name: str) -> Any:
@@ -125,7 +125,7 @@ class Lab:
         variants: Mapping[str, Overrides],
         seeds: Sequence[int],
         batch: tuple[Tensor, Tensor],
-        each: Callable[[str, int, Observation, Network], None] | None = None,
+        each: Callable[[str, int, Observation, nn.Module], None] | None = None,
     ) -> pd.DataFrame:
         """Every measured column of every layer at initialization.
 
@@ -142,7 +142,7 @@ class Lab:
         for name, overrides in variants.items():
             for seed, network in self.networks(overrides, seeds, tuple(batch[0].shape[1:])):
                 seen = observe(network, [batch])
-                layers = network.layer_map()
+                layers = layers_of(network)
                 frame = pd.DataFrame(seen.columns).assign(
                     variant=name, seed=seed, layer=[spec.index for spec in layers]
                 )

@@ -2,19 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from isometry.columns import MEASURED
-from isometry.networks.blocks import Network
-from isometry.signals.probe import SignalProbe
+from isometry.layers.discover import layers_of
+from isometry.layers.spec import LayerSpec
+from isometry.signals.observer import Observer, Sink
 from isometry.signals.recorder import Recorder
-from isometry.signals.workspace import WHOLE
+from isometry.signals.sums import StepSums
+
+
+class Kept(StepSums):
+    """Keeps the tensors of the last batch beside the sums.
+
+    Attributes:
+        preactivations, activations: of each layer in forward order, with their graph.
+        deltas: of the layers in backward order.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.preactivations: list[Tensor] = []
+        self.activations: list[Tensor] = []
+        self.deltas: list[Tensor] = []
+
+    def begin(self, examples: int) -> None:
+        super().begin(examples)
+        self.preactivations = []
+        self.activations = []
+        self.deltas = []
+
+    def preactivation(self, layer: LayerSpec, x: Tensor, h: Tensor) -> None:
+        super().preactivation(layer, x, h)
+        self.preactivations.append(h)
+
+    def activation(self, layer: LayerSpec, a: Tensor) -> None:
+        super().activation(layer, a)
+        self.activations.append(a)
+
+    def delta(self, layer: LayerSpec, gradient: Tensor) -> None:
+        super().delta(layer, gradient)
+        self.deltas.append(gradient)
 
 
 @dataclass(frozen=True)
@@ -24,30 +59,18 @@ class Observation:
     Attributes:
         columns: [L] of each measured column, NaN where it does not exist; empty if the loss or a
             gradient is not finite.
-        probe: the tensors of the last batch.
-        examples: its size.
+        preactivations, activations: of each layer, of the last batch.
+        deltas: δ of each layer [B, ...], of the last batch's summed loss.
     """
 
     columns: dict[str, NDArray[np.float64]]
-    probe: SignalProbe
-    examples: int
-
-    def deltas(self) -> list[Tensor]:
-        """δ of each layer [B, ...], of the summed loss, of the last batch.
-
-        Raises:
-            ValueError: for layers so large that the probe does not keep δ.
-        """
-        found = dict(zip(*self.probe.kept(), strict=True))
-        if len(found) < self.probe.layers:
-            raise ValueError(
-                f"δ is kept only of layers of up to {WHOLE} entries; observe fewer examples"
-            )
-        return [found[layer] * self.examples for layer in range(self.probe.layers)]
+    preactivations: list[Tensor]
+    activations: list[Tensor]
+    deltas: list[Tensor]
 
 
 def observe(
-    network: Network,
+    network: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
 ) -> Observation:
@@ -56,15 +79,17 @@ def observe(
     would begin.
 
     Args:
-        network: with weights drawn.
+        network: with weights drawn, and its layer map (`layers.discover.remember`).
         batches: images and labels; at least one.
         loss: of logits [B, classes] and labels [B], the mean over the batch.
     """
     network.double().train().zero_grad()
-    recorder = Recorder(network.layer_map(), flush_every=1, keeps_tensors=True)
+    kept = Kept()
+    recorder = Recorder(network, layers_of(network), flush_every=1)
+    recorder.sums = kept
     for images, labels in batches:
-        probe = recorder.begin(True, len(images))
-        value = loss(network(images.double(), probe), labels)
+        recorder.begin(True, len(images))
+        value = loss(network(images.double()), labels)
         recorder.after_forward(value)
         value.backward()
         recorder.after_backward(1 / len(images))
@@ -73,5 +98,42 @@ def observe(
     flush = recorder.flush()
     values = np.where(flush.measured, flush.values, np.nan)
     columns = {name: values[0, index] for index, name in enumerate(MEASURED)} if len(values) else {}
-    assert isinstance(probe, SignalProbe)
-    return Observation(columns, probe, len(images))
+    deltas = [delta * kept.examples[-1] for delta in reversed(kept.deltas)]
+    return Observation(columns, kept.preactivations, kept.activations, deltas)
+
+
+class _Preactivations(Sink):
+    wants_deltas = False
+
+    def __init__(self) -> None:
+        self.found: list[Tensor] = []
+
+    def preactivation(self, layer: LayerSpec, x: Tensor, h: Tensor) -> None:
+        self.found.append(h)
+
+
+@contextmanager
+def preactivations(network: nn.Module) -> Iterator[list[Tensor]]:
+    """h of each layer, with its graph, as the network computes inside of the block."""
+    observer = Observer(network, layers_of(network))
+    sink = _Preactivations()
+    observer.open(sink)
+    try:
+        yield sink.found
+    finally:
+        observer.close()
+
+
+@contextmanager
+def kept(network: nn.Module, examples: int) -> Iterator[Kept]:
+    """The tensors of each layer, as the network computes inside of the block, forward and
+    backward.
+    """
+    observer = Observer(network, layers_of(network))
+    sink = Kept()
+    sink.begin(examples)
+    observer.open(sink)
+    try:
+        yield sink
+    finally:
+        observer.close()

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from isometry.layers.probed import LayerSpec
+from isometry.layers.spec import LayerSpec
 from isometry.theory.propagation import LayerRecord, Prediction, predict
 
 EXAMPLES = 64
@@ -26,15 +26,11 @@ def records(layers: Sequence[LayerSpec]) -> list[LayerRecord]:
 
 
 def _record(spec: LayerSpec) -> LayerRecord:
-    weighted = spec.weighted
-    outputs, inputs = weighted.weight.shape[:2]
+    outputs, inputs = spec.size[:2]
+    map_ = spec.module
     convolution = None
-    if isinstance(weighted, nn.Conv2d):
-        convolution = (
-            int(weighted.kernel_size[0]),
-            int(weighted.stride[0]),
-            str(weighted.padding_mode),
-        )
+    if isinstance(map_, nn.Conv2d):
+        convolution = (int(map_.kernel_size[0]), int(map_.stride[0]), str(map_.padding_mode))
     return LayerRecord(
         spec.index,
         spec.name,
@@ -45,10 +41,23 @@ def _record(spec: LayerSpec) -> LayerRecord:
         spec.normalization,
         float(spec.sigma_w or 0.0),
         float(spec.sigma_b or 0.0),
-        spec.distribution or "unknown",
+        (spec.distribution or "unknown") if _is_plain(spec) else _unlike(spec),
         convolution,
         spec.branch,
     )
+
+
+def _is_plain(spec: LayerSpec) -> bool:
+    """Whether the theory knows such a map: of units, or of channels and two axes, used once."""
+    known = spec.map == "linear" or isinstance(spec.module, nn.Conv2d)
+    return known and spec.groups == 1 and spec.uses == 1
+
+
+def _unlike(spec: LayerSpec) -> str:
+    """What keeps a map from being plain."""
+    if spec.uses > 1:
+        return "shared"
+    return f"grouped {spec.map}" if spec.groups > 1 else spec.map
 
 
 def input_moments(images: Tensor, layers: Sequence[LayerSpec]) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Generator
 
-from isometry.layers.probed import LayerSpec
+from isometry.layers.spec import LayerSpec
 from isometry.theory.meanfield import NoCriticalPoint, critical
 
 
@@ -37,6 +37,14 @@ def critical_scale(layers: list[LayerSpec], sigma_b: float) -> float:
         ) from error
 
 
+def suited(layers: list[LayerSpec]) -> list[LayerSpec]:
+    """The layers that have one matrix or kernel of their own; of tied ones the first."""
+    kinds = ("linear", "conv", "conv_transpose")
+    mine = [spec for spec in layers if spec.map in kinds and spec.view is not None]
+    first = {spec.view: spec for spec in reversed(mine)}
+    return [spec for spec in mine if first[spec.view] is spec]
+
+
 class PerLayer(ABC):
     """Fills one layer after the other; a subclass says how one layer's weight is drawn.
 
@@ -49,13 +57,14 @@ class PerLayer(ABC):
     distribution: str = "gaussian"
 
     def __call__(self, layers: list[LayerSpec], generator: Generator) -> None:
-        """Draw the parameters of every layer from `generator`, in forward order.
+        """Draw the parameters of every layer from `generator`, in forward order. Tables
+        (embeddings), recurrent cells and computed weights stay as they are.
 
         Raises:
             InitializerError: where a layer's shape does not suit.
         """
         fitted = self.fitted(layers)
-        for spec in layers:
+        for spec in suited(layers):
             with torch.no_grad():
                 sigma_w = fitted.draw(spec, generator)
                 fitted.draw_bias(spec, generator)
@@ -74,13 +83,13 @@ class PerLayer(ABC):
 
     @abstractmethod
     def draw(self, spec: LayerSpec, generator: Generator) -> float:
-        """Fill `spec.weighted.weight` in place; return the σ_w it stands for."""
+        """Fill `spec.weight` in place; return the σ_w it stands for."""
 
     def draw_bias(self, spec: LayerSpec, generator: Generator) -> None:
         """Fill the bias with N(0, σ_b²)."""
-        if spec.weighted.bias is not None:
-            spec.weighted.bias.normal_(0.0, self.sigma_b, generator=generator)
+        if spec.bias is not None:
+            spec.bias.normal_(0.0, self.sigma_b, generator=generator)
 
     def declared_sigma_b(self, spec: LayerSpec) -> float:
         """The σ_b that the layer's bias stands for; 0 without a bias."""
-        return self.sigma_b if spec.weighted.bias is not None else 0.0
+        return self.sigma_b if spec.bias is not None else 0.0

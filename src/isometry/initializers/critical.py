@@ -9,7 +9,7 @@ from torch import Generator
 from isometry.initializers.base import PerLayer, critical_scale
 from isometry.initializers.orthogonal import Orthogonal
 from isometry.initializers.scaled import Distribution, fill
-from isometry.layers.probed import LayerSpec
+from isometry.layers.spec import LayerSpec
 
 
 class Critical(PerLayer):
@@ -34,5 +34,5 @@ class Critical(PerLayer):
     def draw(self, spec: LayerSpec, generator: Generator) -> float:
         if self.distribution == "orthogonal":
             return Orthogonal(self.sigma_w, self.sigma_b).draw(spec, generator)
-        fill(spec.weighted.weight, self.sigma_w / spec.fan_in**0.5, self.distribution, generator)
+        fill(spec.weight, self.sigma_w / spec.fan_in**0.5, self.distribution, generator)
         return self.sigma_w

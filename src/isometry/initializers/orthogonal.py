@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import torch
 from torch import Generator, nn
 
 from isometry.initializers.base import InitializerError, PerLayer
-from isometry.layers.probed import LayerSpec
+from isometry.layers.spec import LayerSpec
 
 
 class Orthogonal(PerLayer):
@@ -27,10 +28,10 @@ class Orthogonal(PerLayer):
         self.sigma_b = sigma_b
 
     def draw(self, spec: LayerSpec, generator: Generator) -> float:
-        weight = spec.weighted.weight
         gain = float(self.gain)
-        nn.init.orthogonal_(weight, gain, generator)
-        return gain * math.sqrt(spec.fan_in / max(weight.shape[0], spec.fan_in))
+        value = torch.empty_like(spec.weight, memory_format=torch.contiguous_format)
+        spec.weight.copy_(nn.init.orthogonal_(value, gain, generator))
+        return gain * math.sqrt(spec.fan_in / max(len(value), spec.fan_in))
 
 
 class DeltaOrthogonal(Orthogonal):
@@ -58,7 +59,7 @@ class DeltaOrthogonal(Orthogonal):
     def draw(self, spec: LayerSpec, generator: Generator) -> float:
         if spec.map == "linear":
             return super().draw(spec, generator)
-        weight = spec.weighted.weight
+        weight = spec.weight
         outputs, inputs, height, width = weight.shape
         if outputs < inputs:
             raise InitializerError(

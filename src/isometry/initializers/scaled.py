@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Generator, Tensor, nn
 
 from isometry.initializers.base import PerLayer
-from isometry.layers.probed import LayerSpec
+from isometry.layers.spec import LayerSpec
 
 Distribution = Literal["gaussian", "uniform", "truncated"]
 
@@ -38,7 +38,7 @@ class Gaussian(PerLayer):
 
     def draw(self, spec: LayerSpec, generator: Generator) -> float:
         fill(
-            spec.weighted.weight,
+            spec.weight,
             self.sigma_w / math.sqrt(spec.fan_in),
             self.distribution,
             generator,
@@ -54,7 +54,7 @@ class Normal(PerLayer):
         self.sigma_b = sigma_b
 
     def draw(self, spec: LayerSpec, generator: Generator) -> float:
-        fill(spec.weighted.weight, self.std, "gaussian", generator)
+        fill(spec.weight, self.std, "gaussian", generator)
         return self.std * math.sqrt(spec.fan_in)
 
 
@@ -68,7 +68,7 @@ class Uniform(PerLayer):
         self.sigma_b = sigma_b
 
     def draw(self, spec: LayerSpec, generator: Generator) -> float:
-        fill(spec.weighted.weight, self.a / math.sqrt(3), "uniform", generator)
+        fill(spec.weight, self.a / math.sqrt(3), "uniform", generator)
         return self.a * math.sqrt(spec.fan_in / 3)
 
 
@@ -103,7 +103,7 @@ class FanScaled(PerLayer):
             "fan_avg": 0.5 * (spec.fan_in + spec.fan_out),
         }
         std = float(self.gain) / math.sqrt(fans[self.mode])
-        fill(spec.weighted.weight, std, self.distribution, generator)
+        fill(spec.weight, std, self.distribution, generator)
         return std * math.sqrt(spec.fan_in)
 
 
@@ -115,12 +115,12 @@ class TorchDefault(PerLayer):
     distribution = "uniform"
 
     def draw(self, spec: LayerSpec, generator: Generator) -> float:
-        fill(spec.weighted.weight, 1 / math.sqrt(3 * spec.fan_in), "uniform", generator)
+        fill(spec.weight, 1 / math.sqrt(3 * spec.fan_in), "uniform", generator)
         return 1 / math.sqrt(3)
 
     def draw_bias(self, spec: LayerSpec, generator: Generator) -> None:
-        if spec.weighted.bias is not None:
-            fill(spec.weighted.bias, 1 / math.sqrt(3 * spec.fan_in), "uniform", generator)
+        if spec.bias is not None:
+            fill(spec.bias, 1 / math.sqrt(3 * spec.fan_in), "uniform", generator)
 
     def declared_sigma_b(self, spec: LayerSpec) -> float:
-        return 0.0 if spec.weighted.bias is None else 1 / math.sqrt(3 * spec.fan_in)
+        return 0.0 if spec.bias is None else 1 / math.sqrt(3 * spec.fan_in)

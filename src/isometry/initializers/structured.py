@@ -10,7 +10,7 @@ from torch import Generator, nn
 
 from isometry.initializers.base import InitializerError, PerLayer
 from isometry.initializers.scaled import fill
-from isometry.layers.probed import LayerSpec
+from isometry.layers.spec import LayerSpec
 
 
 class Identity(PerLayer):
@@ -40,7 +40,7 @@ class Identity(PerLayer):
         self.readout = readout
 
     def draw(self, spec: LayerSpec, generator: Generator) -> float:
-        weight = spec.weighted.weight
+        weight = spec.weight
         if spec.kind == "readout" and self.readout == "gaussian":
             fill(weight, 1 / math.sqrt(spec.fan_in), "gaussian", generator)
             return 1.0
@@ -70,7 +70,7 @@ class Sparse(PerLayer):
         self.sigma_b = sigma_b
 
     def draw(self, spec: LayerSpec, generator: Generator) -> float:
-        rows = spec.weighted.weight.view(len(spec.weighted.weight), -1)
+        rows = spec.weight.view(len(spec.weight), -1)
         kept = min(self.connections, rows.shape[1])
         chosen = torch.rand(rows.shape, generator=generator).argsort(1)[:, :kept]
         values = torch.empty(len(rows), kept).normal_(0.0, self.std, generator=generator)

@@ -11,12 +11,8 @@ import torch
 import isometry.launch.ddp
 import isometry.plots.profiles
 import isometry.training.loggers.wandb
-from isometry.signals.native import reductions
 
 __all__ = ["hydra", "isometry", "lightning", "torch"]
-
-# the first compiled loop that is loaded takes 0.3 s
-reductions(torch.device("cpu")).norms([torch.ones(1)])
 
 # what is imported lives as long as the forkserver: out of the garbage collector's sight, its pages
 # stay shared with the jobs

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,7 +29,8 @@ def layer_map(module: nn.Module, *inputs: Any, **named: Any) -> list[LayerSpec]:
     Raises:
         UserError: where there is no weighted map.
     """
-    with torch.no_grad(), untouched(module):
+    with torch.no_grad(), untouched(module), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the training's own pass gives them; some are of no_grad
         layers, _ = discover(module, lambda: module(*inputs, **named))
     return layers
 
@@ -78,12 +80,13 @@ def _is_compiled(part: nn.Module) -> bool:
     return wrapped or getattr(part, "_compiled_call_impl", None) is not None
 
 
-def same_layers(found: Sequence[LayerSpec], known: Sequence[LayerSpec]) -> None:
-    """Hand what an initializer declared of a layer on to the same layer, found again."""
-    declared = {frozenset(map(id, spec.weights)): spec for spec in known}
-    for spec in found:
-        before = declared.get(frozenset(map(id, spec.weights)))
-        if before is not None:
-            spec.sigma_w = before.sigma_w
-            spec.sigma_b = before.sigma_b
-            spec.distribution = before.distribution
+def remember(module: nn.Module, *inputs: Any) -> list[LayerSpec]:
+    """`layer_map`, kept with the module: what an initializer declares of a layer stays known."""
+    module.layer_specs = layer_map(module, *inputs)  # type: ignore[assignment]
+    return layers_of(module)
+
+
+def layers_of(module: nn.Module) -> list[LayerSpec]:
+    """The layer map that `remember` has kept."""
+    found: Any = module.layer_specs
+    return list(found)

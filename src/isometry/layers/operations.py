@@ -45,7 +45,7 @@ MAPS: dict[str, Map] = {
     **dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), _RECURRENT),
 }
 
-FUSED = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
+FUSED = frozenset(name for name, how in MAPS.items() if how is _RECURRENT)
 """Maps whose kernels show neither h nor δ."""
 
 NORMALIZATIONS = {

@@ -45,7 +45,7 @@ class View:
         if len(behind) > 1:
             return None
         (parameter,) = behind
-        if weight.untyped_storage().data_ptr() != parameter.untyped_storage().data_ptr():
+        if weight is not parameter and not _share(weight, parameter):
             return None
         whole = weight.detach().transpose(0, 1) if transposed else weight.detach()
         offset = weight.storage_offset() - parameter.storage_offset()
@@ -56,6 +56,10 @@ class View:
         """[out, in, *kernel], outside of autograd; what is written to it is the parameter's."""
         start = self.parameter.storage_offset() + self.offset
         return torch.as_strided(self.parameter.detach(), self.size, self.stride, start)
+
+
+def _share(one: Tensor, other: Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 @dataclass(eq=False)

@@ -1,3 +1,1 @@
-"""Networks built from `Layer`s, each of which carries the `LayerSpec` that everything else
-reads.
-"""
+"""Networks: plain torch modules."""

@@ -7,7 +7,6 @@ from typing import Literal
 from torch import Tensor, nn
 
 from isometry.activations import Activation
-from isometry.layers.probed import Probe
 from isometry.networks.blocks import Layer, Network
 
 
@@ -41,7 +40,6 @@ class ConvNet(Network):
         channel_multiplier: int,
         bias: bool,
     ):
-        super().__init__()
         widths, strides = stage_plan(depth - 1, channels, stages, channel_multiplier)
         layers = [
             Layer(
@@ -61,13 +59,13 @@ class ConvNet(Network):
                 [input_shape[0], *widths[:-1]], widths, strides, strict=True
             )
         ]
-        self.finish([*layers, Layer(nn.Linear(widths[-1], num_classes, bias=bias))])
+        super().__init__([*layers, Layer(nn.Linear(widths[-1], num_classes, bias=bias))])
 
-    def forward(self, x: Tensor, probe: Probe | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         *convolutions, readout = self.layers
         for layer in convolutions:
-            x = self.run(layer, x, probe)
-        return self.run(readout, x.mean((2, 3)), probe)
+            x = self.run(layer, x)
+        return self.run(readout, x.mean((2, 3)))
 
 
 def stage_plan(

@@ -8,7 +8,6 @@ import math
 from torch import Tensor, nn
 
 from isometry.activations import Activation
-from isometry.layers.probed import Probe
 from isometry.networks.blocks import Layer, Network
 
 
@@ -33,13 +32,12 @@ class MLP(Network):
         width: int,
         bias: bool,
     ):
-        super().__init__()
         sizes = [math.prod(input_shape), *[width] * (depth - 1)]
         hidden = [
             Layer(nn.Linear(n_in, n_out, bias=bias), activation, normalization)
             for n_in, n_out in itertools.pairwise(sizes)
         ]
-        self.finish([*hidden, Layer(nn.Linear(sizes[-1], num_classes, bias=bias))])
+        super().__init__([*hidden, Layer(nn.Linear(sizes[-1], num_classes, bias=bias))])
 
-    def forward(self, x: Tensor, probe: Probe | None = None) -> Tensor:
-        return super().forward(x.flatten(1), probe)
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(1))

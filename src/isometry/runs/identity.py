@@ -43,14 +43,12 @@ def run_id(config: Mapping[str, Any]) -> str:
 
 def _choices(config: Mapping[str, Any]) -> list[str]:
     model = config["model"]
-    words = [
-        model["name"],
-        f"d{model['depth']}",
-        config["activation"]["name"],
-        config["initializer"]["name"],
-    ]
+    words = [str(model.get("name") or model["_target_"])]
+    words += [f"d{model['depth']}"] if "depth" in model else []
+    words += [config["activation"]["name"], config["initializer"]["name"]]
     normalization = config["normalization"]["kind"]
-    return [*words, *([] if normalization == "none" else [normalization]), f"s{config['seed']}"]
+    words += [] if normalization == "none" else [normalization]
+    return [*words, f"s{config['seed']}"]
 
 
 def config_hash(config: Mapping[str, Any]) -> str:

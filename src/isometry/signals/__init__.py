@@ -1,3 +1,3 @@
-"""The measuring: probes inside the layers, float64 norms, and the recorder. Knows nothing of W&B,
+"""The measuring: hooks on the layers, float64 norms, and the recorder. Knows nothing of W&B,
 files or Lightning.
 """

@@ -1,13 +1,15 @@
-"""Norms that hold over float32's full range, without a host synchronization."""
+"""Norms of many tensors at once, without a host synchronization."""
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from isometry.signals.workspace import runs
+from isometry.signals.statistics import norm
 
 WORTH = 3
 """Tensors to a group, on average, from which it pays to take groups together."""
@@ -21,97 +23,66 @@ def seen_at_once(device: torch.device) -> bool:
     return device.type in SCREENED
 
 
-def norms(tensors: list[Tensor], device: torch.device | None = None) -> Tensor:
-    """The Euclidean norm of each tensor as a float64 vector, on the tensors' device (on `device` if
-    there are none).
-
-    Squares are taken in float64, so that 1e-40 and 1e38 are what they are: in float32 they
-    underflow below about 1e-22 and overflow above about 1e19. An infinite or NaN entry makes the
-    norm inf or nan.
+def norms(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
+    """The Euclidean norm of each tensor, right over float32's full range, as a float64 vector on a
+    device. An infinite or NaN entry makes the norm inf or nan.
     """
     if not tensors:
         return torch.empty(0, dtype=torch.float64, device=device)
-    groups = groups_of(tensors)
-    if groups is None:
-        return torch.stack(torch._foreach_norm(tensors, 2, dtype=torch.float64))
-    return _joined([row_norms(side_by_side(tensors[g.start : g.stop])) for g in groups])
+    return torch.cat([_row_norms(group) for group in grouped(tensors)])
 
 
-def distances(
-    tensors: list[Tensor], others: list[Tensor], device: torch.device | None = None
-) -> Tensor:
-    """`norms` of x - y for each pair; the differences in the tensors' own precision."""
-    groups = groups_of(tensors)
-    if groups is None:
-        return norms(list(torch._foreach_sub(tensors, others)) if tensors else [], device)
-    return _joined(
-        [
-            row_norms(
-                side_by_side(tensors[g.start : g.stop]) - side_by_side(others[g.start : g.stop])
-            )
-            for g in groups
-        ]
-    )
-
-
-def nonfinite_counts(tensors: list[Tensor]) -> Tensor:
-    """How many entries of each of at least one tensor are inf or nan, as a float64 vector."""
-    groups = groups_of(tensors) or [range(k, k + 1) for k in range(len(tensors))]
-    return _joined([_nonfinite(side_by_side(tensors[g.start : g.stop])) for g in groups])
-
-
-def groups_of(tensors: list[Tensor]) -> tuple[range, ...] | None:
-    """Consecutive tensors of one shape, where it pays to take them together; None where it does
-    not.
-
-    On an accelerator a step of a small network costs what the host needs to ask for it, and thirty
-    layers are few shapes: one `cat` and one reduction for each are cheaper than torch's operations
-    on lists, which return a tensor for each tensor.
+def distances(tensors: Sequence[Tensor], others: Sequence[Tensor], device: torch.device) -> Tensor:
+    """`norms` of x - y for each pair; the differences in the tensors' own precision, where they are
+    what happened.
     """
-    if not tensors or len({tensor.dtype for tensor in tensors}) > 1:
+    return norms([x - y for x, y in zip(tensors, others, strict=True)], device)
+
+
+def nonfinite_counts(tensors: Sequence[Tensor]) -> Tensor:
+    """How many entries of each of at least one tensor are inf or nan, as a float64 vector."""
+    return torch.stack([x.isfinite().logical_not().sum(dtype=torch.float64) for x in tensors])
+
+
+def grouped(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Consecutive tensors of one shape and type together, on accelerators, where it pays.
+
+    There a step of a small network costs what the host needs to ask for it, and thirty layers are
+    few shapes; on the CPU the copy would cost more than it spares.
+    """
+    groups = [list(group) for _, group in itertools.groupby(tensors, _kind)]
+    pays = not seen_at_once(tensors[0].device) and WORTH * len(groups) <= len(tensors)
+    return groups if pays else [[tensor] for tensor in tensors]
+
+
+def _kind(tensor: Tensor) -> tuple[torch.Size, torch.dtype]:
+    return tensor.shape, tensor.dtype
+
+
+def _row_norms(group: list[Tensor]) -> Tensor:
+    if len(group) == 1:
+        return norm(group[0]).reshape(1)
+    rows = torch.stack(group).reshape(len(group), group[0].numel())
+    found: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    return found
+
+
+TINY = 1e-18
+"""A float32 norm under this may have lost squares that underflowed."""
+
+
+def total_norm(tensors: Sequence[Tensor]) -> float | None:
+    """The norm of all entries together, in the tensors' own precision; None where one look does not
+    show that it is finite and right. For devices whose results are there at once.
+    """
+    if any(tensor.dtype.itemsize < 4 for tensor in tensors):
         return None
-    groups = runs(tuple(tensor.shape for tensor in tensors))
-    return groups if WORTH * len(groups) <= len(tensors) else None
-
-
-def side_by_side(tensors: list[Tensor]) -> Tensor:
-    """Tensors of one shape as rows [G, entries]."""
-    if tensors[0].dim() == 0:
-        return torch.stack(tensors).unsqueeze(1)
-    whole = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
-    return whole.reshape(len(tensors), tensors[0].numel())
-
-
-def row_norms(block: Tensor) -> Tensor:
-    """The norm of each row, float64 [G]."""
-    result: Tensor = torch.linalg.vector_norm(block, dim=1, dtype=torch.float64)
-    return result
-
-
-def _nonfinite(block: Tensor) -> Tensor:
-    # 0 times a finite number is 0, and nan otherwise: fewer operations than torch's isfinite
-    return (block * 0).ne(0).sum(1, dtype=torch.float64)
-
-
-def _joined(found: list[Tensor]) -> Tensor:
-    return found[0] if len(found) == 1 else torch.cat(found)
+    found: float = torch.nn.utils.get_total_norm(tensors, error_if_nonfinite=False).item()
+    return found if math.isfinite(found) and found > TINY else None
 
 
 def known_finite(values: Tensor) -> bool:
     """Whether all is finite, where that is known without waiting for the device; False where it is
     not known.
     """
-    return seen_at_once(values.device) and math.isfinite(
-        values.item() if values.dim() == 0 else values.sum().item()
-    )
-
-
-def per_example_squares(block: Tensor) -> Tensor:
-    """‖x_i‖² of each example of a block [G, B, ...] of batches, float64 [G, B]."""
-    return per_example_norms(block).square()
-
-
-def per_example_norms(block: Tensor) -> Tensor:
-    """‖x_i‖ likewise."""
-    result: Tensor = torch.linalg.vector_norm(block.flatten(2), dim=2, dtype=torch.float64)
-    return result
+    return seen_at_once(values.device) and math.isfinite(values.sum().item())

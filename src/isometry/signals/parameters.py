@@ -1,4 +1,4 @@
-"""The parameters of the layers, flat for fused kernels, and their norms by layer."""
+"""The parameters of the layers in one list, and their norms by layer."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
-
-from isometry.signals.reductions import Fixed
 
 try:
     from torch.distributed.tensor import DTensor, Shard
@@ -36,17 +34,13 @@ class LayerParameters:
         self.count = len(by_layer)
         self.parameters = [parameter for group in by_layer for parameter in group]
         self.owners = [layer for layer, group in enumerate(by_layer) for _ in group]
-        # the same storage, outside of autograd
-        self.values = Fixed(_local(parameter.detach()) for parameter in self.parameters)
         self.sharded = [_is_sharded(parameter) for parameter in self.parameters]
 
         self._indices: dict[tuple[torch.device, tuple[int, ...]], Tensor] = {}
         self._everything = list(range(len(self.parameters)))
         self._all_have = self.has(self._everything)
-        self._any_sharded = any(self.sharded)
-        self._one_each = self.owners == list(range(self.count)) and not self._any_sharded
-        self._plain = all(type(value) is Tensor for value in self.values)  # and has an address
-        self._addresses = list(map(Tensor.data_ptr, self.values)) if self._plain else []
+        self.any_sharded = any(self.sharded)
+        self._one_each = self.owners == list(range(self.count)) and not self.any_sharded
         self._any_distributed = any(isinstance(parameter, DTensor) for parameter in self.parameters)
 
     def first_owners(self) -> NDArray[np.bool_]:
@@ -68,13 +62,9 @@ class LayerParameters:
         ]
         return np.isin(np.arange(self.count), several)
 
-    def follow(self) -> None:
-        """Find the values again where somebody has replaced a parameter's memory (`parameter.data =
-        ...`).
-        """
-        if self._plain and self._addresses != list(map(Tensor.data_ptr, self.parameters)):
-            self.values = Fixed(parameter.detach() for parameter in self.parameters)
-            self._addresses = list(map(Tensor.data_ptr, self.values))
+    def values(self) -> list[Tensor]:
+        """The parameters outside of autograd (shards of sharded ones), wherever they lie now."""
+        return [_local(parameter.detach()) for parameter in self.parameters]
 
     def with_gradient(self) -> tuple[list[Tensor], list[int]]:
         """The gradients there are (shards of sharded ones), and the positions of their
@@ -107,7 +97,7 @@ class LayerParameters:
         chosen = self._everything if positions is None else positions
         if self.one_each(chosen):
             return flat
-        if self._any_sharded:
+        if self.any_sharded:
             flat = self._complete(flat.square(), chosen).sqrt()
         return self._scatter(flat.square(), chosen, without).sqrt()
 
@@ -145,7 +135,7 @@ class LayerParameters:
         sharding.
         """
         alike: dict[Any, list[int]] = {}
-        for k, i in enumerate(positions if self._any_sharded else ()):
+        for k, i in enumerate(positions if self.any_sharded else ()):
             if self.sharded[i]:
                 parameter: Any = self.parameters[i]
                 alike.setdefault((parameter.device_mesh, tuple(parameter.placements)), []).append(k)

@@ -8,21 +8,15 @@ from numpy.typing import NDArray
 from isometry.columns import MEASURED
 
 FORWARD = (
-    "preactivation_mean",
-    "preactivation_var",
-    "saturation",
-    "activation_mean",
-    "activation_var",
+    *("preactivation_mean", "preactivation_var", "saturation"),
+    *("activation_mean", "activation_var", "dead"),
 )
 BACKPROP = ("backprop_norm", "sample_weight_grad_rms")
 SINGLE = (
-    *("weight_norm", "displacement", "dead", "weight_grad_norm", "nonfinite", "bias_grad_norm"),
+    *("weight_norm", "displacement", "weight_grad_norm", "nonfinite", "bias_grad_norm"),
     *("weight_grad_norm_clipped", "update_norm"),
 )
 WATCH = ("watched_forward", "watched_gradient", "watched_loss")
-
-BLOCKS = (FORWARD, BACKPROP, *((name,) for name in SINGLE))
-"""Rows that are found together."""
 
 ROW = {name: index for index, name in enumerate((*FORWARD, *BACKPROP, *SINGLE, *WATCH))}
 """The buffer's rows. `dead` holds the share of living units there, and `BACKPROP` mean squares;

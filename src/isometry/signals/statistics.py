@@ -1,72 +1,42 @@
-"""What a layer's forward tensors say: moments, saturation, dead units. Sums of one micro-batch, and
-how sums combine.
+"""What each statistic of a layer's tensors is: moments, saturation, dead units, norms of examples.
 
-Each function takes a block [G, B, ...] of the tensors of G layers and, where it needs room of that
-size, the memory for it.
+Each function takes one tensor of one use of a layer and returns numbers on its device, in float64,
+without looking at them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-Intervals = tuple[tuple[float, float], ...]
+from isometry.activations import SATURATION_SHARE, Activation
+from isometry.layers.spec import LayerSpec
 
-Saturated = Sequence[Intervals | None]
-"""Of each layer; None where saturation does not exist."""
+Sums = tuple[int, Tensor, Tensor, Tensor]
+"""Entries; the first one; over the differences from it their sum and their norm."""
 
 
-def shifted_sums(block: Tensor, spare: Tensor) -> Tensor:
-    """What `moments` are made of, [G, B, ...] -> float64 [3, G]: each layer's first entry, and over
-    the differences from it their sum and their norm.
+def shifted_sums(tensor: Tensor) -> Sums:
+    """What `moments` are made of.
 
-    Shifted before squaring: a mean far from 0 (sigmoid: 0.5 ± 1e-6) costs no digits. Sums are taken
-    in float64.
+    Shifted before squaring: a mean far from 0 (sigmoid: 0.5 ± 1e-6) costs no digits. Differences
+    of 16-bit numbers are taken in float32, sums in float64.
     """
-    flat = block.flatten(1)
-    shifted = spare.flatten(1)
-    torch.sub(flat, flat[:, :1], out=shifted)
-    norm = torch.linalg.vector_norm(shifted, dim=1, dtype=torch.float64)
-    return torch.stack([flat[:, 0].double(), shifted.sum(1, dtype=torch.float64), norm])
+    flat = tensor.detach().flatten()
+    if flat.dtype.itemsize < 4:
+        flat = flat.float()
+    shifted = flat - flat[0]
+    norm = torch.linalg.vector_norm(shifted, dtype=torch.float64)
+    first = flat[0].to(torch.float64, copy=True)  # what it stands in may be overwritten next
+    return flat.numel(), first, shifted.sum(dtype=torch.float64), norm
 
 
-def moments(sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and mean squared deviation over batch and units, two float64 [n].
-
-    Args:
-        sums: `shifted_sums` of n layers.
-        counts: [n] entries of each.
-    """
-    first, total, norm = sums.unbind(0)
+def moments(first: Tensor, total: Tensor, norm: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and mean squared deviation, two [n], from n `shifted_sums`, [n] each."""
     mean = total / counts
     return mean + first, (norm.square() / counts - mean.square()).clamp_min(0)
-
-
-def count_inside(block: Tensor, spare: Tensor, intervals: Intervals) -> Tensor:
-    """How many entries lie in the closed intervals, [G, B, ...] -> float64 [G]. A NaN is in
-    none.
-    """
-    flat = block.flatten(1)
-    found = spare.flatten(1)
-    inside: Tensor | float = 0.0
-    for low, high in intervals:
-        if low == -math.inf:
-            inside = torch.le(flat, high, out=found).sum(1, dtype=torch.float64) + inside
-            continue
-        inside = torch.ge(flat, low, out=found).sum(1, dtype=torch.float64) + inside
-        if high != math.inf:
-            inside -= torch.gt(flat, high, out=found).sum(1, dtype=torch.float64)
-    return inside if isinstance(inside, Tensor) else flat.new_zeros(len(flat), dtype=torch.float64)
-
-
-def largest_by_unit(block: Tensor, spare: Tensor) -> Tensor:
-    """The largest |a| of each unit (a channel of a feature map, at all positions together) for any
-    example, [G, B, units, ...] -> float64 [G, units]: 0 where the unit is dead. A NaN stays one,
-    and is none."""
-    return torch.abs(block, out=spare).amax((1, *range(3, block.dim()))).double()
 
 
 def merge_moments(counts: Tensor, means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,12 +44,58 @@ def merge_moments(counts: Tensor, means: Tensor, variances: Tensor) -> tuple[Ten
     for several).
 
     Args:
-        counts: [P] examples of each part.
-        means, variances: [P, L] of each part.
+        counts, means, variances: [P, L] of each part.
 
     Returns:
         Two [L].
     """
-    weight = (counts.double() / counts.sum()).view(-1, 1)
+    weight = counts / counts.sum(0)
     mean = (weight * means).sum(0)
     return mean, (weight * (variances + (means - mean).square())).sum(0)
+
+
+def saturated(phi: Activation, z: Tensor) -> Tensor:
+    """How many entries of z lie where |φ'| is under 5 % of its maximum; a NaN does not."""
+    z = z.detach()
+    if phi.slope is not None:
+        return _count(phi.slope(z).abs() < SATURATION_SHARE * phi.slope_max)
+    inside = torch.zeros((), dtype=torch.float64, device=z.device)
+    for low, high in phi.saturated_intervals or ():
+        inside = inside + _inside(z, low, high)
+    return inside
+
+
+def _inside(z: Tensor, low: float, high: float) -> Tensor:
+    if low == -math.inf:
+        return _count(z <= high)
+    return _count(z >= low) - (0.0 if high == math.inf else _count(z > high))
+
+
+def _count(flags: Tensor) -> Tensor:
+    return flags.sum(dtype=torch.float64)
+
+
+def alive(layer: LayerSpec, a: Tensor) -> Tensor:
+    """[units]: whether a unit (a channel of a feature map, at all positions together) is not 0 for
+    some example.
+    """
+    size = a.detach().abs()  # of which a NaN stays one, and is not 0
+    if layer.map.startswith("conv") and size.dim() > 2:
+        size = size.transpose(0, 1).flatten(1).T
+    return size.flatten(0, -2).amax(0).ne(0)
+
+
+def example_norms(tensor: Tensor) -> Tensor:
+    """‖t_i‖ of each example of a batch [B, ...], [B]."""
+    norms: Tensor = torch.linalg.vector_norm(tensor.detach().flatten(1), dim=1, dtype=torch.float64)
+    return norms
+
+
+def norm(tensor: Tensor) -> Tensor:
+    """The Euclidean norm of all entries.
+
+    Squares are taken in float64, so that 1e-40 and 1e38 are what they are: in float32 they
+    underflow below about 1e-22 and overflow above about 1e19.
+    """
+    result: Tensor = torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64)
+    return result

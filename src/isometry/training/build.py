@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import DictConfig
+from torch import nn
 
 from isometry.activations import Activation, wrap
 from isometry.config.compose import resolved
-from isometry.config.targets import instantiate
+from isometry.config.targets import instantiate, parameters_of
 from isometry.data.module import DataModule, check_module
 from isometry.errors import UserError, bad_value
 from isometry.initializers.base import InitializerError
+from isometry.layers.discover import remember
+from isometry.layers.spec import LayerSpec
 from isometry.networks.blocks import NORMALIZATIONS, Network
 from isometry.training.classifier import Classifier
 
@@ -46,34 +49,76 @@ def build_activation(node: DictConfig) -> Activation:
     return wrap(node.name, functools.partial(instantiate, node), node.get("kinks") or (0.0,))
 
 
-def build_network(config: DictConfig, input_shape: tuple[int, ...], num_classes: int) -> Network:
-    """The network, initialized from `seed` alone: no other random draw shifts its weights.
+def build_network(config: DictConfig, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """The network, initialized from `seed` alone: no other random draw shifts its weights. Its
+    layer map is kept with it (`layers.discover.layers_of`).
 
     Raises:
         UserError: where model, normalization and initializer do not go together.
     """
-    if config.normalization.kind not in NORMALIZATIONS:
-        raise UserError(
-            f"normalization.kind={config.normalization.kind}: allowed are "
-            f"{', '.join(NORMALIZATIONS)}"
-        )
-    activation = build_activation(config.activation)
     initialize = instantiate(config.initializer)
-    network: Network = instantiate(
-        config.model,
-        input_shape=input_shape,
-        num_classes=num_classes,
-        activation=activation,
-        normalization=config.normalization.kind,
-    )
+    network = make_network(config, input_shape, num_classes)
+    layers = found_layers(config, network, input_shape, num_classes)
     try:
-        initialize(network.layer_map(), torch.Generator().manual_seed(config.seed))
+        initialize(layers, torch.Generator().manual_seed(config.seed))
     except InitializerError as error:
         raise UserError(str(error)) from error
     return network
 
 
-def build_classifier(config: DictConfig, network: Network) -> Classifier:
+def make_network(config: DictConfig, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """The network as its class makes it. What the class takes is passed by its parameters' names.
+
+    Raises:
+        UserError: for a normalization that it does not take, and what does not build a module.
+    """
+    kind = config.normalization.kind
+    if kind not in NORMALIZATIONS:
+        raise bad_value("normalization.kind", kind, f"allowed are {', '.join(NORMALIZATIONS)}")
+    offered = {
+        "input_shape": input_shape,
+        "num_classes": num_classes,
+        "activation": build_activation(config.activation),
+        "normalization": kind,
+    }
+    names = parameters_of(config.model)
+    if kind != "none" and "normalization" not in names:
+        raise bad_value("normalization.kind", kind, f"{_name(config)} takes no normalization")
+    network = instantiate(config.model, **{key: offered[key] for key in offered if key in names})
+    if not isinstance(network, nn.Module):
+        raise bad_value("model._target_", config.model.get("_target_"), "builds no torch module")
+    return network
+
+
+def _name(config: DictConfig) -> str:
+    return f"model={config.model.get('name') or config.model.get('_target_')}"
+
+
+def found_layers(
+    config: DictConfig, network: nn.Module, input_shape: tuple[int, ...], num_classes: int
+) -> list[LayerSpec]:
+    """The layer map, by a dry run on two images.
+
+    Raises:
+        UserError: where the network does not take these images, or gives other than logits.
+    """
+    seen: list[Any] = []
+    handle = network.register_forward_hook(lambda module, args, out: seen.append(out))
+    try:
+        layers = remember(network, torch.zeros(2, *input_shape))
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        words = f"does not take images {list(input_shape)}: {str(error).splitlines()[0]}"
+        raise UserError(f"{_name(config)}: {words}") from error
+    finally:
+        handle.remove()
+    shape = tuple(getattr(seen[-1], "shape", ()))
+    if shape != (2, num_classes):
+        words = f"gives {list(shape)} for 2 images; needed are logits [2, {num_classes}]"
+        raise UserError(f"{_name(config)}: {words}")
+    return layers
+
+
+def build_classifier(config: DictConfig, network: nn.Module) -> Classifier:
     """Network, loss, optimizer and scheduler in one LightningModule; of a fork's class if the
     config names one.
 
@@ -85,7 +130,10 @@ def build_classifier(config: DictConfig, network: Network) -> Classifier:
             "activation_checkpointing=true: with normalization=batch its statistics would be "
             "updated twice a step"
         )
-    network.activation_checkpointing = config.activation_checkpointing
+    if config.activation_checkpointing:
+        if not isinstance(network, Network):
+            raise bad_value("activation_checkpointing", True, f"{_name(config)} offers none")
+        network.activation_checkpointing = True
     if config.compile:
         network.compile()
     optimizer = {**resolved(config)["optimizer"], "lr": scaled_rate(config)}

@@ -1,6 +1,4 @@
-"""The LightningModule: a network, a loss and an optimizer. It measures nothing; a callback hands it
-a probe when it wants.
-"""
+"""The LightningModule: a network, a loss and an optimizer. It measures nothing."""
 
 from __future__ import annotations
 
@@ -14,8 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isometry.errors import bad_value
-from isometry.layers.probed import Probe
-from isometry.networks.blocks import Network
 from isometry.training.epoch_sums import EpochSums
 
 
@@ -50,7 +46,7 @@ def window(trainer: Trainer, batch_idx: int) -> int:
     return rest if rest and batch_idx >= batches - rest else full
 
 
-PLAIN = frozenset({"_current_fx_name", "probe", "after_clipping"})
+PLAIN = frozenset({"_current_fx_name", "after_clipping"})
 """Attributes that are set in every step and never hold a parameter or a module."""
 
 
@@ -65,7 +61,6 @@ class Classifier(LightningModule):
         loss: a key of `LOSSES`.
 
     Attributes:
-        probe: handed to the network with the next forward pass of training; None measures nothing.
         after_clipping: called between clipping and the optimizer's arithmetic, where Lightning has
             no hook for callbacks.
         sums: loss and accuracy of the epoch in progress, by stage.
@@ -74,7 +69,7 @@ class Classifier(LightningModule):
 
     def __init__(
         self,
-        network: Network,
+        network: nn.Module,
         make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         make_scheduler: Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler]
         | None = None,
@@ -87,7 +82,6 @@ class Classifier(LightningModule):
         self.loss_function = LOSSES[loss]
         self.make_optimizer = make_optimizer
         self.make_scheduler = make_scheduler
-        self.probe: Probe | None = None
         self.after_clipping: Callable[[], None] | None = None
         self.sums: dict[str, EpochSums] = {}
         self.metrics: dict[str, float] = {}
@@ -111,7 +105,7 @@ class Classifier(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
-        logits = self.network(images, self.probe)
+        logits = self.network(images)
         loss = self.loss_function(logits, labels)
         self._count("train", logits, labels, loss)
         return self._of_window(loss, batch_idx)

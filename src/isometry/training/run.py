@@ -19,13 +19,13 @@ from isometry.config.machine import check_machine
 from isometry.console import console, print_config, quiet
 from isometry.data.module import DataModule, training_images
 from isometry.initialization.predict import EXAMPLES, predict_run
+from isometry.layers.discover import layers_of
 from isometry.runs.decision import Decision, clear, decide, decide_by_status
 from isometry.runs.directory import RunDirectory
 from isometry.runs.files import written_below
 from isometry.runs.identity import run_id
 from isometry.runs.lock import RunBusy, RunLock
 from isometry.runs.signal_store import SignalStore, read_signals
-from isometry.signals.native import load_early
 from isometry.training.build import build_classifier, build_data, build_network, seed_everything
 from isometry.training.callbacks import SignalOptions, Signals, Throughput
 from isometry.training.classifier import Classifier
@@ -207,10 +207,9 @@ def execute(parts: Parts) -> dict[str, Any]:
 
 def start(parts: Parts, outcome: Outcome) -> None:
     """What comes before the first step; the theory is asked before it is known what happens."""
-    load_early(parts.trainer.strategy.root_device)
     start_loggers(parts.loggers)
     if is_first():
-        layers = parts.classifier.network.layer_map()
+        layers = layers_of(parts.classifier.network)
         images = training_images(parts.data, EXAMPLES)
         outcome.prediction = predict_run(layers, images, parts.config.data.batch_size)
         parts.run.write_prediction(outcome.prediction)

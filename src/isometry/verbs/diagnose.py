@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
 from isometry import gradient_rate as rates
 from isometry.config.checks import validate
@@ -26,8 +26,8 @@ from isometry.initialization.advise import Situation, advise, depth_of_fall
 from isometry.initialization.jacobian import jacobian_singular_values
 from isometry.initialization.observe import observe
 from isometry.initialization.predict import predict_network, predicted_rate, records
-from isometry.layers.probed import LayerSpec
-from isometry.networks.blocks import Network
+from isometry.layers.discover import layers_of
+from isometry.layers.spec import LayerSpec
 from isometry.runs.files import write_json, write_text, written_below
 from isometry.runs.identity import run_id
 from isometry.theory.fixed_points import limit_of
@@ -56,10 +56,10 @@ def diagnose(config: DictConfig) -> dict[str, Any]:
     data = build_data(config)
     network = build_network(config, data.input_shape, data.num_classes)
     images, measured = measure(network, data, config)
-    prediction = predict_network(network.layer_map(), images, config.data.batch_size)
-    diagnosis = compare(network.layer_map(), measured, prediction)
+    prediction = predict_network(layers_of(network), images, config.data.batch_size)
+    diagnosis = compare(layers_of(network), measured, prediction)
     diagnosis |= verdict_of(diagnosis, config)
-    diagnosis |= summarise_limit(network.layer_map(), config.data.batch_size)
+    diagnosis |= summarise_limit(layers_of(network), config.data.batch_size)
     diagnosis |= jacobian_of(network, images)
     diagnosis["advice"] = advise(
         situation(diagnosis, prediction), alternatives(config, data, images)
@@ -80,7 +80,7 @@ def diagnose(config: DictConfig) -> dict[str, Any]:
 
 
 def measure(
-    network: Network, data: DataModule, config: DictConfig
+    network: nn.Module, data: DataModule, config: DictConfig
 ) -> tuple[Tensor, dict[str, NDArray[np.float64]]]:
     """The first batch's images, and the columns of the network at initialization over `batches`
     batches, [L] each.
@@ -195,11 +195,11 @@ def summarise_limit(layers: Sequence[LayerSpec], batch: int) -> dict[str, Any]:
     return {"chi_1": chi_1, "q_star": _number(q_star), "phase": phase}
 
 
-def jacobian_of(network: Network, images: Tensor) -> dict[str, Any]:
+def jacobian_of(network: nn.Module, images: Tensor) -> dict[str, Any]:
     """Largest, median and smallest singular value through the hidden layers at the first example;
     null under batch norm.
     """
-    mixed = any(spec.normalization == "batch" for spec in network.layer_map())
+    mixed = any(spec.normalization == "batch" for spec in layers_of(network))
     values = None if mixed else jacobian_singular_values(network, images[:1])
     return {"jacobian_singular_values": None if values is None else [float(v) for v in values]}
 
@@ -238,7 +238,7 @@ def _rate_with(
     OmegaConf.set_struct(changed, False)
     changed[group] = compose_option(group, option)
     try:
-        layers = build_network(changed, data.input_shape, data.num_classes).layer_map()
+        layers = layers_of(build_network(changed, data.input_shape, data.num_classes))
     except UserError:  # an initializer that does not suit the network
         return None
     return predicted_rate(predict_network(layers, images, config.data.batch_size), layers)[0]

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from builders import mlp
+from builders import map_of, mlp
 from isometry import activations
 from isometry.runs.directory import RunDirectory
 from isometry.signals.recorder import Recorder
@@ -66,10 +66,11 @@ def test_without_them_a_resume_goes_on_and_displacement_is_null(cut_short):
 
 
 def test_without_a_file_they_are_in_the_checkpoint():
-    layers = mlp((1, 3, 3), 2, activations.tanh()).layer_map()
+    network = mlp((1, 3, 3), 2, activations.tanh())
+    layers = map_of(network)
     options = SignalOptions(1, 10, alarm_factor=10, alarm_steps=None, log_columns=[])
     signals = Signals(options)
-    signals.recorder = Recorder(layers)
+    signals.recorder = Recorder(network, layers)
     state = signals.state_dict()
     (packed,) = state["initial"]
     assert torch.equal(packed, torch.cat([spec.weights[0].detach().flatten() for spec in layers]))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import reference
+from builders import map_of
 from commands import run_of
 from isometry.runs.signal_store import read_signals
 from isometry.training.build import build_data, build_network
@@ -23,13 +24,13 @@ def plain_loop(config, steps):
         network.parameters(), lr=config.optimizer.lr, momentum=config.optimizer.momentum
     )
     rows = []
-    start = [spec.weighted.weight.detach().clone() for spec in network.layer_map()]
+    start = [spec.weight.detach().clone() for spec in map_of(network)]
     for _, (x, labels) in zip(range(steps), data.train_dataloader(), strict=False):
         rows.append(reference.columns(network, x.double(), labels))
-        before = [spec.weighted.weight.detach().clone() for spec in network.layer_map()]
+        before = [spec.weight.detach().clone() for spec in map_of(network)]
         optimizer.step()
-        for row, spec, old, first in zip(rows[-1], network.layer_map(), before, start, strict=True):
-            row["update_norm"] = float((spec.weighted.weight.detach() - old).norm())
+        for row, spec, old, first in zip(rows[-1], map_of(network), before, start, strict=True):
+            row["update_norm"] = float((spec.weight.detach() - old).norm())
             row["displacement"] = float((old - first).norm() / first.norm())
             row["weight_grad_norm_clipped"] = row["weight_grad_norm"]
     return rows
@@ -127,6 +128,6 @@ def test_step_zero_is_the_network_at_initialization(make_config):
     config = make_config("model.depth=5")
     network = build_network(config, (1, 28, 28), 10)
     frame = read_signals(run_of(train(config), config).signals).query("step == 0")
-    norms = [float(spec.weighted.weight.detach().double().norm()) for spec in network.layer_map()]
+    norms = [float(spec.weight.detach().double().norm()) for spec in map_of(network)]
     assert frame["weight_norm"].tolist() == pytest.approx(norms, rel=1e-12)
     assert (frame["displacement"] == 0).all()

@@ -27,14 +27,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Drawing
-from torch import Tensor
+from torch import Tensor, nn
 
 from isometry.figures.claims import Estimate, of_logs, over_seeds
 from isometry.figures.lab import Lab, for_steps, metrics_of, signals_of
 from isometry.initialization.jacobian import jacobian_singular_values
 from isometry.initialization.observe import Observation
 from isometry.initialization.predict import predict_network
-from isometry.networks.blocks import Network
+from isometry.layers.discover import layers_of
 from isometry.plots import style
 from isometry.plots.seeds import integer_axis, seed_lines
 
@@ -60,7 +60,7 @@ class Histograms(ABC):
         """Rows of kind `std` (standard deviation by layer), `histogram`, and what a figure adds."""
         rows: list[pd.DataFrame] = []
 
-        def keep(name: str, seed: int, seen: Observation, network: Network) -> None:
+        def keep(name: str, seed: int, seen: Observation, network: nn.Module) -> None:
             tensors = self.tensors(seen, network)
             stds = [float(tensor.std(correction=0)) for tensor in tensors]
             layers = range(self.lowest, self.lowest + len(tensors))
@@ -87,7 +87,7 @@ class Histograms(ABC):
         return pd.concat([*rows, *self.more(lab, variants, seeds)], ignore_index=True)
 
     @abstractmethod
-    def tensors(self, seen: Observation, network: Network) -> list[Tensor]:
+    def tensors(self, seen: Observation, network: nn.Module) -> list[Tensor]:
         """One tensor a layer, whose entries are counted."""
 
     def unit(self, stds: Sequence[float]) -> float:
@@ -143,8 +143,8 @@ class Activations(Histograms):
 
     xlabel = "activation"
 
-    def tensors(self, seen: Observation, network: Network) -> list[Tensor]:
-        return [a.detach() for a in seen.probe.activations[:-1]]
+    def tensors(self, seen: Observation, network: nn.Module) -> list[Tensor]:
+        return [a.detach() for a in seen.activations[:-1]]
 
     def unit(self, stds: Sequence[float]) -> float:
         return 1.0
@@ -162,7 +162,7 @@ class Activations(Histograms):
         rows = []
         for name, overrides in variants.items():
             _, network = next(lab.networks(overrides, seeds[:1]))
-            layers = network.layer_map()
+            layers = layers_of(network)
             log_q = predict_network(layers, images, self.batch).log_q
             squares = [
                 math.exp(log) / float(spec.sigma_w or 1) ** 2
@@ -200,8 +200,8 @@ class BackpropagatedGradients(Histograms):
 
     xlabel = r"$\delta_l$ in units of the last hidden layer's std"
 
-    def tensors(self, seen: Observation, network: Network) -> list[Tensor]:
-        return [delta.detach() for delta in seen.deltas()[:-1]]
+    def tensors(self, seen: Observation, network: nn.Module) -> list[Tensor]:
+        return [delta.detach() for delta in seen.deltas[:-1]]
 
     def more(
         self, lab: Lab, variants: dict[str, list[str]], seeds: Sequence[int]
@@ -228,9 +228,9 @@ class BackpropagatedGradients(Histograms):
         drawn from theory.
         """
         _, network = next(lab.networks(overrides, [seed]))
-        logs = predict_network(
-            network.layer_map(), lab.digits(self.batch)[0], self.batch
-        ).log_delta[:-1]
+        logs = predict_network(layers_of(network), lab.digits(self.batch)[0], self.batch).log_delta[
+            :-1
+        ]
         frame = pd.DataFrame(
             {"value": np.exp(0.5 * (logs - logs[-1])), "layer": range(1, len(logs) + 1)}
         )
@@ -263,8 +263,8 @@ class WeightGradients(Histograms):
     xlabel = r"$\partial L/\partial W_l$ in units of the last hidden layer's std"
     lowest = 2
 
-    def tensors(self, seen: Observation, network: Network) -> list[Tensor]:
-        gradients = [spec.weights[0].grad for spec in network.layer_map()[1:-1]]
+    def tensors(self, seen: Observation, network: nn.Module) -> list[Tensor]:
+        gradients = [spec.weights[0].grad for spec in layers_of(network)[1:-1]]
         return [gradient for gradient in gradients if gradient is not None]
 
     def check(self, data: pd.DataFrame) -> dict[str, Estimate]:

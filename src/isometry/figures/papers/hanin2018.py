@@ -28,9 +28,9 @@ from scipy import stats
 
 from isometry.figures.claims import Estimate, of_logs, over_seeds
 from isometry.figures.lab import Lab, accuracy_of, for_steps
+from isometry.initialization.observe import kept
 from isometry.plots import style
 from isometry.plots.seeds import integer_axis, seed_lines
-from isometry.signals.probe import SignalProbe
 
 
 @dataclass
@@ -64,12 +64,11 @@ class Moments:
         backward = []
         draws = range(seed * self.draws, (seed + 1) * self.draws)
         for _, network in lab.redrawn(overrides, draws, (1, 1, self.width)):
-            probe = SignalProbe(self.layers + 1, 1, torch.device("cpu"))
-            network(image, probe)[0, 0].backward()
-            lengths = [image, *probe.activations[:-1]]
+            with kept(network, 1) as seen:
+                network(image)[0, 0].backward()
+            lengths = [image, *seen.activations[:-1]]
             forward.append([float(x.detach().square().sum()) for x in lengths])
-            _, deltas = probe.kept()
-            backward.append([float(delta.square().sum()) for delta in reversed(deltas[:-1])])
+            backward.append([float(delta.square().sum()) for delta in seen.deltas[1:]])
         return pd.concat(
             [_moments("x", np.array(forward), seed), _moments("delta", np.array(backward), seed)]
         )

@@ -20,9 +20,9 @@ from matplotlib.figure import Figure as Drawing
 
 from isometry.figures.claims import Estimate, share
 from isometry.figures.lab import Lab
+from isometry.initialization.observe import kept
 from isometry.plots import style
 from isometry.plots.seeds import integer_axis
-from isometry.signals.probe import SignalProbe
 
 
 @dataclass
@@ -57,10 +57,9 @@ class BornDead:
         for _, network in lab.redrawn(
             overrides, range(seed * self.draws, (seed + 1) * self.draws), (1, 1, 2)
         ):
-            probe = SignalProbe(self.layers + 1, 1, torch.device("cpu"))
-            with torch.no_grad():
-                network(image, probe)
-            dead += [not bool(a.any()) for a in probe.activations[:-1]]
+            with torch.no_grad(), kept(network, 1) as seen:
+                network(image)
+            dead += [not bool(a.any()) for a in seen.activations[:-1]]
         layers = range(1, self.layers + 1)
         return pd.DataFrame(
             {"width": width, "layer": layers, "dead": dead, "draws": self.draws, "seed": seed}

@@ -19,13 +19,12 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure as Drawing
-from torch import Tensor
+from torch import Tensor, nn
 
 from isometry import activations
 from isometry.figures.claims import Estimate, over_seeds
 from isometry.figures.lab import Lab
 from isometry.initialization.observe import Observation
-from isometry.networks.blocks import Network
 from isometry.plots import style
 from isometry.plots.seeds import integer_axis, seed_lines
 from isometry.theory.correlation import correlation_map
@@ -108,8 +107,8 @@ class LengthMap(Maps):
     def measure(self, lab: Lab, seeds: Sequence[int]) -> pd.DataFrame:
         rows: list[pd.DataFrame] = []
 
-        def keep(name: str, seed: int, seen: Observation, network: Network) -> None:
-            for layer, h in enumerate(seen.probe.preactivations[:-1], start=1):
+        def keep(name: str, seed: int, seen: Observation, network: nn.Module) -> None:
+            for layer, h in enumerate(seen.preactivations[:-1], start=1):
                 q = h.detach().square().mean(1).tolist()
                 rows.append(
                     pd.DataFrame(
@@ -158,8 +157,8 @@ class CorrelationMap(Maps):
     def _one(self, lab: Lab, sigma_w: float, seeds: Sequence[int]) -> pd.DataFrame:
         rows: list[pd.DataFrame] = []
 
-        def keep(name: str, seed: int, seen: Observation, network: Network) -> None:
-            for layer, h in enumerate(seen.probe.preactivations[:-1], start=1):
+        def keep(name: str, seed: int, seen: Observation, network: nn.Module) -> None:
+            for layer, h in enumerate(seen.preactivations[:-1], start=1):
                 c = torch.nn.functional.cosine_similarity(h.detach()[:1], h.detach()[1:]).tolist()
                 rows.append(
                     pd.DataFrame(

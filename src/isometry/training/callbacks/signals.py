@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
-from torch.nn.modules.dropout import _DropoutNd
 
 from isometry.columns import MEASURED
-from isometry.layers.probed import LayerSpec, Probe
+from isometry.layers.discover import eagerly, layers_of, untouched
+from isometry.layers.spec import LayerSpec
 from isometry.runs.signal_store import SCHEMA, SignalStore
 from isometry.signals.alarm import GradientAlarm
 from isometry.signals.flush import Divergence, Flush
@@ -103,17 +104,13 @@ class Signals(Callback):
     def _open(self, trainer: Trainer, pl_module: Any) -> None:
         self._trainer = trainer
         self._scaler = _scaler(trainer)
-        layers = pl_module.network.layer_map()
-        compiled = pl_module.network._compiled_call_impl is not None
-        self._replays = (
-            not compiled
-            and trainer.precision in ("32-true", "64-true")
-            and not _is_random(pl_module.network)
-        )
-        before = self.recorder
-        every = self.options.flush_every
+        # a step that a gradient scaler skips is no divergence whose layer is asked for
+        self._replays = self._scaler is None
+        network = pl_module.network
         scaled = self._scaler is not None
-        self.recorder = Recorder(layers, every, trainer.global_step, scaled, compiled)
+        fixed = (self.options.flush_every, trainer.global_step, scaled)
+        before = self.recorder
+        self.recorder = Recorder(network, layers_of(network), *fixed)
         if trainer.global_step > 0:
             self.recorder.restore_initial(self._known_initial(before))
         elif self.initial_weights is not None and trainer.is_global_zero:
@@ -183,16 +180,15 @@ class Signals(Callback):
             self._recorded = step % self.options.every_n_steps == 0 or step == self._last_step  # type: ignore[operator]
         self._examples = batch[1].shape[0]
         self._window = window(trainer, batch_idx)
-        replay = (
-            functools.partial(replay_forward, pl_module.network, batch[0])
-            if self._replays
-            else None
-        )
-        pl_module.probe = self.recorder.begin(self._recorded, self._examples, replay)
+        replay = None
+        if self._replays and not self._recorded:
+            context = trainer.precision_plugin.train_step_context
+            state = torch.get_rng_state()
+            replay = functools.partial(replay_forward, pl_module.network, batch[0], state, context)
+        self.recorder.begin(self._recorded, self._examples, replay)
 
     def on_before_backward(self, trainer: Trainer, pl_module: Any, loss: torch.Tensor) -> None:
         if self.recorder is not None:
-            pl_module.probe = None
             self.recorder.after_forward(loss)
 
     def on_after_backward(self, trainer: Trainer, pl_module: Any) -> None:
@@ -287,16 +283,18 @@ def make_alarm(options: SignalOptions) -> GradientAlarm | None:
     return None if steps is None else GradientAlarm(options.alarm_factor, steps)
 
 
-def replay_forward(network: torch.nn.Module, images: torch.Tensor, probe: Probe) -> None:
-    """A forward pass of training once more; running statistics stay what they are."""
-    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    with torch.no_grad():
-        torch.func.functional_call(network, buffers, (images, probe))
-
-
-def _is_random(network: torch.nn.Module) -> bool:
-    """Whether a second forward pass differs from the first."""
-    return any(isinstance(module, _DropoutNd) for module in network.modules())
+def replay_forward(
+    network: torch.nn.Module,
+    images: torch.Tensor,
+    state: torch.Tensor,
+    context: Callable[[], AbstractContextManager[Any]],
+) -> None:
+    """A forward pass of training once more, with the same random numbers; running statistics stay
+    what they are.
+    """
+    with torch.no_grad(), untouched(network), eagerly(network), context():
+        torch.set_rng_state(state)
+        network(images)
 
 
 def _scaler(trainer: Trainer) -> Any:

@@ -1,0 +1,344 @@
+"""Shows what every layer of a network computes, through hooks that live for one forward pass.
+
+Where a module shows it, a hook on the module does: h as the output of the map's module, z and a as
+what goes into and comes out of φ's. What only a function shows (attention's projections, an
+`F.relu`) a function mode sees, which is on while the network runs. δ comes by a hook on h itself:
+right also where φ overwrites h.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
+
+from isometry.layers.discover import eagerly, is_compiled, layer_map
+from isometry.layers.operations import (
+    MAPS,
+    NONLINEARITIES,
+    NORMALIZATIONS,
+    argument,
+    name_of,
+    tensors_in,
+)
+from isometry.layers.spec import LayerSpec
+from isometry.layers.tracker import COMPOSITE
+
+
+class Sink:
+    """What is done with the tensors: nothing, unless a subclass does something. Each is to be
+    looked at now, it may be overwritten next.
+
+    Attributes:
+        wants_deltas: whether it is to be shown δ.
+    """
+
+    wants_deltas = True
+
+    def preactivation(self, layer: LayerSpec, x: Tensor, h: Tensor) -> None:
+        """The input and the preactivation of a layer, at each of its uses."""
+
+    def argument(self, layer: LayerSpec, z: Tensor) -> None:
+        """What φ is applied to: h, or h normalized."""
+
+    def activation(self, layer: LayerSpec, a: Tensor) -> None:
+        """φ(z); z itself of a layer without φ."""
+
+    def delta(self, layer: LayerSpec, gradient: Tensor) -> None:
+        """The gradient with respect to h, in the scale of the loss that was differentiated."""
+
+
+class Observer:
+    """Shows the layers of a network to a sink.
+
+    Args:
+        root: the network, or what calls several of them (a LightningModule).
+        layers: where they are known.
+
+    Attributes:
+        layers: found at the first call of each network; numbered in the order of these calls.
+        compiled: whether a part of it is; it then runs eagerly where somebody looks.
+    """
+
+    def __init__(self, root: nn.Module, layers: Sequence[LayerSpec] | None = None):
+        self.root = root
+        self.layers = list(layers or ())
+        self._known = layers is not None
+        self._parts = [
+            root,
+            *(m for m in root.children() if next(m.parameters(), None) is not None),
+        ]
+        self._found: set[nn.Module] = set()
+        self._handles: list[RemovableHandle] = []
+        self._sink: Sink | None = None
+        self._depth = 0
+        self._backward = False  # calls from now on are repetitions of checkpointed ones
+        self._without_gradient: set[LayerSpec] = set()
+        self._pending: dict[int, tuple[Tensor, LayerSpec]] = {}  # by the id of h, then of z
+        self._applying: list[LayerSpec | None] = []
+        self._mode: Mode | None = None
+        self._eager: ExitStack | None = None
+        self.compiled = is_compiled(root)
+
+    # ---- life of the hooks -----------------------------------------------------------------------
+
+    def open(self, sink: Sink) -> None:
+        """Show what the next forward pass computes."""
+        self.close()
+        self._sink = sink
+        self._eager = ExitStack()
+        if self.compiled:
+            self._eager.enter_context(eagerly(self.root))
+        for part in self._parts:
+            self._handles.append(part.register_forward_pre_hook(self._enter, with_kwargs=True))
+            leave = part.register_forward_hook(self._leave, with_kwargs=True, always_call=True)
+            self._handles.append(leave)
+        self._attach(self.layers)
+
+    def backward_begins(self) -> None:
+        """The forward pass is over: what is called from now on is called again."""
+        self._backward = True
+        self._pending = {}
+        self._run_as_before()
+
+    def _run_as_before(self) -> None:
+        if self._eager is not None:
+            self._eager.close()
+            self._eager = None
+
+    def close(self) -> None:
+        """Take the hooks off; the network is as nobody had looked at it."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._backward = False
+        self._without_gradient = set()
+        self._pending = {}
+        self._applying = []
+        self._depth = 0
+        self._sink = None
+        self._run_as_before()
+
+    def _enter(self, part: nn.Module, args: Any, kwargs: Any) -> None:
+        self._depth += 1
+        if self._depth > 1:
+            return
+        if not self._known and part not in self._found and not self._backward:
+            self._find(part, args, kwargs)
+        if self._mode is not None:
+            self._mode.__enter__()
+
+    def _leave(self, part: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+        self._depth -= 1
+        if self._depth == 0 and self._mode is not None:
+            self._mode.__exit__(None, None, None)
+
+    def _find(self, part: nn.Module, args: Any, kwargs: Any) -> None:
+        """The layers of a network that is called for the first time, by a dry run."""
+        self._found.add(part)
+        with self._paused():
+            found = layer_map(part, *args, **kwargs)
+        known = {frozenset(map(id, spec.weights)) for spec in self.layers}
+        new = [spec for spec in found if frozenset(map(id, spec.weights)) not in known]
+        path = next(path for path, module in self.root.named_modules() if module is part)
+        for spec in self.layers:
+            spec.kind = "hidden"
+        for index, spec in enumerate(new, start=len(self.layers) + 1):
+            spec.index = index
+            spec.name = f"{path}.{spec.name}" if path else spec.name
+        self.layers.extend(new)
+        self._attach(new)
+
+    @contextmanager
+    def _paused(self) -> Iterator[None]:
+        """Calls inside of the block are nobody's."""
+        sink = self._sink
+        self._sink = None
+        try:
+            yield
+        finally:
+            self._sink = sink
+
+    # ---- hooks -----------------------------------------------------------------------------------
+
+    def _attach(self, layers: Sequence[LayerSpec]) -> None:
+        for spec in layers:
+            if spec.site == "module" and spec.module is not None:
+                hook = functools.partial(self._mapped, spec)
+                self._handles.append(spec.module.register_forward_hook(hook, with_kwargs=True))
+        for module in _distinct(spec.norm_module for spec in layers if shows_norm(spec)):
+            self._handles.append(module.register_forward_hook(self._normalized))
+        for module in _distinct(spec.act_module for spec in layers if shows_phi(spec)):
+            self._handles.append(module.register_forward_pre_hook(self._before_phi))
+            self._handles.append(module.register_forward_hook(self._after_phi))
+        if any(needs_mode(spec) for spec in self.layers):
+            self._mode = Mode(self)
+
+    def _mapped(self, spec: LayerSpec, module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+        inputs = tensors_in((args, kwargs))
+        self.see(spec, inputs[0], tensors_in(out)[0])
+
+    def see(self, spec: LayerSpec, x: Tensor, h: Tensor) -> None:
+        """A layer has computed."""
+        if self._sink is None:
+            return
+        if not self._backward:
+            self._sink.preactivation(spec, x, h)
+            self._expect(spec, h, spec.normalization != "none" or spec.activation is not None)
+            if not h.requires_grad:
+                self._without_gradient.add(spec)
+        # a reentrant checkpoint computes without gradients first
+        again = self._backward and spec not in self._without_gradient
+        if self._sink.wants_deltas and h.requires_grad and not again:
+            h.register_hook(functools.partial(self._sink.delta, spec))
+
+    def _expect(self, spec: LayerSpec, tensor: Tensor, more: bool) -> None:
+        """Wait for what is applied to a tensor next; without more to come it is a."""
+        assert self._sink is not None
+        if more:
+            self._pending[id(tensor)] = (tensor, spec)
+        else:
+            self._sink.activation(spec, tensor)
+
+    def awaited(self, tensor: Any) -> LayerSpec | None:
+        """The layer whose h or z a tensor is, once."""
+        if self._sink is None or self._backward:
+            return None
+        return self._pending.pop(id(tensor), (None, None))[1]
+
+    def _normalized(self, module: nn.Module, args: Any, z: Tensor) -> None:
+        spec = self.awaited(args[0])
+        if spec is not None:
+            self._expect(spec, z, spec.activation is not None)
+
+    def normalized(self, spec: LayerSpec, z: Tensor) -> None:
+        """A function has normalized a layer's h."""
+        self._expect(spec, z, spec.activation is not None)
+
+    def _before_phi(self, module: nn.Module, args: Any) -> None:
+        spec = self.awaited(args[0])
+        self._applying.append(spec)
+        if spec is not None and self._sink is not None:
+            self._sink.argument(spec, args[0])
+
+    def _after_phi(self, module: nn.Module, args: Any, a: Tensor) -> None:
+        spec = self._applying.pop() if self._applying else None
+        if spec is not None and self._sink is not None:
+            self._sink.activation(spec, a)
+
+    def apply_phi(self, spec: LayerSpec, z: Tensor, function: Callable[[], Tensor]) -> Tensor:
+        """A function is applied to a layer's z."""
+        assert self._sink is not None
+        self._sink.argument(spec, z)
+        a = function()
+        self._sink.activation(spec, a)
+        return a
+
+
+def shows_phi(spec: LayerSpec) -> bool:
+    """Whether a hook on a module sees z and a: the module does nothing else."""
+    return spec.activation is not None and _is_leaf(spec.act_module, spec)
+
+
+def shows_norm(spec: LayerSpec) -> bool:
+    """Whether a hook on a module sees z as its output."""
+    return spec.normalization != "none" and _is_leaf(spec.norm_module, spec)
+
+
+def _is_leaf(module: nn.Module | None, spec: LayerSpec) -> bool:
+    if module is None or module is spec.module:
+        return False
+    return next(module.children(), None) is None
+
+
+def needs_mode(spec: LayerSpec) -> bool:
+    """Whether something of a layer is to be seen by a function mode alone."""
+    by_function = spec.site == "function"
+    norm = spec.normalization != "none" and not shows_norm(spec)
+    phi = spec.activation is not None and not shows_phi(spec)
+    return by_function or norm or phi
+
+
+def _distinct(modules: Iterator[nn.Module | None]) -> list[nn.Module]:
+    return [module for module in dict.fromkeys(modules) if module is not None]
+
+
+class Mode(TorchFunctionMode):
+    """Sees maps, normalizations and nonlinearities that are called as functions.
+
+    Args:
+        observer: whose layers it looks for.
+    """
+
+    def __init__(self, observer: Observer):
+        super().__init__()
+        self.observer = observer
+        self._places: dict[Any, LayerSpec] = {}
+
+    def __enter__(self) -> Mode:
+        layers = [spec for spec in self.observer.layers if spec.site == "function"]
+        # parameters may have got other memory since
+        self._places = {_place(spec.weight, spec.map): spec for spec in layers if spec.view}
+        super().__enter__()
+        return self
+
+    def __torch_function__(
+        self, func: Any, kinds: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        kind = kind_of(func)
+        if kind == "composite":
+            return self._into(COMPOSITE[func], args, kwargs)
+        if kind == "phi" and args:
+            spec = self.observer.awaited(args[0])
+            if spec is not None:
+                return self.observer.apply_phi(spec, args[0], lambda: func(*args, **kwargs))
+        out = func(*args, **kwargs)
+        if kind == "map":
+            self._see_map(func, args, kwargs, out)
+        elif kind == "norm" and args:
+            spec = self.observer.awaited(args[0])
+            if spec is not None:
+                self.observer.normalized(spec, out)
+        return out
+
+    def _into(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        super().__enter__()  # once more, for what is inside
+        try:
+            return function(*args, **kwargs)
+        finally:
+            super().__exit__(None, None, None)
+
+    def _see_map(self, func: Any, args: Any, kwargs: Mapping[str, Any], out: Any) -> None:
+        how = MAPS[name_of(func)]
+        weight = argument(args, kwargs, how.weight, "weight")
+        spec = None
+        if isinstance(weight, Tensor) and weight.dim() > 1:
+            whole = weight.transpose(0, 1) if how.transposed else weight
+            spec = self._places.get(_place(whole, how.kind))
+        if spec is not None:
+            (x,) = tensors_in(argument(args, kwargs, how.data, "input"))
+            self.observer.see(spec, x, out)
+
+
+def _place(weight: Tensor, kind: str) -> tuple[int, int, tuple[int, ...], str]:
+    storage = weight.untyped_storage().data_ptr()
+    return storage, int(weight.storage_offset()), tuple(weight.shape), kind
+
+
+@functools.cache
+def kind_of(function: Callable[..., Any]) -> str | None:
+    """`map`, `norm`, `phi` or `composite`; None for everything else."""
+    name = name_of(function)
+    if function in COMPOSITE:
+        return "composite"
+    if name in MAPS:
+        return "map"
+    if name in NORMALIZATIONS:
+        return "norm"
+    return "phi" if name in NONLINEARITIES else None

@@ -1,0 +1,229 @@
+"""What one optimizer step has shown of every layer: sums as the tensors come by, over micro-batches
+and uses; then the step's rows, over all processes together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from isometry.layers.spec import LayerSpec
+from isometry.signals import distributed
+from isometry.signals.observer import Sink
+from isometry.signals.statistics import (
+    Sums,
+    alive,
+    example_norms,
+    merge_moments,
+    moments,
+    norm,
+    saturated,
+    shifted_sums,
+)
+
+
+@dataclass
+class OfLayer:
+    """Of one layer in one step.
+
+    Attributes:
+        h, a: sums of each use.
+        inside: saturated entries of each use; out of `entries`.
+        alive: [units], over all uses.
+        inputs, deltas: norms of the examples [B] at each use of the micro-batch in progress; of δ
+            whose rows are no examples, the norm of all, [1].
+    """
+
+    h: list[Sums] = field(default_factory=list)
+    a: list[Sums] = field(default_factory=list)
+    inside: list[Tensor] = field(default_factory=list)
+    entries: int = 0
+    alive: Tensor | None = None
+    inputs: list[Tensor] = field(default_factory=list)
+    deltas: list[Tensor] = field(default_factory=list)
+
+
+class Constants:
+    """Numbers on a device, copied there once: the host waits for such a copy."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self._known: dict[tuple[float, ...], Tensor] = {}
+
+    def __call__(self, values: Sequence[float]) -> Tensor:
+        """[n] in float64."""
+        key = tuple(values)
+        if key not in self._known:
+            self._known[key] = torch.tensor(key, dtype=torch.float64, device=self.device)
+        return self._known[key]
+
+
+class StepSums(Sink):
+    """A sink for one optimizer step; all that it keeps is a few numbers a layer."""
+
+    def __init__(self) -> None:
+        self.of: dict[LayerSpec, OfLayer] = {}
+        self.examples: list[int] = []  # of the micro-batches
+        self.backprop: list[tuple[Tensor, float | Tensor]] = []
+        self._came_by: list[tuple[bool, bool]] = []  # of each layer: δ, and ‖δ_i‖‖x_i‖
+        self._last: tuple[Tensor | None, Sums | None] = (None, None)
+
+    def begin(self, examples: int) -> None:
+        """A micro-batch of so many examples."""
+        self.examples.append(examples)
+
+    # ---- as tensors come by ----------------------------------------------------------------------
+
+    def _of(self, layer: LayerSpec) -> OfLayer:
+        if layer not in self.of:
+            self.of[layer] = OfLayer()
+        return self.of[layer]
+
+    def preactivation(self, layer: LayerSpec, x: Tensor, h: Tensor) -> None:
+        of = self._of(layer)
+        sums = shifted_sums(h)
+        of.h.append(sums)
+        self._last = (h, sums)
+        if layer.map == "linear" and x.dim() == h.dim() == 2 and len(x) == self.examples[-1]:
+            of.inputs.append(example_norms(x))
+
+    def argument(self, layer: LayerSpec, z: Tensor) -> None:
+        phi = layer.activation
+        if phi is not None and phi.saturates:
+            of = self._of(layer)
+            of.inside.append(saturated(phi, z))
+            of.entries += z.numel()
+
+    def activation(self, layer: LayerSpec, a: Tensor) -> None:
+        of = self._of(layer)
+        last, sums = self._last
+        of.a.append(sums if a is last and sums is not None else shifted_sums(a))
+        self._last = (None, None)
+        if layer.kind == "hidden":
+            living = alive(layer, a)
+            of.alive = living if of.alive is None else of.alive | living
+
+    def delta(self, layer: LayerSpec, gradient: Tensor) -> None:
+        by_example = gradient.dim() > 1 and len(gradient) == self.examples[-1]
+        found = example_norms(gradient) if by_example else norm(gradient).reshape(1)
+        self._of(layer).deltas.append(found)
+
+    def end(self, layers: Sequence[LayerSpec], scale: float | Tensor, device: torch.device) -> None:
+        """The backward pass of a micro-batch is over.
+
+        Args:
+            layers: L of them, on a device.
+            scale: the factor by which the differentiated loss was larger than the micro-batch's
+                summed loss.
+        """
+        found = [self._of(layer) for layer in layers]
+        squares = [_squares(of.deltas) for of in found]
+        outer = [_outer(of) for of in found]
+        rows = [_joined(squares, device), _joined(outer, device)]
+        self.backprop.append((torch.stack(rows), scale))
+        self._came_by = [
+            (a is not None, b is not None) for a, b in zip(squares, outer, strict=True)
+        ]
+        for of in found:
+            of.inputs = []
+            of.deltas = []
+
+    def came_by(self) -> NDArray[np.bool_]:
+        """[2, L]: of which layers δ, and ‖δ_i‖‖x_i‖, is known."""
+        return np.array(self._came_by, dtype=bool).T
+
+    # ---- the step's rows -------------------------------------------------------------------------
+
+    def total_examples(self, constants: Constants) -> Tensor:
+        """Examples of the whole step, over all processes."""
+        return distributed.total(constants([sum(self.examples)]))
+
+    def forward(self, layers: Sequence[LayerSpec], constants: Constants) -> Tensor:
+        """Mean and variance of h, the share of saturated units, mean and variance of a, the share
+        of living units: [6, L]; NaN where a layer has not shown it.
+        """
+        of = [self._of(layer) for layer in layers]
+        h = _moments([each.h for each in of], constants)
+        a = _moments([each.a for each in of], constants)
+        inside = torch.stack([_sum(each.inside, constants) for each in of])
+        entries = constants([each.entries for each in of])
+        share = distributed.total(inside) / distributed.total(entries)
+        return torch.stack([*h, share, *a, _living([each.alive for each in of], constants)])
+
+    def mean_backprop(self, constants: Constants) -> Tensor:
+        """[2, L] means over the examples of ‖δ_i‖² and of ‖δ_i‖²‖x_i‖², of the batch's summed
+        loss.
+        """
+        parts = [sums / scale**2 for sums, scale in self.backprop]
+        whole = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+        return distributed.total(whole) / self.total_examples(constants)
+
+
+def _squares(deltas: Sequence[Tensor]) -> Tensor | None:
+    """Σ ‖δ_i‖², over all uses; None where no gradient came by."""
+    if not deltas:
+        return None
+    return torch.cat(list(deltas)).square().sum()
+
+
+def _outer(of: OfLayer) -> Tensor | None:
+    """Σ ‖δ_i‖²‖x_i‖² of a layer used once on examples; None for others."""
+    if len(of.deltas) != 1 or len(of.inputs) != 1 or len(of.deltas[0]) != len(of.inputs[0]):
+        return None
+    return (of.deltas[0] * of.inputs[0]).square().sum()
+
+
+def _joined(numbers: Sequence[Tensor | None], device: torch.device) -> Tensor:
+    """[L], NaN for None."""
+    nothing = torch.full((), torch.nan, dtype=torch.float64, device=device)
+    return torch.stack([nothing if number is None else number for number in numbers])
+
+
+def _sum(numbers: Sequence[Tensor], constants: Constants) -> Tensor:
+    return torch.stack(list(numbers)).sum() if numbers else constants([0.0])[0]
+
+
+def _moments(uses: Sequence[Sequence[Sums]], constants: Constants) -> tuple[Tensor, Tensor]:
+    """Mean and variance [L] of all uses of each of L layers, in all processes."""
+    zero = constants([0.0])[0]
+    nothing: Sums = (0, zero, zero, zero)
+    most = max(1, *(len(sums) for sums in uses)) if uses else 1
+    rows = [[sums[k] if k < len(sums) else nothing for sums in uses] for k in range(most)]
+    counts = torch.stack([constants([sums[0] for sums in row]) for row in rows])
+    first = torch.stack([torch.stack([sums[1] for sums in row]) for row in rows])
+    total = torch.stack([torch.stack([sums[2] for sums in row]) for row in rows])
+    size = torch.stack([torch.stack([sums[3] for sums in row]) for row in rows])
+    mean, variance = moments(first, total, size, counts)
+    if most > 1:
+        mean, variance, counts = _merged(mean, variance, counts)
+    else:
+        mean, variance, counts = mean[0], variance[0], counts[0]
+    if distributed.world_size() == 1:
+        return mean, variance
+    gathered = distributed.gathered(torch.stack([mean, variance, counts]).unsqueeze(0))
+    mean, variance, _ = _merged(*gathered.unbind(1))
+    return mean, variance
+
+
+def _merged(mean: Tensor, variance: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of parts [P, L]; a part without entries counts for nothing."""
+    empty = counts == 0
+    mean = mean.masked_fill(empty, 0.0)
+    variance = variance.masked_fill(empty, 0.0)
+    return *merge_moments(counts, mean, variance), counts.sum(0)
+
+
+def _living(alive: Sequence[Tensor | None], constants: Constants) -> Tensor:
+    """The share of living units, [L]; NaN where it is not known."""
+    known = [units for units in alive if units is not None]
+    if not known:
+        return _joined([None] * len(alive), constants.device)
+    together = distributed.largest(torch.cat(known).double())
+    parts = iter(together.split([len(units) for units in known]))
+    shares = [None if units is None else next(parts).mean() for units in alive]
+    return _joined(shares, constants.device)
