@@ -11,8 +11,8 @@ from torch import Tensor
 
 from isometry.signals.statistics import norm
 
-WORTH = 3
-"""Tensors to a group, on average, from which it pays to take groups together."""
+SMALL = 2**16
+"""Entries up to which a copy costs less than asking for the norm of each tensor by itself."""
 
 SCREENED = frozenset({"cpu"})
 """Devices whose results are there at once, so that looking at one does not wait for anything."""
@@ -45,17 +45,15 @@ def nonfinite_counts(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def grouped(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Consecutive tensors of one shape and type together, on accelerators, where it pays.
-
-    There a step of a small network costs what the host needs to ask for it, and thirty layers are
-    few shapes; on the CPU the copy would cost more than it spares.
+    """Consecutive small tensors of one shape and type together: a step of a small network costs
+    what it takes to ask for its operations, and thirty layers are few shapes.
     """
-    groups = [list(group) for _, group in itertools.groupby(tensors, _kind)]
-    pays = not seen_at_once(tensors[0].device) and WORTH * len(groups) <= len(tensors)
-    return groups if pays else [[tensor] for tensor in tensors]
+    return [list(group) for _, group in itertools.groupby(tensors, _kind)]
 
 
-def _kind(tensor: Tensor) -> tuple[torch.Size, torch.dtype]:
+def _kind(tensor: Tensor) -> tuple[object, ...]:
+    if tensor.numel() > SMALL:
+        return (id(tensor),)
     return tensor.shape, tensor.dtype
 
 

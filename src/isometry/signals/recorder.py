@@ -93,6 +93,8 @@ class Recorder:
         self.prepared = True
         self.weights = LayerParameters([spec.weights for spec in self.layers])
         self.biases = LayerParameters([spec.biases for spec in self.layers])
+        # the norm over all gradients is that over the layers
+        self._whole = bool(self.weights.first_owners().all()) and not self.weights.any_sharded
         values = self.weights.values()
         self.device = values[0].device
         self.constants = Constants(self.device)
@@ -242,8 +244,7 @@ class Recorder:
         """
         if not gradients or not seen_at_once(self.device) or not _is_one(scale):
             return False
-        counted = self.weights.first_owners().all() and not self.weights.any_sharded
-        total = total_norm(gradients) if counted else None
+        total = total_norm(gradients) if self._whole else None
         if total is None or not all(map(known_finite, self.losses)):
             return False
         self._row("watched_gradient")[0] = total  # what is asked for is the norm over the layers

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from isometry.layers.spec import LayerSpec
 from isometry.signals import distributed
@@ -122,13 +123,11 @@ class StepSums(Sink):
                 summed loss.
         """
         found = [self._of(layer) for layer in layers]
-        squares = [_squares(of.deltas) for of in found]
+        deltas = [of.deltas for of in found]
         outer = [_outer(of) for of in found]
-        rows = [_joined(squares, device), _joined(outer, device)]
+        rows = [_sums_of_squares(vectors, device) for vectors in (deltas, outer)]
         self.backprop.append((torch.stack(rows), scale))
-        self._came_by = [
-            (a is not None, b is not None) for a, b in zip(squares, outer, strict=True)
-        ]
+        self._came_by = [(bool(a), bool(b)) for a, b in zip(deltas, outer, strict=True)]
         for of in found:
             of.inputs = []
             of.deltas = []
@@ -150,7 +149,7 @@ class StepSums(Sink):
         of = [self._of(layer) for layer in layers]
         h = _moments([each.h for each in of], constants)
         a = _moments([each.a for each in of], constants)
-        inside = torch.stack([_sum(each.inside, constants) for each in of])
+        inside = _total([each.inside for each in of], constants)
         entries = constants([each.entries for each in of])
         share = distributed.total(inside) / distributed.total(entries)
         return torch.stack([*h, share, *a, _living([each.alive for each in of], constants)])
@@ -164,18 +163,18 @@ class StepSums(Sink):
         return distributed.total(whole) / self.total_examples(constants)
 
 
-def _squares(deltas: Sequence[Tensor]) -> Tensor | None:
-    """Σ ‖δ_i‖², over all uses; None where no gradient came by."""
-    if not deltas:
-        return None
-    return torch.cat(list(deltas)).square().sum()
-
-
-def _outer(of: OfLayer) -> Tensor | None:
-    """Σ ‖δ_i‖²‖x_i‖² of a layer used once on examples; None for others."""
+def _outer(of: OfLayer) -> list[Tensor]:
+    """‖δ_i‖‖x_i‖ of a layer used once on examples; nothing for others."""
     if len(of.deltas) != 1 or len(of.inputs) != 1 or len(of.deltas[0]) != len(of.inputs[0]):
-        return None
-    return (of.deltas[0] * of.inputs[0]).square().sum()
+        return []
+    return [of.deltas[0] * of.inputs[0]]
+
+
+def _sums_of_squares(vectors: Sequence[Sequence[Tensor]], device: torch.device) -> Tensor:
+    """Over all vectors of each layer, [L]; NaN of a layer without any."""
+    nothing = torch.full((1,), torch.nan, dtype=torch.float64, device=device)
+    rows = [torch.cat(list(of)) if of else nothing for of in vectors]
+    return pad_sequence(rows, batch_first=True).square().sum(1)
 
 
 def _joined(numbers: Sequence[Tensor | None], device: torch.device) -> Tensor:
@@ -184,8 +183,10 @@ def _joined(numbers: Sequence[Tensor | None], device: torch.device) -> Tensor:
     return torch.stack([nothing if number is None else number for number in numbers])
 
 
-def _sum(numbers: Sequence[Tensor], constants: Constants) -> Tensor:
-    return torch.stack(list(numbers)).sum() if numbers else constants([0.0])[0]
+def _total(counts: Sequence[Sequence[Tensor]], constants: Constants) -> Tensor:
+    """The sum of each layer's counts, [L]."""
+    zero = constants([0.0])[0]
+    return torch.stack([sum(of, start=zero) for of in counts])
 
 
 def _moments(uses: Sequence[Sequence[Sums]], constants: Constants) -> tuple[Tensor, Tensor]:
