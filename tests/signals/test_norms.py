@@ -69,8 +69,8 @@ SHAPES = {
 def test_tensors_taken_together_have_the_numbers_of_each_alone(
     shapes, magnitude, together, monkeypatch
 ):
-    if not together:
-        monkeypatch.setattr(module, "SMALL", -1)
+    if together:
+        monkeypatch.setattr(module, "SCREENED", frozenset())
     generator = torch.Generator().manual_seed(0)
     tensors, others = (
         [torch.rand(s, generator=generator) * magnitude for s in shapes] for _ in range(2)
@@ -85,16 +85,20 @@ def test_tensors_taken_together_have_the_numbers_of_each_alone(
     ]
 
 
-def test_what_is_taken_together():
+def test_what_is_taken_together(monkeypatch):
     tensors = {name: [torch.empty(s) for s in shapes] for name, shapes in SHAPES.items()}
-    assert {name: len(grouped(each)) for name, each in tensors.items()} == {
+    assert all(
+        len(list(grouped(each, CPU))) == len(each) for each in tensors.values()
+    )  # not on the CPU
+    monkeypatch.setattr(module, "SCREENED", frozenset())
+    assert {name: len(list(grouped(each, CPU))) for name, each in tensors.items()} == {
         "few shapes": 3,
         "many shapes": 8,
         "numbers": 1,
         "empty shards": 2,
         "large": 4,
     }
-    assert len(grouped([torch.ones(2), torch.ones(2).double(), torch.ones(2)])) == 3
+    assert len(list(grouped([torch.ones(2), torch.ones(2).double(), torch.ones(2)], CPU))) == 3
 
 
 @pytest.mark.parametrize("scale", [1e-40, 1e-25, 1e25, math.inf, math.nan])

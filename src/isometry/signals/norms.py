@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from isometry.signals.statistics import norm
-
-SMALL = 2**16
-"""Entries up to which a copy costs less than asking for the norm of each tensor by itself."""
+from isometry.signals.statistics import SMALL, distance, norm
 
 SCREENED = frozenset({"cpu"})
 """Devices whose results are there at once, so that looking at one does not wait for anything."""
@@ -23,20 +20,26 @@ def seen_at_once(device: torch.device) -> bool:
     return device.type in SCREENED
 
 
-def norms(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
+def norms(tensors: Iterable[Tensor], device: torch.device) -> Tensor:
     """The Euclidean norm of each tensor, right over float32's full range, as a float64 vector on a
     device. An infinite or NaN entry makes the norm inf or nan.
     """
-    if not tensors:
-        return torch.empty(0, dtype=torch.float64, device=device)
-    return torch.cat([_row_norms(group) for group in grouped(tensors)])
+    return _vector([_row_norms(group) for group in grouped(tensors, device)], device)
+
+
+def _vector(parts: list[Tensor], device: torch.device) -> Tensor:
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64, device=device)
 
 
 def distances(tensors: Sequence[Tensor], others: Sequence[Tensor], device: torch.device) -> Tensor:
     """`norms` of x - y for each pair; the differences in the tensors' own precision, where they are
     what happened.
     """
-    return norms([x - y for x, y in zip(tensors, others, strict=True)], device)
+    pairs = zip(tensors, others, strict=True)
+    if seen_at_once(device):
+        return _vector([distance(x, y).reshape(1) for x, y in pairs], device)
+    # one group of differences at a time: all together are a copy of the network
+    return norms((x - y for x, y in pairs), device)
 
 
 def nonfinite_counts(tensors: Sequence[Tensor]) -> Tensor:
@@ -44,11 +47,17 @@ def nonfinite_counts(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack([x.isfinite().logical_not().sum(dtype=torch.float64) for x in tensors])
 
 
-def grouped(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Consecutive small tensors of one shape and type together: a step of a small network costs
-    what it takes to ask for its operations, and thirty layers are few shapes.
+def grouped(tensors: Iterable[Tensor], device: torch.device) -> Iterator[list[Tensor]]:
+    """Consecutive small tensors of one shape and type together, on accelerators.
+
+    There a step of a small network costs what the host needs to ask for it, and thirty layers are
+    few shapes; on the CPU the copy costs more than it spares.
     """
-    return [list(group) for _, group in itertools.groupby(tensors, _kind)]
+    if seen_at_once(device):
+        yield from ([tensor] for tensor in tensors)
+        return
+    for _, group in itertools.groupby(tensors, _kind):
+        yield list(group)
 
 
 def _kind(tensor: Tensor) -> tuple[object, ...]:

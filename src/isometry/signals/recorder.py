@@ -102,6 +102,7 @@ class Recorder:
         self.buffer = torch.full(shape, torch.nan, dtype=torch.float64, device=self.device)
         self.buffer[:, MEASURES:] = 0.0
         self._initial = [value.clone() for value in values]
+        self._before = [torch.empty_like(value) for value in values]
         self._initial_norms = self._norms_by_layer(self._initial)
         self.exists = self._existing()
         self._restore()
@@ -294,7 +295,8 @@ class Recorder:
     def _record_weights(self) -> None:
         """Norm and displacement; and keep them, for the update."""
         values = self.weights.values()
-        self._before = [value.clone() for value in values]
+        for kept, value in zip(self._before, values, strict=True):
+            kept.copy_(value)
         self._record_one("weight_norm", self._norms_by_layer(values))
         moved = self.weights.norm_by_layer(distances(values, self._initial, self.device))
         self._record_one("displacement", moved / self._initial_norms)

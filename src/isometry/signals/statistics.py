@@ -7,12 +7,19 @@ without looking at them.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from isometry.activations import SATURATION_SHARE, Activation
 from isometry.layers.spec import LayerSpec
+
+SMALL = 2**16
+"""Entries up to which an operation costs what asking for it does."""
+
+CHUNK = 2**18
+"""Entries that are copied to float64 at a time."""
 
 Sums = tuple[int, Tensor, Tensor, Tensor]
 """Entries; the first one; over the differences from it their sum and the sum of their squares."""
@@ -96,5 +103,23 @@ def norm(tensor: Tensor) -> Tensor:
     Squares are taken in float64, so that 1e-40 and 1e38 are what they are: in float32 they
     underflow below about 1e-22 and overflow above about 1e19.
     """
-    result: Tensor = torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64)
+    tensor = tensor.detach()
+    if tensor.is_cpu and tensor.numel() > SMALL:
+        return _norm_of_parts(tensor.flatten().split(CHUNK))
+    result: Tensor = torch.linalg.vector_norm(tensor, dtype=torch.float64)
     return result
+
+
+def distance(x: Tensor, y: Tensor) -> Tensor:
+    """`norm` of x - y, the differences in the tensors' own precision, where they are what
+    happened.
+    """
+    if x.is_cpu and x.numel() > SMALL:
+        pairs = zip(x.flatten().split(CHUNK), y.flatten().split(CHUNK), strict=True)
+        return _norm_of_parts(a - b for a, b in pairs)
+    return norm(x - y)
+
+
+def _norm_of_parts(parts: Iterable[Tensor]) -> Tensor:
+    """By float64 dot products: on a CPU three times as fast as a float64 norm of float32."""
+    return torch.stack([torch.dot(d, d) for d in map(Tensor.double, parts)]).sum().sqrt()
