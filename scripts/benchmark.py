@@ -135,9 +135,10 @@ def make_classifier(config):
 
 def train_ours(config, data) -> float:
     """Seconds of `fit` with everything `isometry train` does, W&B left out."""
+    from isometry.config.compose import resolved
     from isometry.runs.directory import RunDirectory
     from isometry.runs.signal_store import SignalStore
-    from isometry.training.callbacks import SignalOptions, Signals, Throughput
+    from isometry.training.callbacks import Signals, Throughput
     from isometry.training.loggers import build_loggers
     from isometry.training.run import build_trainer
 
@@ -145,8 +146,11 @@ def train_ours(config, data) -> float:
         run = RunDirectory(Path(folder) / "study" / "run")
         run.begin("")
         loggers = build_loggers(run, 1, {}, ["csv"], "isometry", None, True, 30.0)
-        options = SignalOptions(**config.callbacks.signals)
-        signals = Signals(options, SignalStore(run.signals), run.initial_weights)
+        signals = Signals(
+            store=SignalStore(run.signals),
+            initial_weights=run.initial_weights,
+            **resolved(config.callbacks.signals),
+        )
         trainer = build_trainer(config, run, loggers, [signals, Throughput()])
         classifier = make_classifier(config)
         return clock(lambda: trainer.fit(classifier, data))
@@ -906,7 +910,7 @@ def in_turns(
     from isometry.runs.directory import RunDirectory
     from isometry.runs.signal_store import SignalStore
     from isometry.training.build import build_classifier, build_data, build_network
-    from isometry.training.callbacks import SignalOptions, Signals, Throughput
+    from isometry.training.callbacks import Signals, Throughput
     from isometry.training.loggers import build_loggers
     from isometry.training.loggers.build import close_loggers, start_loggers
     from isometry.training.run import build_trainer
@@ -923,8 +927,11 @@ def in_turns(
     run = RunDirectory(Path(folder) / "study" / name)
     run.begin("")
     loggers = build_loggers(run, 1, {}, **resolved(config)["logger"])
-    options = SignalOptions(**config.callbacks.signals)
-    signals = Signals(options, SignalStore(run.signals), run.initial_weights)
+    signals = Signals(
+        store=SignalStore(run.signals),
+        initial_weights=run.initial_weights,
+        **resolved(config.callbacks.signals),
+    )
     trainer = build_trainer(config, run, loggers, [signals, Throughput(), Turn()])
     data = build_data(config)
     classifier = build_classifier(config, build_network(config, data.input_shape, data.num_classes))

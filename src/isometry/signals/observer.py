@@ -76,7 +76,7 @@ class Observer:
         self._found: set[nn.Module] = set()
         self._handles: list[RemovableHandle] = []
         self._sink: Sink | None = None
-        self._depth = 0
+        self._running: list[nn.Module] = []  # parts, each inside of the one before
         self._backward = False  # calls from now on are repetitions of checkpointed ones
         self._without_gradient: set[LayerSpec] = set()
         self._pending: dict[int, tuple[Tensor, LayerSpec]] = {}  # by the id of h, then of z
@@ -120,13 +120,15 @@ class Observer:
         self._without_gradient = set()
         self._pending = {}
         self._applying = []
-        self._depth = 0
+        self._running = []
         self._sink = None
         self._run_as_before()
 
     def _enter(self, part: nn.Module, args: Any, kwargs: Any) -> None:
-        self._depth += 1
-        if self._depth > 1:
+        if self._is_redirected(part):
+            return
+        self._running.append(part)
+        if len(self._running) > 1:
             return
         if not self._known and part not in self._found and not self._backward:
             self._find(part, args, kwargs)
@@ -134,9 +136,18 @@ class Observer:
             self._mode.__enter__()
 
     def _leave(self, part: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
-        self._depth -= 1
-        if self._depth == 0 and self._mode is not None:
+        if not self._running or self._running[-1] is not part:
+            return
+        self._running.pop()
+        if not self._running and self._mode is not None:
             self._mode.__exit__(None, None, None)
+
+    def _is_redirected(self, part: nn.Module) -> bool:
+        """Whether the call is not of the root's own forward pass: under DDP Lightning sends the
+        training step through it.
+        """
+        own = getattr(part.forward, "__func__", None) is type(part).forward
+        return part is self.root and not own and not self.compiled
 
     def _find(self, part: nn.Module, args: Any, kwargs: Any) -> None:
         """The layers of a network that is called for the first time, by a dry run."""

@@ -46,7 +46,7 @@ def window(trainer: Trainer, batch_idx: int) -> int:
     return rest if rest and batch_idx >= batches - rest else full
 
 
-PLAIN = frozenset({"_current_fx_name", "after_clipping"})
+PLAIN = frozenset({"_current_fx_name"})
 """Attributes that are set in every step and never hold a parameter or a module."""
 
 
@@ -61,8 +61,6 @@ class Classifier(LightningModule):
         loss: a key of `LOSSES`.
 
     Attributes:
-        after_clipping: called between clipping and the optimizer's arithmetic, where Lightning has
-            no hook for callbacks.
         sums: loss and accuracy of the epoch in progress, by stage.
         metrics: the latest value of each metric.
     """
@@ -82,7 +80,6 @@ class Classifier(LightningModule):
         self.loss_function = LOSSES[loss]
         self.make_optimizer = make_optimizer
         self.make_scheduler = make_scheduler
-        self.after_clipping: Callable[[], None] | None = None
         self.sums: dict[str, EpochSums] = {}
         self.metrics: dict[str, float] = {}
 
@@ -117,11 +114,6 @@ class Classifier(LightningModule):
         if self._trainer is None or self.trainer.accumulate_grad_batches == 1:
             return loss
         return loss * (self.trainer.accumulate_grad_batches / window(self.trainer, batch_idx))
-
-    def configure_gradient_clipping(self, *arguments: Any, **settings: Any) -> None:
-        super().configure_gradient_clipping(*arguments, **settings)
-        if self.after_clipping is not None:
-            self.after_clipping()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._evaluate("val", batch)

@@ -27,7 +27,7 @@ from isometry.runs.identity import run_id
 from isometry.runs.lock import RunBusy, RunLock
 from isometry.runs.signal_store import SignalStore, read_signals
 from isometry.training.build import build_classifier, build_data, build_network, seed_everything
-from isometry.training.callbacks import SignalOptions, Signals, Throughput
+from isometry.training.callbacks import Signals, Throughput
 from isometry.training.classifier import Classifier
 from isometry.training.loggers import build_loggers, start_loggers
 from isometry.training.outcome import Outcome, account_of, describe, recorded, summarise
@@ -119,8 +119,11 @@ def assemble(config: DictConfig, run: RunDirectory, resuming: bool) -> Parts:
     """Build everything, before the run begins: a mistake leaves no half-made run behind."""
     data, classifier = prepare(config)
     loggers = run_loggers(config, run, resuming) if is_first() else []
-    options = SignalOptions(**config.callbacks.signals)
-    signals = Signals(options, SignalStore(run.signals), run.initial_weights)
+    signals = Signals(
+        store=SignalStore(run.signals),
+        initial_weights=run.initial_weights,
+        **resolved(config.callbacks.signals),
+    )
     throughput = Throughput()
     trainer = build_trainer(config, run, loggers, [signals, throughput])
     return Parts(config, run, resuming, data, classifier, signals, throughput, loggers, trainer)

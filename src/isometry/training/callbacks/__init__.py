@@ -5,7 +5,7 @@ from isometry.training.callbacks.group import CallbackGroup
 from isometry.training.callbacks.interruption import Interruption
 from isometry.training.callbacks.progress import Progress
 from isometry.training.callbacks.random_state import ResumeState
-from isometry.training.callbacks.signals import SignalOptions, Signals
+from isometry.training.callbacks.signals import Signals
 from isometry.training.callbacks.throughput import Throughput
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "Interruption",
     "Progress",
     "ResumeState",
-    "SignalOptions",
     "Signals",
     "Throughput",
     "checkpoints",

@@ -4,15 +4,13 @@ the loggers.
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -20,65 +18,64 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from isometry.columns import MEASURED
-from isometry.layers.discover import eagerly, layers_of, untouched
+from isometry.errors import UserError
 from isometry.layers.spec import LayerSpec
-from isometry.runs.signal_store import SCHEMA, SignalStore
+from isometry.runs.signal_store import SCHEMA, SignalStore, read_signals
 from isometry.signals.alarm import GradientAlarm
 from isometry.signals.flush import Divergence, Flush
 from isometry.signals.recorder import Recorder
 from isometry.signals.scaling import gradient_scale, loss_scale
+from isometry.training.callbacks.host import (
+    accumulated,
+    examples_in,
+    measured,
+    read_clipped,
+    refuse,
+    second_pass,
+)
 from isometry.training.callbacks.initial_weights import read_initial, write_initial
-from isometry.training.classifier import window
+from isometry.training.callbacks.options import SignalOptions, signal_options
 
 MAX_NAMES = 2_000
 """Per-layer metric names that W&B is given at most: about so many gradient panels freeze a page."""
 
 
-@dataclass(frozen=True)
-class SignalOptions:
-    """What is measured when, and what is done with it; `conf/callbacks/default.yaml` has the
-    defaults, `config.checks` the ranges.
-    """
-
-    every_n_steps: int | None
-    """Record every so many optimizer steps, and always step 0 and the last one; None: never."""
-
-    flush_every: int
-    """Optimizer steps between two copies to the host; a divergence is noticed at the next one."""
-
-    alarm_factor: float
-    """Warn when the gradient norm is over so many times its running median ..."""
-
-    alarm_steps: int | None
-    """... for so many optimizer steps on end; None: never."""
-
-    log_columns: Sequence[str]
-    """Columns sent to the loggers, as `column/layer_007`."""
-
-
 class Signals(Callback):
-    """Measures every layer and stores the rows.
+    """Measures every layer of any LightningModule that trains with one optimizer, and stores the
+    rows.
 
     Args:
-        options: what is measured when.
-        store: where the rows go; None keeps them out of files.
+        folder: where `signals.parquet` is written; None: the folder of the Trainer's first logger
+            that has one.
+        store: where the rows go instead.
         initial_weights: the file of the weights at step 0; None keeps them in the checkpoints.
+        chosen: fields of `SignalOptions` that are not to be the defaults.
+
+    Raises:
+        UserError: for an option that there is not. When training begins: where there is manual
+            optimization, more than one optimizer, a ScriptModule, no weighted layer, or where the
+            folder holds the rows of another training.
     """
 
     _names_warned = False
 
     def __init__(
         self,
-        options: SignalOptions,
+        folder: str | Path | None = None,
+        *,
         store: SignalStore | None = None,
         initial_weights: Path | None = None,
+        **chosen: Any,
     ):
-        self.options = options
-        self.log_columns = list(options.log_columns)
+        self.options = signal_options(chosen)
+        self.log_columns = list(self.options.log_columns)
+        self.folder = folder
         self.store = store
+        self._tables: list[pa.Table] = []  # what no file holds
         self.recorder: Recorder | None = None
         self.divergence: Divergence | None = None
-        self.alarm = make_alarm(options)
+        self.alarm = make_alarm(self.options)
+        self._end_clipped: Callable[[], None] = lambda: None
         self._batches: list[
             int
         ] = []  # index in its epoch of the last batch of each step since the last flush
@@ -95,22 +92,40 @@ class Signals(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         if self.options.every_n_steps is None:
             return
+        refuse(trainer, pl_module)
+        self._choose_store(trainer)
         self._open(trainer, pl_module)
+        self._end_clipped = read_clipped(pl_module, self._after_clipping)
         self._last_step = trainer.estimated_stepping_batches - 1
         for logger in self._scalar_loggers(trainer):
             if hasattr(logger, "keep_out_of_summary"):
                 logger.keep_out_of_summary(self.log_columns)
+
+    def _choose_store(self, trainer: Trainer) -> None:
+        if self.store is not None:
+            return
+        folder = self.folder or next((f for f in map(_folder, trainer.loggers) if f), None)
+        if folder is None:
+            return
+        self.store = SignalStore(Path(folder) / "signals.parquet")
+        if trainer.global_step > 0 and trainer.is_global_zero:
+            self.store.drop_from(trainer.global_step)
+        elif self.store.parts():
+            raise UserError(
+                f"isometry.Signals: {self.store.folder} holds the rows of another training; give "
+                "another folder, or remove it"
+            )
 
     def _open(self, trainer: Trainer, pl_module: Any) -> None:
         self._trainer = trainer
         self._scaler = _scaler(trainer)
         # a step that a gradient scaler skips is no divergence whose layer is asked for
         self._replays = self._scaler is None
-        network = pl_module.network
+        network, layers = measured(pl_module)
         scaled = self._scaler is not None
         fixed = (self.options.flush_every, trainer.global_step, scaled)
         before = self.recorder
-        self.recorder = Recorder(network, layers_of(network), *fixed)
+        self.recorder = Recorder(network, layers, *fixed)
         if trainer.global_step > 0:
             self.recorder.restore_initial(self._known_initial(before))
         elif self.initial_weights is not None and trainer.is_global_zero:
@@ -140,8 +155,10 @@ class Signals(Callback):
         return {**alarm, **self._initial_state()}
 
     def _initial_state(self) -> dict[str, Any]:
-        if self.recorder is None or self.initial_weights is not None:
+        known = self.recorder is not None and self.recorder.prepared
+        if not known or self.initial_weights is not None:
             return {}
+        assert self.recorder is not None
         return {"initial": self.recorder.initial}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -163,10 +180,14 @@ class Signals(Callback):
             self.on_train_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self._end_clipped()
         self._flush(trainer)
-        if self.recorder is not None and self.divergence is None:
+        if self.recorder is not None and self.recorder.prepared and self.divergence is None:
             self.recorder.weights_only()
             self._flush(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        self._end_clipped()
 
     # ---- one step --------------------------------------------------------------------------------
 
@@ -178,13 +199,12 @@ class Signals(Callback):
         if self._recorded is None:
             step = self.recorder.step
             self._recorded = step % self.options.every_n_steps == 0 or step == self._last_step  # type: ignore[operator]
-        self._examples = batch[1].shape[0]
-        self._window = window(trainer, batch_idx)
+        self._examples = examples_in(batch)
+        self._window = accumulated(trainer, pl_module, batch_idx)
         replay = None
         if self._replays and not self._recorded:
             context = trainer.precision_plugin.train_step_context
-            state = torch.get_rng_state()
-            replay = functools.partial(replay_forward, pl_module.network, batch[0], state, context)
+            replay = second_pass(pl_module, batch, batch_idx, context)
         self.recorder.begin(self._recorded, self._examples, replay)
 
     def on_before_backward(self, trainer: Trainer, pl_module: Any, loss: torch.Tensor) -> None:
@@ -202,16 +222,16 @@ class Signals(Callback):
                 bool(self._recorded), gradient_scale(self._scaler, optimizer)
             )
             self._updated = True
-            pl_module.after_clipping = functools.partial(
-                self.recorder.after_clipping, bool(self._recorded)
-            )
+
+    def _after_clipping(self) -> None:
+        if self.recorder is not None and self._updated:
+            self.recorder.after_clipping(bool(self._recorded))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self.recorder is None or not self._updated:
             return
-        pl_module.after_clipping = None
         self.recorder.after_update(bool(self._recorded))
         self._batches.append(batch_idx)
         self._recorded = None
@@ -235,12 +255,26 @@ class Signals(Callback):
         if flush.divergence is not None:
             self.divergent_batch = self._batches[flush.divergence.step - flush.first_step]
         self._batches = []
-        if self.store is not None and trainer.is_global_zero:
-            self.store.append(to_table(flush, self.recorder.layers))
+        self._keep(trainer, to_table(flush, self.recorder.layers))
         for logger in self._scalar_loggers(trainer):
             log_layers(logger, flush, self.recorder.layers, self.log_columns)
         if self.divergence is not None:
             trainer.should_stop = True
+
+    def _keep(self, trainer: Trainer, table: pa.Table) -> None:
+        if self.store is None:
+            self._tables.append(table)
+        elif trainer.is_global_zero:
+            self.store.append(table)
+
+    def frame(self) -> pd.DataFrame:
+        """Everything recorded up to the last flush, a row for each (step, layer); after training,
+        everything. A value that was not measured is NaN.
+        """
+        if self.store is not None:
+            return read_signals(self.store.folder)
+        tables = self._tables or [SCHEMA.empty_table()]
+        return pd.DataFrame(pa.concat_tables(tables).to_pandas())
 
     def _sound_alarm(self, flush: Flush) -> None:
         first = getattr(rank_zero_only, "rank", 0) == 0
@@ -283,18 +317,9 @@ def make_alarm(options: SignalOptions) -> GradientAlarm | None:
     return None if steps is None else GradientAlarm(options.alarm_factor, steps)
 
 
-def replay_forward(
-    network: torch.nn.Module,
-    images: torch.Tensor,
-    state: torch.Tensor,
-    context: Callable[[], AbstractContextManager[Any]],
-) -> None:
-    """A forward pass of training once more, with the same random numbers; running statistics stay
-    what they are.
-    """
-    with torch.no_grad(), untouched(network), eagerly(network), context():
-        torch.set_rng_state(state)
-        network(images)
+def _folder(logger: Logger) -> str | None:
+    """The folder of one training's files, of loggers that have one."""
+    return getattr(logger, "log_dir", None)
 
 
 def _scaler(trainer: Trainer) -> Any:
