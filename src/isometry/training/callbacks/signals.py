@@ -7,7 +7,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -35,6 +35,9 @@ from isometry.training.callbacks.host import (
 )
 from isometry.training.callbacks.initial_weights import read_initial, write_initial
 from isometry.training.callbacks.options import SignalOptions, signal_options
+
+if TYPE_CHECKING:  # half a second, which a training does not need
+    from matplotlib.figure import Figure
 
 MAX_NAMES = 2_000
 """Per-layer metric names that W&B is given at most: about so many gradient panels freeze a page."""
@@ -275,6 +278,15 @@ class Signals(Callback):
             return read_signals(self.store.folder)
         tables = self._tables or [SCHEMA.empty_table()]
         return pd.DataFrame(pa.concat_tables(tables).to_pandas())
+
+    def plot(self) -> tuple[Figure, Figure]:
+        """Profiles against depth at a few of the recorded steps, and backprop_norm over layer and
+        step.
+        """
+        from isometry.plots.profiles import draw_heatmap, draw_profiles
+
+        frame = self.frame()
+        return draw_profiles(frame, ""), draw_heatmap(frame, "")
 
     def _sound_alarm(self, flush: Flush) -> None:
         first = getattr(rank_zero_only, "rank", 0) == 0

@@ -1,0 +1,45 @@
+"""Run the Python blocks of a document and write what they print below them.
+
+    python scripts/run_document.py docs/any_network.md
+
+The blocks share their names, as the cells of a notebook do, and run in the document's folder:
+pictures that they save lie beside it. `tests/test_documents.py` holds the text to what is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import re
+from pathlib import Path
+
+BLOCK = re.compile(r"```python\n(.*?)```\n(?:\n```text\n.*?```\n)?", re.DOTALL)
+
+
+def with_outputs(text: str) -> str:
+    """The document with each block's output below it, as text."""
+    names: dict[str, object] = {"__name__": "__document__"}
+
+    def run(found: re.Match[str]) -> str:
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(found[1], "document", "exec"), names)
+        output = "".join(f"{line.rstrip()}\n" for line in printed.getvalue().splitlines())
+        return f"```python\n{found[1]}```\n" + (f"\n```text\n{output}```\n" if output else "")
+
+    return BLOCK.sub(run, text)
+
+
+def main() -> None:
+    """Rewrite the named documents."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("documents", nargs="+", type=Path)
+    for path in [document.resolve() for document in parser.parse_args().documents]:
+        os.chdir(path.parent)
+        path.write_text(with_outputs(path.read_text()))
+
+
+if __name__ == "__main__":
+    main()
