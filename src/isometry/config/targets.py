@@ -62,7 +62,8 @@ def instantiate(node: DictConfig | Mapping[str, Any], *args: Any, **kwargs: Any)
     """Build what a config node describes. The only place of the project that does.
 
     Args:
-        node: has `_target_`; its other keys but `METADATA` are keyword arguments.
+        node: has `_target_`; `_args_` lists positional arguments, and its other keys but
+            `METADATA` are keyword arguments.
         args, kwargs: passed on.
 
     Raises:
@@ -77,6 +78,7 @@ def instantiate(node: DictConfig | Mapping[str, Any], *args: Any, **kwargs: Any)
     arguments = {
         str(key): value for key, value in plain.items() if key not in (*METADATA, "_target_")
     }
+    args = (*args, *map(_build, arguments.pop("_args_", ())))
     factory = _imported(target)
     if arguments.pop("_partial_", False):
         factory = functools.partial(functools.partial, factory)
@@ -89,14 +91,17 @@ def instantiate(node: DictConfig | Mapping[str, Any], *args: Any, **kwargs: Any)
 
 
 def parameters_of(node: DictConfig | Mapping[str, Any]) -> set[str]:
-    """The names of the arguments that a node's target takes and the node itself does not give.
+    """The names of the arguments that a node's target takes and the node itself does not give;
+    `**` where it takes any.
 
     Raises:
         UserError: for a target that is not honoured or cannot be imported.
     """
     check_targets(node)  # type: ignore[arg-type]
-    names = inspect.signature(_imported(str(node["_target_"]))).parameters
-    return {name for name in names if name not in node}
+    parameters = inspect.signature(_imported(str(node["_target_"]))).parameters.values()
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters)
+    names = {each.name for each in parameters if each.name not in node}
+    return names | {"**"} if takes_any else names
 
 
 def _imported(target: str) -> Any:

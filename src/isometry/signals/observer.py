@@ -206,7 +206,9 @@ class Observer:
         # a reentrant checkpoint computes without gradients first
         again = self._backward and spec not in self._without_gradient
         if self._sink.wants_deltas and h.requires_grad and not again:
-            h.register_hook(functools.partial(self._sink.delta, spec))
+            # taken off in the end: h holds its hook, and a sink may keep h
+            handle = h.register_hook(functools.partial(self._sink.delta, spec))
+            self._handles.append(handle)
 
     def _expect(self, spec: LayerSpec, tensor: Tensor, more: bool) -> None:
         """Wait for what is applied to a tensor next; without more to come it is a."""

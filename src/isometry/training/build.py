@@ -82,6 +82,8 @@ def make_network(config: DictConfig, input_shape: tuple[int, ...], num_classes: 
         "normalization": kind,
     }
     names = parameters_of(config.model)
+    if "**" in names and "num_classes" not in config.model:
+        names.add("num_classes")  # torchvision's and timm's functions hand it on
     if kind != "none" and "normalization" not in names:
         raise bad_value("normalization.kind", kind, f"{_name(config)} takes no normalization")
     network = instantiate(config.model, **{key: offered[key] for key in offered if key in names})

@@ -1,0 +1,77 @@
+"""Anybody's module as a model of `isometry train`: one YAML, nothing else."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from commands import run_of
+from isometry.config.compose import compose
+from isometry.errors import UserError
+from isometry.layers.discover import layers_of
+from isometry.runs.signal_store import read_signals
+from isometry.training.build import build_network
+from isometry.training.run import train
+from isometry.verbs.diagnose import diagnose
+
+RESNET = "_target_: torchvision.models.resnet18\nname: resnet18\n"
+GRAY = """
+_target_: torch.nn.Sequential
+name: gray
+_args_:
+  - {_target_: torch.nn.Conv2d, in_channels: 1, out_channels: 4, kernel_size: 4, stride: 4}
+  - {_target_: torch.nn.ReLU}
+  - {_target_: torch.nn.Flatten}
+  - {_target_: torch.nn.Linear, in_features: 196, out_features: 10}
+"""
+
+
+@pytest.fixture(autouse=True)
+def conf(tmp_path, monkeypatch):
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    (tmp_path / "conf" / "model" / "resnet18.yaml").write_text(RESNET)
+    (tmp_path / "conf" / "model" / "gray.yaml").write_text(GRAY)
+    monkeypatch.setenv("ISOMETRY_CONF", str(tmp_path / "conf"))
+
+
+def test_resnet18_is_initialized_and_gets_the_number_of_classes():
+    config = compose("train", ["model=resnet18", "initializer=he_normal", "seed=3"])
+    layers = layers_of(build_network(config, (3, 32, 32), 7))
+    assert len(layers) == 21
+    assert layers[-1].size == (7, 512)
+    for spec in layers:
+        expected = math.sqrt(2 / spec.fan_in)
+        # the sample of n has a relative error of 1/sqrt(2n)
+        error = 5 / math.sqrt(2 * spec.weight.numel())
+        assert spec.weight.std().item() == pytest.approx(expected, rel=error), spec.name
+
+
+def test_images_that_it_does_not_take_are_told_before_a_training():
+    config = compose("train", ["model=resnet18"])
+    with pytest.raises(UserError, match=r"model=resnet18: does not take images \[1, 28, 28\]"):
+        build_network(config, (1, 28, 28), 10)
+
+
+def test_logits_of_another_width_are_told_before_a_training():
+    with pytest.raises(UserError, match="10"):
+        build_network(compose("train", ["model=gray"]), (1, 28, 28), 7)
+
+
+def test_a_sequential_of_a_config_is_diagnosed(tmp_path, data_cache):
+    words = ["model=gray", "activation=relu", "trainer=cpu", "plot=false"]
+    folders = [f"paths.runs={tmp_path}/runs", f"paths.data={data_cache}"]
+    layers = diagnose(compose("diagnose", [*words, *folders]))["layers"]
+    assert [layer["name"] for layer in layers] == ["0", "3"]
+    assert all(layer["backprop_norm"] > 0 for layer in layers)
+
+
+def test_a_sequential_of_a_config_is_trained(tmp_path, data_cache):
+    words = ["model=gray", "trainer=cpu", "trainer.max_steps=4", "logger=csv", "pictures=false"]
+    folders = [f"paths.runs={tmp_path}/runs", f"paths.data={data_cache}"]
+    config = compose("train", [*words, *folders])
+    summary = train(config)
+    assert summary["state"] == "finished"
+    frame = read_signals(run_of(summary, config).signals)
+    assert frame.name.unique().tolist() == ["0", "3"]
+    assert (frame[frame.step == 0].weight_grad_norm > 0).all()
