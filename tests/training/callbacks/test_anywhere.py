@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import lightning.pytorch as lightning
+import pandas as pd
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
@@ -174,3 +179,59 @@ def test_what_cannot_be_measured_is_refused_by_name(change, message, tmp_path):
 def test_an_option_that_is_none(chosen, message):
     with pytest.raises(UserError, match=message):
         isometry.Signals(**chosen)
+
+
+TWO_PROCESSES = """
+import os, sys, warnings
+import lightning.pytorch as lightning
+import torch
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+import isometry
+from test_anywhere import Theirs
+
+warnings.simplefilter("ignore")
+
+
+class Same(Theirs):
+    def __init__(self):
+        super().__init__()
+        self.drop = torch.nn.Identity()
+
+
+processes, path = int(sys.argv[1]), sys.argv[2]
+generator = torch.Generator().manual_seed(1)
+x = torch.randn(16, 6, generator=generator).double()
+data = TensorDataset(x, torch.randint(0, 3, (16,), generator=generator))
+rank = int(os.environ.get("LOCAL_RANK", 0))
+several = {"strategy": "ddp", "devices": 2, "use_distributed_sampler": False}
+trainer = lightning.Trainer(
+    max_epochs=1, callbacks=[signals := isometry.Signals(every_n_steps=1)], accelerator="cpu",
+    precision="64-true", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+    enable_model_summary=False,
+    **(several if processes == 2 else {"devices": 1, "accumulate_grad_batches": 2}),
+)
+sampler = DistributedSampler(data, 2, rank, shuffle=False) if processes == 2 else None
+trainer.fit(Same(), DataLoader(data, batch_size=4, sampler=sampler))
+if trainer.is_global_zero:
+    signals.frame().to_pickle(path)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_measures(tmp_path):
+    """Lightning sends the training step through the module's own forward pass there."""
+    (tmp_path / "script.py").write_text(TWO_PROCESSES)
+    frames = []
+    for processes in (1, 2):
+        path = tmp_path / f"{processes}.pickle"
+        subprocess.run(
+            [sys.executable, "script.py", str(processes), str(path)],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"},
+            check=True,
+            timeout=120,
+        )
+        frames.append(pd.read_pickle(path))
+    one, two = frames
+    assert one["name"].unique().tolist() == ["first", "second", "head"]
+    pd.testing.assert_frame_equal(one, two, rtol=1e-9, atol=1e-15)
