@@ -196,6 +196,11 @@ class Same(Theirs):
     def __init__(self):
         super().__init__()
         self.drop = torch.nn.Identity()
+        self.calls = 0
+
+    def training_step(self, batch, batch_idx):
+        self.calls += 1
+        return super().training_step(batch, batch_idx)
 
 
 processes, path = int(sys.argv[1]), sys.argv[2]
@@ -211,7 +216,9 @@ trainer = lightning.Trainer(
     **(several if processes == 2 else {"devices": 1, "accumulate_grad_batches": 2}),
 )
 sampler = DistributedSampler(data, 2, rank, shuffle=False) if processes == 2 else None
-trainer.fit(Same(), DataLoader(data, batch_size=4, sampler=sampler))
+module = Same()
+trainer.fit(module, DataLoader(data, batch_size=4, sampler=sampler))
+assert module.calls == 4 // processes, module.calls  # the layers are found without another step
 if trainer.is_global_zero:
     signals.frame().to_pickle(path)
 """
