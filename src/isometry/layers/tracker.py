@@ -65,7 +65,19 @@ class Call:
         self.begins = begins
 
 
-class Tracker(TorchFunctionMode):
+class Inside(TorchFunctionMode):
+    """A function mode that can see what a composite function is made of."""
+
+    def inside(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Call a function under the mode itself, which is off while it handles a call."""
+        TorchFunctionMode.__enter__(self)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            TorchFunctionMode.__exit__(self, None, None, None)
+
+
+class Tracker(Inside):
     """`with Tracker(module) as tracker: module(*inputs)`; what was found is then in `nodes` and
     `layers`.
 
@@ -204,19 +216,12 @@ class Tracker(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func in COMPOSITE:
-            return self._into(COMPOSITE[func], args, kwargs)
+            return self.inside(COMPOSITE[func], args, kwargs)
         given = self._given(args, kwargs)
         out = func(*args, **kwargs)
         if not self._paused:
             self._note(func, args, kwargs, given, out)
         return out
-
-    def _into(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        super().__enter__()  # once more, for what is inside
-        try:
-            return function(*args, **kwargs)
-        finally:
-            super().__exit__(None, None, None)
 
     def _given(self, args: Any, kwargs: Any) -> tuple[list[Node], set[int]]:
         """Of the tensors of a call, the nodes of those that belong to the signal and the parameters

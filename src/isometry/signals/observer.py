@@ -14,7 +14,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from isometry.layers.discover import eagerly, is_compiled, layer_map
@@ -27,7 +26,7 @@ from isometry.layers.operations import (
     tensors_in,
 )
 from isometry.layers.spec import LayerSpec
-from isometry.layers.tracker import COMPOSITE
+from isometry.layers.tracker import COMPOSITE, Inside
 
 
 class Sink:
@@ -281,7 +280,7 @@ def _distinct(modules: Iterator[nn.Module | None]) -> list[nn.Module]:
     return [module for module in dict.fromkeys(modules) if module is not None]
 
 
-class Mode(TorchFunctionMode):
+class Mode(Inside):
     """Sees maps, normalizations and nonlinearities that are called as functions.
 
     Args:
@@ -306,7 +305,7 @@ class Mode(TorchFunctionMode):
         kwargs = kwargs or {}
         kind = kind_of(func)
         if kind == "composite":
-            return self._into(COMPOSITE[func], args, kwargs)
+            return self.inside(COMPOSITE[func], args, kwargs)
         if kind == "phi" and args:
             spec = self.observer.awaited(args[0])
             if spec is not None:
@@ -319,13 +318,6 @@ class Mode(TorchFunctionMode):
             if spec is not None:
                 self.observer.normalized(spec, out)
         return out
-
-    def _into(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        super().__enter__()  # once more, for what is inside
-        try:
-            return function(*args, **kwargs)
-        finally:
-            super().__exit__(None, None, None)
 
     def _see_map(self, func: Any, args: Any, kwargs: Mapping[str, Any], out: Any) -> None:
         how = MAPS[name_of(func)]
