@@ -20,22 +20,17 @@ from isometry.layers.spec import LayerSpec
 from isometry.training.classifier import Classifier, window
 
 
-def refuse(trainer: Trainer, module: LightningModule) -> None:
+def refuse(module: LightningModule) -> None:
     """
     Raises:
         UserError: where an optimizer step is not one forward and one backward pass of each
-            micro-batch.
+            micro-batch. (Several optimizers without manual optimization Lightning refuses itself.)
     """
     name = type(module).__name__
     if not module.automatic_optimization:
         raise UserError(
             f"isometry.Signals: {name}.automatic_optimization is False; what a step is, only "
             "automatic optimization tells: isometry measures nothing else"
-        )
-    if len(trainer.optimizers) != 1:
-        raise UserError(
-            f"isometry.Signals: {name} has {len(trainer.optimizers)} optimizers; measured is "
-            "training with one"
         )
     scripted = [path for path, part in module.named_modules() if _is_scripted(part)]
     if scripted:

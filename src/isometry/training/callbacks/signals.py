@@ -56,8 +56,8 @@ class Signals(Callback):
 
     Raises:
         UserError: for an option that there is not. When training begins: where there is manual
-            optimization, more than one optimizer, a ScriptModule, no weighted layer, or where the
-            folder holds the rows of another training.
+            optimization, a ScriptModule, no weighted layer, or where the folder holds the rows of
+            another training.
     """
 
     _names_warned = False
@@ -79,9 +79,8 @@ class Signals(Callback):
         self.divergence: Divergence | None = None
         self.alarm = make_alarm(self.options)
         self._end_clipped: Callable[[], None] = lambda: None
-        self._batches: list[
-            int
-        ] = []  # index in its epoch of the last batch of each step since the last flush
+        # index in its epoch of the last batch of each step since the last flush
+        self._batches: list[int] = []
         self.divergent_batch: int | None = None
         self.initial_weights = initial_weights
         self._initial: list[torch.Tensor] | None = None  # of the checkpoint
@@ -95,7 +94,7 @@ class Signals(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         if self.options.every_n_steps is None:
             return
-        refuse(trainer, pl_module)
+        refuse(pl_module)
         self._choose_store(trainer)
         self._open(trainer, pl_module)
         self._end_clipped = read_clipped(pl_module, self._after_clipping)
