@@ -16,20 +16,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from commands import ISOMETRY
+from commands import ISOMETRY, SMALL
 from isometry.config.compose import compose
 from isometry.runs.directory import RunDirectory
 from isometry.runs.table import runs_of
 from isometry.training.run import train
 
 pytestmark = pytest.mark.slow
-SMALL = [
-    "model.depth=3",
-    "trainer=cpu",
-    "logger=csv",
-    "pictures=false",
-    "callbacks.signals.every_n_steps=10",
-]
 
 
 def command(folder: Path, *words: str) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from commands import ISOMETRY
+from commands import ISOMETRY, SMALL
 from isometry.runs.directory import RunDirectory
 from isometry.runs.table import runs_of
 
@@ -31,13 +31,6 @@ pytestmark = [
         not HAS_SLURM, reason="needs root, slurm-wlm and munge (apt-get install slurm-wlm munge)"
     ),
     pytest.mark.xdist_group("slurm"),
-]
-SMALL = [
-    "model.depth=3",
-    "trainer=cpu",
-    "logger=csv",
-    "pictures=false",
-    "callbacks.signals.every_n_steps=10",
 ]
 
 

@@ -22,6 +22,15 @@ ISOMETRY = str(Path(sys.executable).parent / "isometry")
 ROOT = Path(__file__).parents[2]
 """The checkout."""
 
+SMALL = [
+    "model.depth=3",
+    "trainer=cpu",
+    "logger=csv",
+    "pictures=false",
+    "callbacks.signals.every_n_steps=10",
+]
+"""A training of seconds, without an account or a picture."""
+
 
 @functools.cache
 def _composer() -> Composer:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning.pytorch as lightning
 import pandas as pd
@@ -69,7 +70,7 @@ class Wrapped(Theirs):
         return self.head(self.network(x))
 
 
-def fit(module, folder, callbacks, **settings):
+def fit(module, folder, callbacks, checkpoint=None, **settings):
     generator = torch.Generator().manual_seed(1)
     data = TensorDataset(
         torch.randn(20, 6, generator=generator), torch.randint(0, 3, (20,), generator=generator)
@@ -86,7 +87,7 @@ def fit(module, folder, callbacks, **settings):
         log_every_n_steps=1,
         **settings,
     )
-    trainer.fit(module, DataLoader(data, batch_size=4))
+    trainer.fit(module, DataLoader(data, batch_size=4), ckpt_path=checkpoint)
     return trainer
 
 
@@ -135,6 +136,21 @@ def test_rows_lie_in_the_loggers_folder_and_a_folder_of_rows_is_not_written_over
     signals = isometry.Signals(tmp_path / "theirs" / "version_0")
     with pytest.raises(UserError, match=r"signals\.parquet holds the rows of another training"):
         fit(Theirs(), tmp_path, [signals])
+
+
+def test_a_training_that_goes_on_measures_its_later_rows_again(tmp_path):
+    """Every process finds the rows; only the first of them drops any."""
+    first = isometry.Signals(tmp_path / "rows", every_n_steps=1)
+    trainer = fit(Theirs(), tmp_path, [first], max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    again = isometry.Signals(tmp_path / "rows", every_n_steps=1)
+    fit(Theirs(), tmp_path, [again], checkpoint=tmp_path / "half.ckpt")
+    frame = again.frame()
+    assert frame["step"].tolist() == [step for step in range(11) for _ in range(3)]
+    assert frame["displacement"].notna().all()  # from the weights of step 0
+    other = isometry.Signals(tmp_path / "rows")
+    other._choose_store(SimpleNamespace(loggers=[], global_step=5, is_global_zero=False))
+    assert len(other.frame()) == len(frame)
 
 
 def test_a_step_that_went_wrong_is_replayed_without_logging_twice(tmp_path):

@@ -110,13 +110,13 @@ class Signals(Callback):
         if folder is None:
             return
         self.store = SignalStore(Path(folder) / "signals.parquet")
-        if trainer.global_step > 0 and trainer.is_global_zero:
-            self.store.drop_from(trainer.global_step)
-        elif self.store.parts():
+        if trainer.global_step == 0 and self.store.parts():
             raise UserError(
                 f"isometry.Signals: {self.store.folder} holds the rows of another training; give "
                 "another folder, or remove it"
             )
+        if trainer.is_global_zero:
+            self.store.drop_from(trainer.global_step)
 
     def _open(self, trainer: Trainer, pl_module: Any) -> None:
         self._trainer = trainer
