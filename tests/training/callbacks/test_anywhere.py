@@ -8,19 +8,21 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import lightning.pytorch as lightning
 import pandas as pd
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import isometry
 from isometry.errors import UserError
+from isometry.training.signal_log import SignalLog
+from isometry.training.signal_options import signal_options
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -138,7 +140,7 @@ def test_rows_lie_in_the_loggers_folder_and_a_folder_of_rows_is_not_written_over
         fit(Theirs(), tmp_path, [signals])
 
 
-def test_a_training_that_goes_on_measures_its_later_rows_again(tmp_path):
+def test_a_training_that_goes_on_measures_its_later_rows_again(tmp_path, monkeypatch):
     """Every process finds the rows; only the first of them drops any."""
     first = isometry.Signals(tmp_path / "rows", every_n_steps=1)
     trainer = fit(Theirs(), tmp_path, [first], max_epochs=1)
@@ -148,8 +150,9 @@ def test_a_training_that_goes_on_measures_its_later_rows_again(tmp_path):
     frame = again.frame()
     assert frame["step"].tolist() == [step for step in range(11) for _ in range(3)]
     assert frame["displacement"].notna().all()  # from the weights of step 0
-    other = isometry.Signals(tmp_path / "rows")
-    other._choose_store(SimpleNamespace(loggers=[], global_step=5, is_global_zero=False))
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    other = SignalLog(signal_options({}))
+    other.begin(tmp_path / "rows", 5)
     assert len(other.frame()) == len(frame)
 
 

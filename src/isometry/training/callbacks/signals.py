@@ -9,19 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
-import pyarrow as pa
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
 
 from isometry.columns import MEASURED
-from isometry.errors import UserError
 from isometry.layers.spec import LayerSpec
-from isometry.runs.signal_store import SCHEMA, SignalStore, read_signals
-from isometry.signals.alarm import GradientAlarm
+from isometry.runs.signal_store import SignalStore
 from isometry.signals.flush import Divergence, Flush
 from isometry.signals.recorder import Recorder
 from isometry.signals.scaling import gradient_scale, loss_scale
@@ -34,7 +29,8 @@ from isometry.training.callbacks.host import (
     second_pass,
 )
 from isometry.training.callbacks.initial_weights import read_initial, write_initial
-from isometry.training.callbacks.options import SignalOptions, signal_options
+from isometry.training.signal_log import SignalLog
+from isometry.training.signal_options import signal_options
 
 if TYPE_CHECKING:  # half a second, which a training does not need
     from matplotlib.figure import Figure
@@ -73,11 +69,8 @@ class Signals(Callback):
         self.options = signal_options(chosen)
         self.log_columns = list(self.options.log_columns)
         self.folder = folder
-        self.store = store
-        self._tables: list[pa.Table] = []  # what no file holds
+        self.kept = SignalLog(self.options, store)
         self.recorder: Recorder | None = None
-        self.divergence: Divergence | None = None
-        self.alarm = make_alarm(self.options)
         self._end_clipped: Callable[[], None] = lambda: None
         # index in its epoch of the last batch of each step since the last flush
         self._batches: list[int] = []
@@ -95,28 +88,14 @@ class Signals(Callback):
         if self.options.every_n_steps is None:
             return
         refuse(pl_module)
-        self._choose_store(trainer)
+        of_logger = next((f for f in map(_folder, trainer.loggers) if f), None)
+        self.kept.begin(self.folder or of_logger, trainer.global_step)
         self._open(trainer, pl_module)
         self._end_clipped = read_clipped(pl_module, self._after_clipping)
         self._last_step = trainer.estimated_stepping_batches - 1
         for logger in self._scalar_loggers(trainer):
             if hasattr(logger, "keep_out_of_summary"):
                 logger.keep_out_of_summary(self.log_columns)
-
-    def _choose_store(self, trainer: Trainer) -> None:
-        if self.store is not None:
-            return
-        folder = self.folder or next((f for f in map(_folder, trainer.loggers) if f), None)
-        if folder is None:
-            return
-        self.store = SignalStore(Path(folder) / "signals.parquet")
-        if trainer.global_step == 0 and self.store.parts():
-            raise UserError(
-                f"isometry.Signals: {self.store.folder} holds the rows of another training; give "
-                "another folder, or remove it"
-            )
-        if trainer.is_global_zero:
-            self.store.drop_from(trainer.global_step)
 
     def _open(self, trainer: Trainer, pl_module: Any) -> None:
         self._trainer = trainer
@@ -153,8 +132,7 @@ class Signals(Callback):
         # Lightning asks before `on_save_checkpoint`: the alarm must have seen the steps up to here
         if self._trainer is not None:
             self._flush(self._trainer)
-        alarm = {} if self.alarm is None else {"alarm": self.alarm.state_dict()}
-        return {**alarm, **self._initial_state()}
+        return {**self.kept.state_dict(), **self._initial_state()}
 
     def _initial_state(self) -> dict[str, Any]:
         known = self.recorder is not None and self.recorder.prepared
@@ -165,8 +143,7 @@ class Signals(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._initial = state_dict.get("initial") or None
-        if self.alarm is not None and "alarm" in state_dict:
-            self.alarm.load_state_dict(state_dict["alarm"])
+        self.kept.load_state_dict(state_dict)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]
@@ -247,58 +224,33 @@ class Signals(Callback):
         if self.recorder is None or not self.recorder.rows:
             return
         flush = self.recorder.flush()
-        if (
-            self.divergence is not None
-        ):  # Lightning goes on all the same until `min_epochs` and `min_steps`
-            self._batches = []
-            return
-        self.divergence = flush.divergence
-        self._sound_alarm(flush)
-        if flush.divergence is not None:
-            self.divergent_batch = self._batches[flush.divergence.step - flush.first_step]
+        batches = self._batches
         self._batches = []
-        self._keep(trainer, to_table(flush, self.recorder.layers))
+        # Lightning goes on behind a divergence until `min_epochs` and `min_steps`
+        if not self.kept.take(flush, self.recorder.layers):
+            return
         for logger in self._scalar_loggers(trainer):
             log_layers(logger, flush, self.recorder.layers, self.log_columns)
-        if self.divergence is not None:
+        if flush.divergence is not None:
+            self.divergent_batch = batches[flush.divergence.step - flush.first_step]
             trainer.should_stop = True
 
-    def _keep(self, trainer: Trainer, table: pa.Table) -> None:
-        if self.store is None:
-            self._tables.append(table)
-        elif trainer.is_global_zero:
-            self.store.append(table)
+    @property
+    def divergence(self) -> Divergence | None:
+        """The first non-finite number, None while all are finite."""
+        return self.kept.divergence
 
     def frame(self) -> pd.DataFrame:
         """Everything recorded up to the last flush, a row for each (step, layer); after training,
         everything. A value that was not measured is NaN.
         """
-        if self.store is not None:
-            return read_signals(self.store.folder)
-        tables = self._tables or [SCHEMA.empty_table()]
-        return pd.DataFrame(pa.concat_tables(tables).to_pandas())
+        return self.kept.frame()
 
     def plot(self) -> tuple[Figure, Figure]:
         """Profiles against depth at a few of the recorded steps, and backprop_norm over layer and
         step.
         """
-        from isometry.plots.profiles import draw_heatmap, draw_profiles
-
-        frame = self.frame()
-        return draw_profiles(frame, ""), draw_heatmap(frame, "")
-
-    def _sound_alarm(self, flush: Flush) -> None:
-        first = getattr(rank_zero_only, "rank", 0) == 0
-        steps = [] if self.alarm is None else self.alarm.see(flush.first_step, flush.gradient_norms)
-        if self.alarm is not None and steps and first:
-            warnings.warn(
-                f"the gradient norm was over {self.alarm.factor:g} times its running median for "
-                f"{self.alarm.steps} steps on "
-                f"end up to step {steps[0]}: an explosion often follows; a smaller optimizer.lr "
-                "or trainer.gradient_clip_val "
-                f"helps",
-                stacklevel=2,
-            )
+        return self.kept.plot()
 
     def _scalar_loggers(self, trainer: Trainer) -> list[Logger]:
         """The loggers that take a scalar for each layer: W&B's pages freeze over a few thousand
@@ -322,12 +274,6 @@ class Signals(Callback):
         return chosen
 
 
-def make_alarm(options: SignalOptions) -> GradientAlarm | None:
-    """The alarm that the options ask for."""
-    steps = options.alarm_steps
-    return None if steps is None else GradientAlarm(options.alarm_factor, steps)
-
-
 def _folder(logger: Logger) -> str | None:
     """The folder of one training's files, of loggers that have one."""
     return getattr(logger, "log_dir", None)
@@ -336,23 +282,6 @@ def _folder(logger: Logger) -> str | None:
 def _scaler(trainer: Trainer) -> Any:
     """The gradient scaler of fp16 mixed precision, None otherwise."""
     return getattr(trainer.precision_plugin, "scaler", None)
-
-
-def to_table(flush: Flush, layers: Sequence[LayerSpec]) -> pa.Table:
-    """The rows of a flush, one for each (step, layer); what was not measured is null."""
-    steps = flush.steps
-    count = len(layers)
-    columns = {
-        "step": pa.array(np.repeat(steps, count), pa.int64()),
-        "layer": pa.array(np.tile([spec.index for spec in layers], len(steps)), pa.int32()),
-        "name": pa.array([spec.name for spec in layers] * len(steps), pa.string()),
-        "kind": pa.array([spec.kind for spec in layers] * len(steps), pa.string()),
-    }
-    for index, column in enumerate(MEASURED):
-        values = flush.values[:, index].ravel()
-        measured = flush.measured[:, index].ravel()
-        columns[column] = pa.array(values, pa.float64(), mask=~measured)
-    return pa.table(columns, schema=SCHEMA)
 
 
 def layer_keys(columns: Sequence[str], layers: Sequence[LayerSpec]) -> list[str]:

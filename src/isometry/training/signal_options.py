@@ -44,10 +44,10 @@ def signal_options(chosen: dict[str, Any]) -> SignalOptions:
     """
     for name, value in chosen.items():
         if name not in NAMES:
-            raise UserError(f"isometry.Signals: {name}={value!r}: allowed are {', '.join(NAMES)}")
+            raise UserError(f"isometry: {name}={value!r}: allowed are {', '.join(NAMES)}")
         accepts, allowed = CHECKS[f"callbacks.signals.{name}"]
         if not accepts(value):
-            raise UserError(f"isometry.Signals: {name}={value!r} {allowed}")
+            raise UserError(f"isometry: {name}={value!r} {allowed}")
     defaults: Any = OmegaConf.load(conf_dir() / "callbacks" / "default.yaml")
     values: Any = OmegaConf.to_container(defaults.signals)
     return SignalOptions(**(values | chosen))
