@@ -70,6 +70,20 @@ def eagerly(module: nn.Module) -> Iterator[None]:
         yield
 
 
+def refuse_scripts(model: nn.Module) -> None:
+    """
+    Raises:
+        UserError: for a part that no hook sees into.
+    """
+    for path, part in model.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            name = f"{type(model).__name__}.{path}" if path else type(model).__name__
+            raise UserError(
+                f"isometry: {name} is a ScriptModule, which no hook sees into; train the module "
+                "that it was made of"
+            )
+
+
 def is_compiled(module: nn.Module) -> bool:
     """Whether `torch.compile` has been asked for the module or a part of it."""
     return any(_is_compiled(part) for part in module.modules())

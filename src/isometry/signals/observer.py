@@ -86,8 +86,14 @@ class Observer:
 
     # ---- life of the hooks -----------------------------------------------------------------------
 
-    def open(self, sink: Sink) -> None:
-        """Show what the next forward pass computes."""
+    def open(self, sink: Sink, called_with: tuple[Any, Any] | None = None) -> None:
+        """Show what the next forward pass computes.
+
+        Args:
+            sink: to whom.
+            called_with: positional and named arguments, where the root's call has begun already: in
+                a pre-hook that opens, torch does not call the ones added there.
+        """
         self.close()
         self._sink = sink
         self._eager = ExitStack()
@@ -98,6 +104,12 @@ class Observer:
             leave = part.register_forward_hook(self._leave, with_kwargs=True, always_call=True)
             self._handles.append(leave)
         self._attach(self.layers)
+        if called_with is not None:
+            self._enter(self.root, *called_with)
+
+    def forward_continues(self) -> None:
+        """The network is called once more for the same loss."""
+        self._backward = False
 
     def backward_begins(self) -> None:
         """The forward pass is over: what is called from now on is called again."""
@@ -123,8 +135,9 @@ class Observer:
         self._sink = None
         self._run_as_before()
 
-    def _enter(self, part: nn.Module, args: Any, kwargs: Any) -> None:
-        if self._is_redirected(part):
+    def _enter(self, part: nn.Module, args: Any, kwargs: Any = None) -> None:
+        begun = self._running[-1:] == [part]  # torch goes on with a call's hooks as they were
+        if begun or self._is_redirected(part):
             return
         self._running.append(part)
         if len(self._running) > 1:

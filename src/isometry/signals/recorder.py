@@ -17,6 +17,7 @@ Nothing in a step waits for the device.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -174,7 +175,13 @@ class Recorder:
         """The optimizer step that is being measured."""
         return self.first_step + len(self.rows)
 
-    def begin(self, recorded: bool, examples: int, replay: Replay | None = None) -> None:
+    def begin(
+        self,
+        recorded: bool,
+        examples: int,
+        replay: Replay | None = None,
+        called_with: tuple[Any, Any] | None = None,
+    ) -> None:
         """Before the forward pass of a micro-batch.
 
         Args:
@@ -183,22 +190,32 @@ class Recorder:
             replay: runs its forward pass again. On devices whose numbers are seen at once nothing
                 is attached to a network in a step that is only watched, and only one that went
                 wrong is replayed.
+            called_with: what the root has been called with, in a pre-hook of its own.
         """
         self._watch = None
         if recorded:
             self.sums.begin(examples)
-            self.observer.open(self.sums)
+            self.observer.open(self.sums, called_with)
         elif replay is not None and self.prepared and seen_at_once(self.device):
             self.replays.append(replay)
         elif self.prepared and self.observer.compiled:
             pass  # a compiled graph shows nothing; which layer's gradient went wrong is seen
         else:
             self._watch = Watch()
-            self.observer.open(self._watch)
+            self.observer.open(self._watch, called_with)
 
-    def after_forward(self, loss: Tensor) -> None:
-        """Before the backward pass of a micro-batch."""
-        self.losses.append(loss.detach())
+    def start_over(self) -> None:
+        """The optimizer's step was left out: forget what has been seen of it."""
+        self._open_step()
+
+    def after_forward(self, loss: Tensor | None = None) -> None:
+        """Before the backward pass of a micro-batch.
+
+        Args:
+            loss: of it; None where it is not seen.
+        """
+        if loss is not None:
+            self.losses.append(loss.detach())
         self.observer.backward_begins()
         if not self.prepared:
             self._prepare()
@@ -268,7 +285,7 @@ class Recorder:
 
     def _loss(self) -> Tensor:
         """Not finite as soon as that of one micro-batch is not."""
-        return torch.stack([loss.double() for loss in self.losses]).sum()
+        return sum((loss.double() for loss in self.losses), start=self.constants([0.0])[0])
 
     def _replay(self) -> None:
         for replay in self.replays:
@@ -317,14 +334,19 @@ class Recorder:
         self._unclipped = (by_layer, _versions(gradients))
         self._scale = scale
 
-    def after_clipping(self, recorded: bool) -> None:
+    def after_clipping(self, recorded: bool, scale: float | Tensor | None = None) -> None:
         """Gradients are as the optimizer gets them. Read now: some optimizers (Nesterov's momentum
         among torch's) compute in the gradients' memory, and a fused one takes the loss scale out
-        there. Without this call `after_update` reads them."""
-        if recorded:
-            self._record_clipped()
+        there. Without this call `after_update` reads them.
 
-    def _record_clipped(self) -> None:
+        Args:
+            recorded: whether to.
+            scale: a loss scale that they still carry; None: the one of `before_update`.
+        """
+        if recorded:
+            self._record_clipped(self._scale if scale is None else scale)
+
+    def _record_clipped(self, scale: float | Tensor) -> None:
         """Norms of the gradients as they are now; the ones known already where nobody has written
         to a gradient since.
         """
@@ -333,13 +355,13 @@ class Recorder:
         if versions != _versions(gradients):
             found = self.weights.norm_by_layer(norms(gradients, self.device), positions)
         has = self.weights.has(positions)
-        self._record_one("weight_grad_norm_clipped", _over(found, self._scale), has)
+        self._record_one("weight_grad_norm_clipped", _over(found, scale), has)
 
     def after_update(self, recorded: bool) -> None:
         """The optimizer has stepped: what really changed."""
         if recorded:
             if "weight_grad_norm_clipped" not in self.written:
-                self._record_clipped()
+                self._record_clipped(self._scale)
             update = distances(self.weights.values(), self._before, self.device)
             self._record_one("update_norm", self.weights.norm_by_layer(update))
         self._close_step(recorded)

@@ -78,6 +78,11 @@ class StepSums(Sink):
         """A micro-batch of so many examples."""
         self.examples.append(examples)
 
+    @property
+    def backward_began(self) -> bool:
+        """Whether a δ of the micro-batch in progress has come by."""
+        return any(of.deltas for of in self.of.values())
+
     # ---- as tensors come by ----------------------------------------------------------------------
 
     def _of(self, layer: LayerSpec) -> OfLayer:

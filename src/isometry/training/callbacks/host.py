@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.data import extract_batch_size
 from torch import nn
 
 from isometry.errors import UserError
-from isometry.layers.discover import eagerly, layers_of, untouched
+from isometry.layers.discover import eagerly, layers_of, refuse_scripts, untouched
 from isometry.layers.spec import LayerSpec
 from isometry.training.classifier import Classifier, window
 
@@ -32,16 +32,7 @@ def refuse(module: LightningModule) -> None:
             f"isometry.Signals: {name}.automatic_optimization is False; what a step is, only "
             "automatic optimization tells: isometry measures nothing else"
         )
-    scripted = [path for path, part in module.named_modules() if _is_scripted(part)]
-    if scripted:
-        raise UserError(
-            f"isometry.Signals: {name}.{scripted[0]} is a ScriptModule, which no hook sees into; "
-            "train the module that it was made of"
-        )
-
-
-def _is_scripted(module: nn.Module) -> bool:
-    return isinstance(module, torch.jit.ScriptModule)
+    refuse_scripts(module)
 
 
 def measured(module: LightningModule) -> tuple[nn.Module, Sequence[LayerSpec] | None]:
