@@ -137,7 +137,7 @@ class Observer:
 
     def _enter(self, part: nn.Module, args: Any, kwargs: Any = None) -> None:
         begun = self._running[-1:] == [part]  # torch goes on with a call's hooks as they were
-        if begun or self._is_redirected(part):
+        if self._sink is None or begun or self._is_redirected(part):
             return
         self._running.append(part)
         if len(self._running) > 1:
@@ -148,7 +148,7 @@ class Observer:
             self._mode.__enter__()
 
     def _leave(self, part: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
-        if not self._running or self._running[-1] is not part:
+        if self._sink is None or self._running[-1:] != [part]:
             return
         self._running.pop()
         if not self._running and self._mode is not None:
