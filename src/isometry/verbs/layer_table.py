@@ -1,0 +1,101 @@
+"""What `isometry diagnose` prints: the table by layer, and the lines that say what it means."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from isometry.console import console, wide_console
+from isometry.initialization.advise import depth_of_fall
+
+PAIRS = ("forward_second_moment", "backprop_norm", "sample_weight_grad_rms")
+"""Measured columns that have a prediction beside them."""
+
+
+def show(diagnosis: dict[str, Any]) -> None:
+    """The table by layer, and what it says."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title=diagnosis["run_id"], box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in (
+        "layer",
+        "q",
+        "predicted",
+        "backprop",
+        "predicted",
+        "sample grad",
+        "predicted",
+        "saturated",
+    ):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in _thinned(diagnosis["layers"]):
+        cells = [f"{row['layer']}" + (" out" if row["kind"] == "readout" else "")]
+        for name in PAIRS:
+            cells += [
+                _short(row[name]),
+                _with_band(row[f"{name}_predicted_log10"], row[f"{name}_std"]),
+            ]
+        table.add_row(*cells, "-" if row["saturation"] is None else f"{row['saturation']:.0%}")
+    wide_console().print(table)
+    for line in conclusions(diagnosis):
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def _thinned(rows: list[dict[str, Any]], most: int = 24) -> list[dict[str, Any]]:
+    """All rows of a shallow network, evenly chosen ones of a deep one."""
+    if len(rows) <= most:
+        return rows
+    return [rows[i] for i in sorted({round(x) for x in np.linspace(0, len(rows) - 1, most)})]
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def _with_band(log10: float | None, std: float | None) -> str:
+    """A number from its logarithm, with the factor of one standard deviation."""
+    if log10 is None:
+        return "-"
+    exponent = math.floor(log10)
+    number = (
+        f"{10**log10:.3g}"
+        if -4 <= exponent < 5
+        else f"{10 ** (log10 - exponent):.2f}e{exponent:+d}"
+    )
+    return number if not std or std < 0.005 else f"{number} ×/÷ {math.exp(std):.2f}"
+
+
+def conclusions(diagnosis: dict[str, Any]) -> list[str]:
+    """The lines under the table."""
+    predicted = diagnosis["gradient_rate_predicted"]
+    band = diagnosis["gradient_rate_predicted_band"]
+    words = "no prediction" if predicted is None else f"predicted {predicted:.4g}"
+    words += "" if band is None else f" (95 % of seeds: {band[0]:.4g} to {band[1]:.4g})"
+    rate = diagnosis["gradient_rate"]
+    lines = [f"gradient rate   measured {_short(rate)}, {words}"]
+    used = predicted or rate
+    if used:
+        depth = depth_of_fall(used)
+        lines.append(
+            "                changes by 10^6 "
+            + ("at no depth" if math.isinf(depth) else f"over {depth:,.0f} layers")
+        )
+    if diagnosis["phase"]:
+        q_star = "unbounded or any" if diagnosis["q_star"] is None else f"{diagnosis['q_star']:.4g}"
+        lines.append(
+            f"phase           {diagnosis['phase']} (χ₁ = {diagnosis['chi_1']:.4g}, q* = {q_star})"
+        )
+    lines.append(f"verdict         {diagnosis['verdict_init']}")
+    values = diagnosis["jacobian_singular_values"]
+    if values:
+        middle = values[len(values) // 2]
+        lines.append(
+            f"Jacobian        singular values {values[-1]:.2e} to {values[0]:.2e}, median "
+            f"{middle:.2e} (1: isometry)"
+        )
+    if diagnosis["reason"]:
+        lines.append(f"not predicted   {diagnosis['reason']}")
+    return [*lines, *[f"what to change  {line}" for line in diagnosis["advice"]]]
