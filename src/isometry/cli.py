@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import re
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -40,7 +41,7 @@ VERBS = {
 }
 """Verb to its task, and one line of help."""
 
-POSITIONAL = {"eval": "run", "figure": "figure"}
+POSITIONAL = {"eval": "run", "figure": "figure", "diagnose": "network"}
 """A verb's key that may be given as a bare word."""
 
 USAGE = "isometry VERB [KEY=VALUE ...]\n\n" + "\n".join(
@@ -83,7 +84,9 @@ def run(argv: list[str]) -> int:
 
 
 def _as_override(verb: str, word: str) -> str:
-    """`isometry eval RUN_DIR` is `isometry eval run=RUN_DIR`."""
+    """`isometry eval RUN_DIR` is `isometry eval run=RUN_DIR`; `input=8,3` is a list, no sweep."""
+    if verb == "diagnose" and re.fullmatch(r"input=[\d,]+", word):
+        return f"input=[{word.removeprefix('input=')}]"
     bare = verb in POSITIONAL and "=" not in word and not word.startswith(("-", "~", "+"))
     return f"{POSITIONAL[verb]}={word}" if bare else word
 

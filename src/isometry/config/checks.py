@@ -84,6 +84,10 @@ def _is_devices(value: Any) -> bool:
     )
 
 
+def _is_shape(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(_is_integer(v, 1) for v in value))
+
+
 def _is_gain(value: Any) -> bool:
     return value == "auto" or (_is_number(value) and value > 0)
 
@@ -145,6 +149,8 @@ CHECKS: dict[str, Check] = {
     "callbacks.early_stopping.mode": one_of("min", "max"),
     "callbacks.early_stopping.monitor": one_of("val_loss", "val_accuracy"),
     "batches": integer(1),
+    "input": (_is_shape, "must be whole numbers of at least 1, examples first, e.g. 8,3,224,224"),
+    "vocabulary": or_null(integer(2)),
     "plot": flag(),
     "verdict.vanishing_below": positive(),
     "verdict.exploding_above": positive(),

@@ -44,14 +44,19 @@ def depth_of_fall(rate: float) -> float:
 
 
 def advise(
-    now: Situation, alternatives: Sequence[tuple[str, Callable[[], float | None]]]
+    now: Situation,
+    alternatives: Sequence[tuple[str, Callable[[], float | None]]],
+    depth_key: str = "model.depth",
 ) -> list[str]:
     """Lines of advice, the best first.
 
     Args:
         now: the network as it is.
         alternatives: an override and what rate it would have (None: no prediction).
+        depth_key: what the depth is called.
     """
+    if now.verdict is None:
+        return [_without_ratio(now)]
     depth = depth_of_fall(now.rate)
     if now.verdict == "healthy" and depth > now.hidden:
         return [_healthy(now, depth), *_noise(now)]
@@ -67,8 +72,17 @@ def advise(
     ]
     otherwise = "or keep" if lines else "keep"
     limit = max(2, int(depth) + 1)
-    shallower = f"{otherwise} model.depth under {limit}, where the gradient changes by 10^6"
+    shallower = f"{otherwise} {depth_key} under {limit}, where the gradient changes by 10^6"
     return [*lines, shallower, *_noise(now)]
+
+
+def _without_ratio(now: Situation) -> str:
+    if now.hidden == 0:
+        return "nothing: there is no hidden layer for a gradient to be lost in"
+    return (
+        "no gradient reaches the last hidden layer: a readout or a residual branch that begins at "
+        "zero passes none on before its first update"
+    )
 
 
 def _healthy(now: Situation, depth: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from isometry.columns import MEASURED
 from isometry.layers.discover import layers_of
+from isometry.layers.operations import tensors_in
 from isometry.layers.spec import LayerSpec
 from isometry.signals.observer import Observer, Sink
 from isometry.signals.recorder import Recorder
@@ -71,8 +73,8 @@ class Observation:
 
 def observe(
     network: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+    batches: Iterable[tuple[Any, Any]],
+    loss: Callable[[Any, Any], Tensor] = cross_entropy,
 ) -> Observation:
     """Measure a network as it is, in training mode, over all batches together. It is converted to
     float64, where gradients of 1e-300 are still numbers; its weights are those from which training
@@ -80,19 +82,21 @@ def observe(
 
     Args:
         network: with weights drawn, and its layer map (`layers.discover.remember`).
-        batches: images and labels; at least one.
-        loss: of logits [B, classes] and labels [B], the mean over the batch.
+        batches: inputs (a tensor, or a tuple of arguments) and labels; at least one.
+        loss: of what the network returns and labels, the mean over the batch.
     """
     network.double().train().zero_grad()
     kept = Kept()
     recorder = Recorder(network, layers_of(network), flush_every=1)
     recorder.sums = kept
-    for images, labels in batches:
-        recorder.begin(True, len(images))
-        value = loss(network(images.double()), labels)
+    for inputs, labels in batches:
+        arguments = [_as_double(x) for x in (inputs if isinstance(inputs, tuple) else (inputs,))]
+        examples = len(tensors_in(arguments)[0])
+        recorder.begin(True, examples)
+        value = loss(network(*arguments), labels)
         recorder.after_forward(value)
         value.backward()
-        recorder.after_backward(1 / len(images))
+        recorder.after_backward(1 / examples)
     recorder.before_update(True)
     recorder.after_update(True)
     flush = recorder.flush()
@@ -100,6 +104,12 @@ def observe(
     columns = {name: values[0, index] for index, name in enumerate(MEASURED)} if len(values) else {}
     deltas = [delta * kept.examples[-1] for delta in reversed(kept.deltas)]
     return Observation(columns, kept.preactivations, kept.activations, deltas)
+
+
+def _as_double(value: Any) -> Any:
+    """Floating-point numbers in float64, everything else as it is."""
+    real = isinstance(value, Tensor) and value.is_floating_point()
+    return value.double() if real else value
 
 
 class _Preactivations(Sink):

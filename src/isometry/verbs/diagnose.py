@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,15 @@ from isometry.initialization.predict import predict_network, predicted_rate, rec
 from isometry.layers.discover import layers_of
 from isometry.layers.spec import LayerSpec
 from isometry.runs.files import write_json, write_text, written_below
-from isometry.runs.identity import run_id
+from isometry.runs.identity import config_hash, run_id
 from isometry.theory.fixed_points import limit_of
 from isometry.theory.propagation import Prediction
 from isometry.training.build import build_data, build_network, seed_everything
 from isometry.training.classifier import LOSSES
 from isometry.verbs.layer_table import PAIRS, show
+from isometry.verbs.own_network import build_own
 
-OWN_KEYS = ("batches", "plot", "tries")
+OWN_KEYS = ("batches", "plot", "tries", "network", "input", "vocabulary")
 """Keys of diagnosis that training does not have: the run id is that of the training."""
 
 LN10 = math.log(10)
@@ -53,6 +55,17 @@ def diagnose(config: DictConfig) -> dict[str, Any]:
     plain = resolved(config)
     validate(plain)
     seed_everything(config.seed)
+    name, diagnosis = _of_function(config) if config.network else _of_config(config, plain)
+    diagnosis = {"run_id": name, **diagnosis}
+    folder = Path(config.paths.runs) / "diagnose" / name
+    store(folder, diagnosis, config)
+    show(diagnosis)
+    console.print(f"-> {folder}/diagnosis.json", soft_wrap=True)
+    return diagnosis
+
+
+def _of_config(config: DictConfig, plain: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and diagnosis of the network that the config builds."""
     data = build_data(config)
     network = build_network(config, data.input_shape, data.num_classes)
     images, measured = measure(network, data, config)
@@ -61,19 +74,25 @@ def diagnose(config: DictConfig) -> dict[str, Any]:
     diagnosis |= verdict_of(diagnosis, config)
     diagnosis |= summarise_limit(layers_of(network), config.data.batch_size)
     diagnosis |= jacobian_of(network, images)
-    diagnosis["advice"] = advise(
-        situation(diagnosis, prediction), alternatives(config, data, images)
-    )
-    folder = (
-        Path(config.paths.runs)
-        / "diagnose"
-        / run_id({k: v for k, v in plain.items() if k not in OWN_KEYS})
-    )
-    diagnosis = {"run_id": folder.name, **diagnosis}
-    store(folder, diagnosis, config)
-    show(diagnosis)
-    console.print(f"-> {folder}/diagnosis.json", soft_wrap=True)
-    return diagnosis
+    others = alternatives(config, data, images)
+    diagnosis["advice"] = advise(situation(diagnosis, prediction), others)
+    diagnosis["loss"] = str(config.loss)
+    return run_id({k: v for k, v in plain.items() if k not in OWN_KEYS}), diagnosis
+
+
+def _of_function(config: DictConfig) -> tuple[str, dict[str, Any]]:
+    """Name and diagnosis of the network that somebody's function makes."""
+    shape = None if config.input is None else list(config.input)
+    own = build_own(config.network, shape, config.vocabulary, config.seed)
+    diagnosis = compare(own.layers, own.measure(), own.prediction())
+    diagnosis |= verdict_of(diagnosis, config)
+    unknown = ("chi_1", "q_star", "phase", "jacobian_singular_values")
+    diagnosis |= dict.fromkeys(unknown)
+    diagnosis["advice"] = advise(situation(diagnosis, own.prediction()), [], "the depth")
+    diagnosis["loss"] = own.loss_name
+    given = {key: resolved(config)[key] for key in ("network", "input", "vocabulary", "seed")}
+    safe = re.sub(r"[^A-Za-z0-9.-]+", "_", config.network)[:80]
+    return f"{safe}-s{config.seed}-{config_hash(given)}", diagnosis
 
 
 # ---- measured ------------------------------------------------------------------------------------

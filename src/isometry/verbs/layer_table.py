@@ -19,29 +19,36 @@ def show(diagnosis: dict[str, Any]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
+    rows = diagnosis["layers"]
+    predicted = any(row[f"{name}_predicted"] is not None for row in rows for name in PAIRS)
     table = Table(title=diagnosis["run_id"], box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in (
-        "layer",
-        "q",
-        "predicted",
-        "backprop",
-        "predicted",
-        "sample grad",
-        "predicted",
-        "saturated",
-    ):
+    table.add_column("layer", justify="right", no_wrap=True)
+    if not predicted:
+        table.add_column("name")
+    for heading in ("q", "backprop", "sample grad"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for row in _thinned(diagnosis["layers"]):
-        cells = [f"{row['layer']}" + (" out" if row["kind"] == "readout" else "")]
-        for name in PAIRS:
-            cells += [
-                _short(row[name]),
-                _with_band(row[f"{name}_predicted_log10"], row[f"{name}_std"]),
-            ]
-        table.add_row(*cells, "-" if row["saturation"] is None else f"{row['saturation']:.0%}")
+        if predicted:
+            table.add_column("predicted", justify="right", no_wrap=True)
+    table.add_column("saturated", justify="right", no_wrap=True)
+    shown = _thinned(rows)
+    for row in shown:
+        table.add_row(*_cells(row, predicted))
+    if len(shown) < len(rows):
+        table.caption = f"{len(shown)} of {len(rows)} layers; all are in diagnosis.json"
     wide_console().print(table)
     for line in conclusions(diagnosis):
         console.print(line, soft_wrap=True, highlight=False)
+
+
+def _cells(row: dict[str, Any], predicted: bool) -> list[str]:
+    """Of one layer; with its name where nothing is predicted."""
+    cells = [f"{row['layer']}" + (" out" if row["kind"] == "readout" else "")]
+    cells += [] if predicted else [row["name"]]
+    for name in PAIRS:
+        cells.append(_short(row[name]))
+        if predicted:
+            cells.append(_with_band(row[f"{name}_predicted_log10"], row[f"{name}_std"]))
+    return [*cells, "-" if row["saturation"] is None else f"{row['saturation']:.0%}"]
 
 
 def _thinned(rows: list[dict[str, Any]], most: int = 24) -> list[dict[str, Any]]:
@@ -88,7 +95,7 @@ def conclusions(diagnosis: dict[str, Any]) -> list[str]:
         lines.append(
             f"phase           {diagnosis['phase']} (χ₁ = {diagnosis['chi_1']:.4g}, q* = {q_star})"
         )
-    lines.append(f"verdict         {diagnosis['verdict_init']}")
+    lines.append(f"verdict         {diagnosis['verdict_init'] or 'none'}")
     values = diagnosis["jacobian_singular_values"]
     if values:
         middle = values[len(values) // 2]
@@ -96,6 +103,7 @@ def conclusions(diagnosis: dict[str, Any]) -> list[str]:
             f"Jacobian        singular values {values[-1]:.2e} to {values[0]:.2e}, median "
             f"{middle:.2e} (1: isometry)"
         )
+    lines.append(f"loss            {diagnosis['loss'].replace('_', '-')}")
     if diagnosis["reason"]:
         lines.append(f"not predicted   {diagnosis['reason']}")
     return [*lines, *[f"what to change  {line}" for line in diagnosis["advice"]]]
