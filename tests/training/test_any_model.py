@@ -26,12 +26,20 @@ _args_:
   - {_target_: torch.nn.Linear, in_features: 196, out_features: 10}
 """
 
+TIMM = """
+_target_: timm.create_model
+name: resnet10t
+model_name: resnet10t
+in_chans: 1
+"""
+
 
 @pytest.fixture(autouse=True)
 def conf(tmp_path, monkeypatch):
     (tmp_path / "conf" / "model").mkdir(parents=True)
     (tmp_path / "conf" / "model" / "resnet18.yaml").write_text(RESNET)
     (tmp_path / "conf" / "model" / "gray.yaml").write_text(GRAY)
+    (tmp_path / "conf" / "model" / "timm.yaml").write_text(TIMM)
     monkeypatch.setenv("ISOMETRY_CONF", str(tmp_path / "conf"))
 
 
@@ -45,6 +53,19 @@ def test_resnet18_is_initialized_and_gets_the_number_of_classes():
         # the sample of n has a relative error of 1/sqrt(2n)
         error = 5 / math.sqrt(2 * spec.weight.numel())
         assert spec.weight.std().item() == pytest.approx(expected, rel=error), spec.name
+
+
+def test_a_model_of_timm_is_initialized_and_trained(tmp_path, data_cache):
+    words = ["model=timm", "initializer=he_normal", "trainer=cpu", "trainer.max_steps=2"]
+    more = ["logger=csv", "pictures=false", "data.batch_size=8", "trainer.limit_val_batches=1"]
+    folders = [f"paths.runs={tmp_path}/runs", f"paths.data={data_cache}"]
+    config = compose("train", [*words, *more, "trainer.limit_test_batches=1", *folders])
+    summary = train(config)
+    frame = read_signals(run_of(summary, config).signals)
+    first = frame[frame.step == 0]
+    assert len(first) == 15
+    assert list(first["kind"])[-1] == "readout"
+    assert (first["preactivation_var"] > 0).all()
 
 
 def test_images_that_it_does_not_take_are_told_before_a_training():

@@ -174,6 +174,8 @@ class Observer:
         for index, spec in enumerate(new, start=len(self.layers) + 1):
             spec.index = index
             spec.name = f"{path}.{spec.name}" if path else spec.name
+            # where φ saturates is computed by autograd: now, not inside of a checkpoint
+            _ = spec.activation is not None and spec.activation.saturates
         self.layers.extend(new)
         self._attach(new)
 

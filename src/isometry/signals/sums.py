@@ -108,7 +108,11 @@ class StepSums(Sink):
     def activation(self, layer: LayerSpec, a: Tensor) -> None:
         of = self._of(layer)
         last, sums = self._last
-        of.a.append(sums if a is last and sums is not None else shifted_sums(a))
+        # φ in place gives the very tensor back, with other numbers
+        if a is last and sums is not None and layer.activation is None:
+            of.a.append(sums)
+        else:
+            of.a.append(shifted_sums(a))
         self._last = (None, None)
         if layer.kind == "hidden":
             living = alive(layer, a)

@@ -45,6 +45,7 @@ class Watched:
         accumulate: backward passes to an optimizer step, by which their losses are divided.
         batch_dim: of the model's first input, the dimension that counts examples.
         scaler: the `torch.amp.GradScaler` of the training, where there is one.
+        first_step: optimizer steps that an earlier training has taken, whose rows are kept.
         chosen: fields of `SignalOptions` that are not to be the defaults.
 
     Raises:
@@ -61,6 +62,7 @@ class Watched:
         accumulate: int = 1,
         batch_dim: int = 0,
         scaler: torch.amp.GradScaler | None = None,
+        first_step: int = 0,
         **chosen: Any,
     ):
         self.options = signal_options(chosen)
@@ -70,9 +72,11 @@ class Watched:
         self.batch_dim = batch_dim
         self.scaler = scaler
         self.kept = SignalLog(self.options)
-        self.kept.begin(folder, 0)
-        scaled = scaler is not None
-        self.recorder = Recorder(self.model, None, self.options.flush_every, skips_overflow=scaled)
+        self.kept.begin(folder, first_step)
+        fixed = (self.options.flush_every, first_step, scaler is not None)
+        self.recorder = Recorder(self.model, None, *fixed)
+        if first_step > 0:
+            self.recorder.restore_initial(None)  # nobody has kept the weights of step 0
         self._own = {id(parameter) for parameter in self.model.parameters()}
         self._optimizer: torch.optim.Optimizer | None = None
         self._accumulated: dict[nn.Parameter, Tensor] = {}
