@@ -12,7 +12,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from isometry.config.compose import compose, conf_dir
+from isometry.config.compose import compose
+from isometry.config.messages import options
 from isometry.plots.phase import draw_phase_diagram
 from isometry.plots.style import save
 from isometry.training.build import build_activation
@@ -34,9 +35,9 @@ def table() -> str:
         *[f"χ₁ {name}" for name in SCHEMES],
     ]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for path in sorted((conf_dir() / "activation").glob("*.yaml")):
-        config = compose("theory", [f"activation={path.stem}"])
-        lines.append("| " + " | ".join(row(path.stem, build_activation(config.activation))) + " |")
+    for option in [name for name in options("activation") if name != "own"]:
+        config = compose("theory", [f"activation={option}"])
+        lines.append("| " + " | ".join(row(option, build_activation(config.activation))) + " |")
     return "\n".join(lines)
 
 

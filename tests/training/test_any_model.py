@@ -7,26 +7,27 @@ import math
 import pytest
 
 from commands import run_of
-from isometry.config.compose import compose
+from isometry.config.compose import compose, resolved
 from isometry.errors import UserError
 from isometry.layers.discover import layers_of
+from isometry.runs.identity import run_id
 from isometry.runs.signal_store import read_signals
 from isometry.training.build import build_network
 from isometry.training.run import train
 from isometry.verbs.diagnose import diagnose
 
-RESNET = "_target_: torchvision.models.resnet18\nname: resnet18\n"
-GRAY = """
+OWN = "defaults: [override /activation@_global_.activation: own]\n"
+GRAY = f"""{OWN}
 _target_: torch.nn.Sequential
 name: gray
 _args_:
-  - {_target_: torch.nn.Conv2d, in_channels: 1, out_channels: 4, kernel_size: 4, stride: 4}
-  - {_target_: torch.nn.ReLU}
-  - {_target_: torch.nn.Flatten}
-  - {_target_: torch.nn.Linear, in_features: 196, out_features: 10}
+  - {{_target_: torch.nn.Conv2d, in_channels: 1, out_channels: 4, kernel_size: 4, stride: 4}}
+  - {{_target_: torch.nn.ReLU}}
+  - {{_target_: torch.nn.Flatten}}
+  - {{_target_: torch.nn.Linear, in_features: 196, out_features: 10}}
 """
 
-TIMM = """
+TIMM = f"""{OWN}
 _target_: timm.create_model
 name: resnet10t
 model_name: resnet10t
@@ -37,7 +38,6 @@ in_chans: 1
 @pytest.fixture(autouse=True)
 def conf(tmp_path, monkeypatch):
     (tmp_path / "conf" / "model").mkdir(parents=True)
-    (tmp_path / "conf" / "model" / "resnet18.yaml").write_text(RESNET)
     (tmp_path / "conf" / "model" / "gray.yaml").write_text(GRAY)
     (tmp_path / "conf" / "model" / "timm.yaml").write_text(TIMM)
     monkeypatch.setenv("ISOMETRY_CONF", str(tmp_path / "conf"))
@@ -80,7 +80,7 @@ def test_logits_of_another_width_are_told_before_a_training():
 
 
 def test_a_sequential_of_a_config_is_diagnosed(tmp_path, data_cache):
-    words = ["model=gray", "activation=relu", "trainer=cpu", "plot=false"]
+    words = ["model=gray", "trainer=cpu", "plot=false"]
     folders = [f"paths.runs={tmp_path}/runs", f"paths.data={data_cache}"]
     layers = diagnose(compose("diagnose", [*words, *folders]))["layers"]
     assert [layer["name"] for layer in layers] == ["0", "3"]
@@ -96,3 +96,24 @@ def test_a_sequential_of_a_config_is_trained(tmp_path, data_cache):
     frame = read_signals(run_of(summary, config).signals)
     assert frame.name.unique().tolist() == ["0", "3"]
     assert (frame[frame.step == 0].weight_grad_norm > 0).all()
+
+
+def test_a_run_of_a_network_with_its_own_phi_is_not_named_after_another():
+    assert run_id(resolved(compose("train", ["model=gray"]))).startswith("gray-glorot_normal-s0-")
+
+
+def test_an_activation_that_a_network_does_not_take_is_an_error():
+    words = r"activation=relu: model=gray takes none: activation=own"
+    with pytest.raises(UserError, match=words):
+        build_network(compose("train", ["model=gray", "activation=relu"]), (1, 28, 28), 10)
+    with pytest.raises(UserError, match="activation=own: is a network's own φ"):
+        build_network(compose("train", ["activation=own"]), (1, 28, 28), 10)
+
+
+def test_a_config_without_that_line_is_told_it(tmp_path):
+    bare = "_target_: torchvision.models.resnet18\nname: bare\n"
+    (tmp_path / "conf" / "model" / "bare.yaml").write_text(bare)
+    with pytest.raises(UserError, match="model=bare takes none: activation=own, or in the model's"):
+        build_network(compose("train", ["model=bare"]), (3, 32, 32), 10)
+    network = build_network(compose("train", ["model=bare", "activation=own"]), (3, 32, 32), 10)
+    assert len(layers_of(network)) == 21

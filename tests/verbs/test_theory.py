@@ -20,7 +20,8 @@ def test_the_card_of_tanh(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "option", sorted(path.stem for path in (conf_dir() / "activation").glob("*.yaml"))
+    "option",
+    sorted({path.stem for path in (conf_dir() / "activation").glob("*.yaml")} - {"own"}),
 )
 def test_every_activation_has_a_card(option, capsys, tmp_path):
     assert cli.run(["isometry", "theory", f"activation={option}", f"paths.runs={tmp_path}"]) == 0
@@ -49,3 +50,9 @@ def test_the_phase_diagram_is_chi_at_the_settled_length():
     np.testing.assert_allclose(chi, np.log10(sigma_w**2 / 2)[None].repeat(2, 0), atol=1e-6)
     figure = draw_phase_diagram(activations.relu(), points=11)
     assert figure.axes[0].get_xlabel() == r"$\sigma_w$"
+
+
+def test_a_networks_own_activation_has_none(capsys):
+    with pytest.raises(SystemExit):
+        cli.run(["isometry", "theory", "activation=own"])
+    assert "activation=own: is a network's own φ" in capsys.readouterr().err

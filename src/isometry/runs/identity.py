@@ -45,7 +45,10 @@ def _choices(config: Mapping[str, Any]) -> list[str]:
     model = config["model"]
     words = [str(model.get("name") or model["_target_"])]
     words += [f"d{model['depth']}"] if "depth" in model else []
-    words += [config["activation"]["name"], config["initializer"]["name"]]
+    phi = config["activation"]["name"]
+    words += (
+        [config["initializer"]["name"]] if phi == "own" else [phi, config["initializer"]["name"]]
+    )
     normalization = config["normalization"]["kind"]
     words += [] if normalization == "none" else [normalization]
     return [*words, f"s{config['seed']}"]

@@ -23,6 +23,9 @@ from isometry.layers.spec import LayerSpec
 from isometry.networks.blocks import NORMALIZATIONS, Network
 from isometry.training.classifier import Classifier
 
+HAS_ITS_OWN = "defaults: [override /activation@_global_.activation: own]"
+"""What a model's config says for it."""
+
 
 def seed_everything(seed: int) -> None:
     """Seed python, numpy and torch."""
@@ -45,7 +48,12 @@ def build_data(config: DictConfig) -> DataModule:
 def build_activation(node: DictConfig) -> Activation:
     """φ from its config, which may build an Activation, a torch module or (with `_partial_: true`)
     name a function.
+
+    Raises:
+        UserError: for `own`, which is none.
     """
+    if "_target_" not in node:
+        raise bad_value("activation", node.name, "is a network's own φ; here one is to be named")
     return wrap(node.name, functools.partial(instantiate, node), node.get("kinks") or (0.0,))
 
 
@@ -70,18 +78,19 @@ def make_network(config: DictConfig, input_shape: tuple[int, ...], num_classes: 
     """The network as its class makes it. What the class takes is passed by its parameters' names.
 
     Raises:
-        UserError: for a normalization that it does not take, and what does not build a module.
+        UserError: for a normalization or an activation that it does not take, and what does not
+            build a module.
     """
     kind = config.normalization.kind
     if kind not in NORMALIZATIONS:
         raise bad_value("normalization.kind", kind, f"allowed are {', '.join(NORMALIZATIONS)}")
-    offered = {
-        "input_shape": input_shape,
-        "num_classes": num_classes,
-        "activation": build_activation(config.activation),
-        "normalization": kind,
-    }
     names = parameters_of(config.model)
+    offered = {"input_shape": input_shape, "num_classes": num_classes, "normalization": kind}
+    if "activation" in names:
+        offered["activation"] = build_activation(config.activation)
+    elif config.activation.name != "own":
+        words = f"{_name(config)} takes none: activation=own, or in the model's YAML {HAS_ITS_OWN}"
+        raise bad_value("activation", config.activation.name, words)
     if "**" in names and "num_classes" not in config.model:
         names.add("num_classes")  # torchvision's and timm's functions hand it on
     if kind != "none" and "normalization" not in names:
