@@ -31,7 +31,7 @@ from isometry.columns import MEASURED
 from isometry.layers.discover import layer_map
 from isometry.networks.mlp import MLP
 from isometry.signals.recorder import Recorder
-from isometry.signals.scaling import gradient_scale, loss_scale
+from isometry.training.scaling import gradient_scale, loss_scale
 
 ISOMETRY = str(Path(sys.executable).parent / "isometry")
 COMMON = [

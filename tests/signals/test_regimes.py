@@ -21,7 +21,7 @@ from isometry.columns import MEASURED
 from isometry.networks.blocks import Layer, Network
 from isometry.signals.norms import norms
 from isometry.signals.parameters import LayerParameters
-from isometry.signals.scaling import gradient_scale, loss_scale
+from isometry.training.scaling import gradient_scale, loss_scale
 
 
 def build(dtype=torch.float32, depth=4):

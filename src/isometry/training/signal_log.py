@@ -18,8 +18,8 @@ from isometry.columns import MEASURED
 from isometry.errors import UserError
 from isometry.layers.spec import LayerSpec
 from isometry.runs.signal_store import SCHEMA, SignalStore, read_signals
-from isometry.signals.alarm import GradientAlarm
 from isometry.signals.flush import Divergence, Flush
+from isometry.training.alarm import GradientAlarm
 from isometry.training.signal_options import SignalOptions
 
 if TYPE_CHECKING:  # half a second, which a training does not need

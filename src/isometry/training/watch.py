@@ -24,7 +24,7 @@ from isometry.layers.spec import LayerSpec
 from isometry.signals import distributed
 from isometry.signals.flush import Divergence
 from isometry.signals.recorder import Recorder
-from isometry.signals.scaling import gradient_scale, loss_scale
+from isometry.training.scaling import gradient_scale, loss_scale
 from isometry.training.signal_log import SignalLog
 from isometry.training.signal_options import signal_options
 

@@ -19,7 +19,6 @@ from isometry.layers.spec import LayerSpec
 from isometry.runs.signal_store import SignalStore
 from isometry.signals.flush import Divergence, Flush
 from isometry.signals.recorder import Recorder
-from isometry.signals.scaling import gradient_scale, loss_scale
 from isometry.training.callbacks.host import (
     accumulated,
     examples_in,
@@ -29,6 +28,7 @@ from isometry.training.callbacks.host import (
     second_pass,
 )
 from isometry.training.callbacks.initial_weights import read_initial, write_initial
+from isometry.training.scaling import gradient_scale, loss_scale
 from isometry.training.signal_log import SignalLog
 from isometry.training.signal_options import signal_options
 

@@ -1,6 +1,6 @@
 """The running-median alarm on made-up norms."""
 
-from isometry.signals.alarm import GradientAlarm
+from isometry.training.alarm import GradientAlarm
 
 
 def test_an_excursion_of_k_steps_is_told_once():
