@@ -18,8 +18,8 @@ from isometry.signals.statistics import (
 
 def moments_of(*tensors):
     """Mean and variance of each, two [n]."""
-    counts, *sums = zip(*map(shifted_sums, tensors), strict=True)
-    return moments(*map(torch.stack, sums), torch.tensor(counts, dtype=torch.float64))
+    counts, sums = zip(*map(shifted_sums, tensors), strict=True)
+    return moments(*torch.stack(sums).unbind(-1), torch.tensor(counts, dtype=torch.float64))
 
 
 def test_moments_keep_their_digits_far_from_zero():
@@ -68,7 +68,7 @@ def test_saturation_is_where_the_slope_is_small(name):
     z[0, 0] = math.nan
     slopes = torch.from_numpy(phi.phi_prime(z.numpy())).abs().flatten()[1:]
     expected = (slopes < 0.05 * phi.slope_max).sum().item()  # the NaN is not
-    assert saturated(phi, z).item() == expected
+    assert int(saturated(phi, z)) == expected
 
 
 def layer(kind):
@@ -91,5 +91,5 @@ def test_units_are_alive_where_any_example_shows_it():
 def test_norms_hold_over_float32s_range(scale):
     x = torch.full((3, 8, 2), scale)
     value = float(x[0, 0, 0])  # 1e-40 is rounded to a denormal
-    assert norm(x).item() == pytest.approx(value * math.sqrt(48), rel=1e-12)
+    assert float(norm(x)) == pytest.approx(value * math.sqrt(48), rel=1e-12)
     assert example_norms(x).tolist() == pytest.approx([value * 4] * 3, rel=1e-12)

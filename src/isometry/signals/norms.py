@@ -9,7 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from isometry.signals.statistics import SMALL, distance, norm
+from isometry.signals import loops
+from isometry.signals.statistics import distance, norm, vector
+
+SMALL = 2**16
+"""Entries up to which an operation costs what asking for it does."""
 
 SCREENED = frozenset({"cpu"})
 """Devices whose results are there at once, so that looking at one does not wait for anything."""
@@ -24,11 +28,10 @@ def norms(tensors: Iterable[Tensor], device: torch.device) -> Tensor:
     """The Euclidean norm of each tensor, right over float32's full range, as a float64 vector on a
     device. An infinite or NaN entry makes the norm inf or nan.
     """
-    return _vector([_row_norms(group) for group in grouped(tensors, device)], device)
-
-
-def _vector(parts: list[Tensor], device: torch.device) -> Tensor:
-    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64, device=device)
+    if seen_at_once(device):
+        return vector([norm(tensor) for tensor in tensors], device)
+    nothing = torch.empty(0, dtype=torch.float64, device=device)
+    return torch.cat([nothing, *map(_row_norms, grouped(tensors))])
 
 
 def distances(tensors: Sequence[Tensor], others: Sequence[Tensor], device: torch.device) -> Tensor:
@@ -37,9 +40,35 @@ def distances(tensors: Sequence[Tensor], others: Sequence[Tensor], device: torch
     """
     pairs = zip(tensors, others, strict=True)
     if seen_at_once(device):
-        return _vector([distance(x, y).reshape(1) for x, y in pairs], device)
+        return vector([distance(x, y) for x, y in pairs], device)
     # one group of differences at a time: all together are a copy of the network
     return norms((x - y for x, y in pairs), device)
+
+
+def keep(
+    tensors: Sequence[Tensor], kept: Sequence[Tensor], first: Sequence[Tensor], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Copy each tensor to a contiguous `kept`; their `norms` and their `distances` from `first`.
+
+    The three together read a large network's weights once instead of three times.
+    """
+    triples = zip(tensors, kept, first, strict=True)
+    found = [_keep(*three) for three in triples] if seen_at_once(device) else [None]
+    if None not in found:
+        return vector([f[0] for f in found if f], device), vector(
+            [f[1] for f in found if f], device
+        )
+    for copy, tensor in zip(kept, tensors, strict=True):
+        copy.copy_(tensor)
+    return norms(tensors, device), distances(tensors, first, device)
+
+
+def _keep(tensor: Tensor, kept: Tensor, first: Tensor) -> tuple[float, float] | None:
+    """`loops.keep`; None for memory that it does not know."""
+    x, y, z = (loops.numbers_of(each) for each in (tensor, kept, first))
+    if x is None or y is None or z is None:
+        return None
+    return loops.keep(x.reshape(-1), y.reshape(-1), z.reshape(-1))
 
 
 def nonfinite_counts(tensors: Sequence[Tensor]) -> Tensor:
@@ -47,15 +76,10 @@ def nonfinite_counts(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack([x.isfinite().logical_not().sum(dtype=torch.float64) for x in tensors])
 
 
-def grouped(tensors: Iterable[Tensor], device: torch.device) -> Iterator[list[Tensor]]:
-    """Consecutive small tensors of one shape and type together, on accelerators.
-
-    There a step of a small network costs what the host needs to ask for it, and thirty layers are
-    few shapes; on the CPU the copy costs more than it spares.
+def grouped(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Consecutive small tensors of one shape and type together: on accelerators a step of a small
+    network costs what the host needs to ask for it, and thirty layers are few shapes.
     """
-    if seen_at_once(device):
-        yield from ([tensor] for tensor in tensors)
-        return
     for _, group in itertools.groupby(tensors, _kind):
         yield list(group)
 
@@ -68,24 +92,10 @@ def _kind(tensor: Tensor) -> tuple[object, ...]:
 
 def _row_norms(group: list[Tensor]) -> Tensor:
     if len(group) == 1:
-        return norm(group[0]).reshape(1)
+        return vector([norm(group[0])], group[0].device)
     rows = torch.stack(group).reshape(len(group), group[0].numel())
     found: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
     return found
-
-
-TINY = 1e-18
-"""A float32 norm under this may have lost squares that underflowed."""
-
-
-def total_norm(tensors: Sequence[Tensor]) -> float | None:
-    """The norm of all entries together, in the tensors' own precision; None where one look does not
-    show that it is finite and right. For devices whose results are there at once.
-    """
-    if any(tensor.dtype.itemsize < 4 for tensor in tensors):
-        return None
-    found: float = torch.nn.utils.get_total_norm(tensors, error_if_nonfinite=False).item()
-    return found if math.isfinite(found) and found > TINY else None
 
 
 def known_finite(values: Tensor) -> bool:

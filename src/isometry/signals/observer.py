@@ -43,7 +43,9 @@ class Sink:
         """The input and the preactivation of a layer, at each of its uses."""
 
     def argument(self, layer: LayerSpec, z: Tensor) -> None:
-        """What φ is applied to: h, or h normalized."""
+        """What φ will be applied to: h, or h normalized; what becomes of it follows in
+        `activation`, or nothing does.
+        """
 
     def activation(self, layer: LayerSpec, a: Tensor) -> None:
         """φ(z); z itself of a layer without φ."""
@@ -79,7 +81,6 @@ class Observer:
         self._backward = False  # calls from now on are repetitions of checkpointed ones
         self._without_gradient: set[LayerSpec] = set()
         self._pending: dict[int, tuple[Tensor, LayerSpec]] = {}  # by the id of h, then of z
-        self._applying: list[LayerSpec | None] = []
         self._mode: Mode | None = None
         self._eager: ExitStack | None = None
         self.compiled = is_compiled(root)
@@ -130,7 +131,6 @@ class Observer:
         self._backward = False
         self._without_gradient = set()
         self._pending = {}
-        self._applying = []
         self._running = []
         self._sink = None
         self._run_as_before()
@@ -199,14 +199,13 @@ class Observer:
         for module in _distinct(spec.norm_module for spec in layers if shows_norm(spec)):
             self._handles.append(module.register_forward_hook(self._normalized))
         for module in _distinct(spec.act_module for spec in layers if shows_phi(spec)):
-            self._handles.append(module.register_forward_pre_hook(self._before_phi))
-            self._handles.append(module.register_forward_hook(self._after_phi))
+            self._handles.append(module.register_forward_hook(self._activated))
         if any(needs_mode(spec) for spec in self.layers):
             self._mode = Mode(self)
 
     def _mapped(self, spec: LayerSpec, module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
-        inputs = tensors_in((args, kwargs))
-        self.see(spec, inputs[0], tensors_in(out)[0])
+        x = args[0] if args and isinstance(args[0], Tensor) else tensors_in((args, kwargs))[0]
+        self.see(spec, x, out if isinstance(out, Tensor) else tensors_in(out)[0])
 
     def see(self, spec: LayerSpec, x: Tensor, h: Tensor) -> None:
         """A layer has computed."""
@@ -214,7 +213,10 @@ class Observer:
             return
         if not self._backward:
             self._sink.preactivation(spec, x, h)
-            self._expect(spec, h, spec.normalization != "none" or spec.activation is not None)
+            if spec.normalization == "none":
+                self._expect_phi(spec, h)
+            else:
+                self._expect(spec, h, more=True)
             if not h.requires_grad:
                 self._without_gradient.add(spec)
         # a reentrant checkpoint computes without gradients first
@@ -232,6 +234,13 @@ class Observer:
         else:
             self._sink.activation(spec, tensor)
 
+    def _expect_phi(self, spec: LayerSpec, z: Tensor) -> None:
+        """z is there: looked at now, φ may overwrite it."""
+        assert self._sink is not None
+        if spec.activation is not None:
+            self._sink.argument(spec, z)
+        self._expect(spec, z, spec.activation is not None)
+
     def awaited(self, tensor: Any) -> LayerSpec | None:
         """The layer whose h or z a tensor is, once."""
         if self._sink is None or self._backward:
@@ -239,32 +248,22 @@ class Observer:
         return self._pending.pop(id(tensor), (None, None))[1]
 
     def _normalized(self, module: nn.Module, args: Any, z: Tensor) -> None:
-        spec = self.awaited(args[0])
+        self.normalized(args[0] if args else None, z)
+
+    def normalized(self, h: Any, z: Tensor) -> None:
+        """Something has been normalized: a layer's h, maybe."""
+        spec = self.awaited(h)
         if spec is not None:
-            self._expect(spec, z, spec.activation is not None)
+            self._expect_phi(spec, z)
 
-    def normalized(self, spec: LayerSpec, z: Tensor) -> None:
-        """A function has normalized a layer's h."""
-        self._expect(spec, z, spec.activation is not None)
+    def _activated(self, module: nn.Module, args: Any, a: Tensor) -> None:
+        self.activated(args[0] if args else None, a)
 
-    def _before_phi(self, module: nn.Module, args: Any) -> None:
-        spec = self.awaited(args[0])
-        self._applying.append(spec)
-        if spec is not None and self._sink is not None:
-            self._sink.argument(spec, args[0])
-
-    def _after_phi(self, module: nn.Module, args: Any, a: Tensor) -> None:
-        spec = self._applying.pop() if self._applying else None
+    def activated(self, z: Any, a: Tensor) -> None:
+        """A φ has been applied: to a layer's z, maybe."""
+        spec = self.awaited(z)
         if spec is not None and self._sink is not None:
             self._sink.activation(spec, a)
-
-    def apply_phi(self, spec: LayerSpec, z: Tensor, function: Callable[[], Tensor]) -> Tensor:
-        """A function is applied to a layer's z."""
-        assert self._sink is not None
-        self._sink.argument(spec, z)
-        a = function()
-        self._sink.activation(spec, a)
-        return a
 
 
 def shows_phi(spec: LayerSpec) -> bool:
@@ -321,17 +320,13 @@ class Mode(Inside):
         kind = kind_of(func)
         if kind == "composite":
             return self.inside(COMPOSITE[func], args, kwargs)
-        if kind == "phi" and args:
-            spec = self.observer.awaited(args[0])
-            if spec is not None:
-                return self.observer.apply_phi(spec, args[0], lambda: func(*args, **kwargs))
         out = func(*args, **kwargs)
         if kind == "map":
             self._see_map(func, args, kwargs, out)
         elif kind == "norm" and args:
-            spec = self.observer.awaited(args[0])
-            if spec is not None:
-                self.observer.normalized(spec, out)
+            self.observer.normalized(args[0], out)
+        elif kind == "phi" and args:
+            self.observer.activated(args[0], out)
         return out
 
     def _see_map(self, func: Any, args: Any, kwargs: Mapping[str, Any], out: Any) -> None:

@@ -31,11 +31,11 @@ from isometry.signals import distributed
 from isometry.signals.flush import Flush, Written, read
 from isometry.signals.norms import (
     distances,
+    keep,
     known_finite,
     nonfinite_counts,
     norms,
     seen_at_once,
-    total_norm,
 )
 from isometry.signals.observer import Observer, Sink
 from isometry.signals.parameters import LayerParameters
@@ -94,8 +94,6 @@ class Recorder:
         self.prepared = True
         self.weights = LayerParameters([spec.weights for spec in self.layers])
         self.biases = LayerParameters([spec.biases for spec in self.layers])
-        # the norm over all gradients is that over the layers
-        self._whole = bool(self.weights.first_owners().all()) and not self.weights.any_sharded
         values = self.weights.values()
         self.device = values[0].device
         self.constants = Constants(self.device)
@@ -103,7 +101,7 @@ class Recorder:
         self.buffer = torch.full(shape, torch.nan, dtype=torch.float64, device=self.device)
         self.buffer[:, MEASURES:] = 0.0
         self._initial = [value.clone() for value in values]
-        self._before = [torch.empty_like(value) for value in values]
+        self._before = [torch.empty_like(v, memory_format=torch.contiguous_format) for v in values]
         self._initial_norms = self._norms_by_layer(self._initial)
         self.exists = self._existing()
         self._restore()
@@ -253,20 +251,8 @@ class Recorder:
             self._record_forward()
             self._record_weights()
             self._record_gradients(gradients, positions, scale)
-        elif not self._all_finite(gradients, scale):
+        else:
             self._watch_step(gradients, positions, scale)
-
-    def _all_finite(self, gradients: Sequence[Tensor], scale: float | Tensor) -> bool:
-        """Whether one look shows that all went well, as in almost every step of almost every
-        training.
-        """
-        if not gradients or not seen_at_once(self.device) or not _is_one(scale):
-            return False
-        total = total_norm(gradients) if self._whole else None
-        if total is None or not all(map(known_finite, self.losses)):
-            return False
-        self._row("watched_gradient")[0] = total  # what is asked for is the norm over the layers
-        return True
 
     def _watch_step(
         self, gradients: Sequence[Tensor], positions: Sequence[int], scale: float | Tensor
@@ -312,11 +298,10 @@ class Recorder:
     def _record_weights(self) -> None:
         """Norm and displacement; and keep them, for the update."""
         values = self.weights.values()
-        for kept, value in zip(self._before, values, strict=True):
-            kept.copy_(value)
-        self._record_one("weight_norm", self._norms_by_layer(values))
-        moved = self.weights.norm_by_layer(distances(values, self._initial, self.device))
-        self._record_one("displacement", moved / self._initial_norms)
+        sizes, moved = keep(values, self._before, self._initial, self.device)
+        self._record_one("weight_norm", self.weights.norm_by_layer(sizes))
+        by_layer = self.weights.norm_by_layer(moved)
+        self._record_one("displacement", by_layer / self._initial_norms)
 
     def _record_gradients(
         self, gradients: Sequence[Tensor], positions: Sequence[int], scale: float | Tensor
@@ -388,10 +373,9 @@ class Recorder:
     def _close_step(self, recorded: bool) -> None:
         """Write the step's rows of the buffer."""
         if recorded:
-            at = [ROW[name] for name in self.values]
-            where = self.buffer[len(self.rows)]
-            for index, values in zip(at, self.values.values(), strict=True):
-                where[index].copy_(values)
+            at = self.constants([ROW[name] for name in self.values]).long()
+            values = torch.stack(list(self.values.values()))
+            self.buffer[len(self.rows)].index_copy_(0, at, values)
         self.rows.append(self.written if recorded else None)
         self._open_step()
 

@@ -6,23 +6,17 @@ without looking at them.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from isometry.activations import SATURATION_SHARE, Activation
 from isometry.layers.spec import LayerSpec
+from isometry.signals import loops
 
-SMALL = 2**16
-"""Entries up to which an operation costs what asking for it does."""
-
-CHUNK = 2**18
-"""Entries that are copied to float64 at a time."""
-
-Sums = tuple[int, Tensor, Tensor, Tensor]
-"""Entries; the first one; over the differences from it their sum and the sum of their squares."""
+Sums = tuple[int, Tensor]
+"""Entries; [3]: the first one, and over the differences from it their sum and that of squares."""
 
 
 def shifted_sums(tensor: Tensor) -> Sums:
@@ -31,14 +25,15 @@ def shifted_sums(tensor: Tensor) -> Sums:
     Shifted before squaring: a mean far from 0 (sigmoid: 0.5 ± 1e-6) costs no digits. Differences
     of 16-bit numbers are taken in float32, sums in float64.
     """
+    numbers = loops.numbers_of(tensor)
+    if numbers is not None:
+        return numbers.size, torch.from_numpy(loops.shifted_sums(numbers.reshape(-1)))
     flat = tensor.detach().flatten()
     if flat.dtype.itemsize < 4:
         flat = flat.float()
-    first = flat[0]
-    shifted = (flat - first).double()
-    squares = torch.dot(shifted, shifted)  # on the CPU several times as fast as a float64 norm
-    kept = first.to(torch.float64, copy=True)  # what it stands in may be overwritten next
-    return flat.numel(), kept, shifted.sum(), squares
+    shifted = (flat - flat[0]).double()
+    sums = torch.stack([flat[0].double(), shifted.sum(), torch.dot(shifted, shifted)])
+    return flat.numel(), sums
 
 
 def moments(first: Tensor, total: Tensor, squares: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,64 +57,72 @@ def merge_moments(counts: Tensor, means: Tensor, variances: Tensor) -> tuple[Ten
     return mean, (weight * (variances + (means - mean).square())).sum(0)
 
 
-def saturated(phi: Activation, z: Tensor) -> Tensor:
+def saturated(phi: Activation, z: Tensor) -> Tensor | int:
     """How many entries of z lie where |φ'| is under 5 % of its maximum; a NaN does not."""
     z = z.detach()
     if phi.slope is not None:
         return torch.count_nonzero(phi.slope(z).abs() < SATURATION_SHARE * phi.slope_max)
+    numbers = loops.numbers_of(z)
+    intervals = phi.saturated_intervals or ()
+    if numbers is not None:
+        flat = numbers.reshape(-1)
+        return sum(loops.count_inside(flat, *interval) for interval in intervals)
     inside = torch.zeros((), dtype=torch.int64, device=z.device)
-    for low, high in phi.saturated_intervals or ():
-        inside = inside + _inside(z, low, high)
+    for low, high in intervals:
+        inside = inside + torch.count_nonzero((z >= low) & (z <= high))
     return inside
-
-
-def _inside(z: Tensor, low: float, high: float) -> Tensor:
-    if low == -math.inf:
-        return torch.count_nonzero(z <= high)
-    from_low = torch.count_nonzero(z >= low)
-    return from_low if high == math.inf else from_low - torch.count_nonzero(z > high)
 
 
 def alive(layer: LayerSpec, a: Tensor) -> Tensor:
     """[units]: whether a unit (a channel of a feature map, at all positions together) is not 0 for
     some example.
     """
-    size = a.detach().abs()  # of which a NaN stays one, and is not 0
-    if layer.map.startswith("conv") and size.dim() > 2:
-        size = size.flatten(2).amax(2)
-    return size.flatten(0, -2).amax(0).ne(0)
+    a = a.detach()
+    features = layer.map.startswith("conv") and a.dim() > 2
+    units = a.shape[1] if features else a.shape[-1]
+    rows = a.flatten(1) if features else a.flatten(0, -2)
+    numbers = loops.numbers_of(rows)
+    living = rows.ne(0).any(0) if numbers is None else torch.from_numpy(loops.any_nonzero(numbers))
+    return living.view(units, -1).any(1) if features else living  # a NaN is not 0
 
 
 def example_norms(tensor: Tensor) -> Tensor:
     """‖t_i‖ of each example of a batch [B, ...], [B]."""
-    rows = tensor.detach().flatten(1).double()
-    norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
+    rows = tensor.detach().flatten(1)
+    numbers = loops.numbers_of(rows)
+    if numbers is not None:
+        return torch.from_numpy(loops.row_norms(numbers))
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
     return norms
 
 
-def norm(tensor: Tensor) -> Tensor:
+def norm(tensor: Tensor) -> Tensor | float:
     """The Euclidean norm of all entries.
 
     Squares are taken in float64, so that 1e-40 and 1e38 are what they are: in float32 they
     underflow below about 1e-22 and overflow above about 1e19.
     """
-    tensor = tensor.detach()
-    if tensor.is_cpu and tensor.numel() > SMALL:
-        return _norm_of_parts(tensor.flatten().split(CHUNK))
-    result: Tensor = torch.linalg.vector_norm(tensor, dtype=torch.float64)
+    numbers = loops.numbers_of(tensor)
+    if numbers is not None:
+        return loops.norm(numbers.reshape(-1))
+    result: Tensor = torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64)
     return result
 
 
-def distance(x: Tensor, y: Tensor) -> Tensor:
+def distance(x: Tensor, y: Tensor) -> Tensor | float:
     """`norm` of x - y, the differences in the tensors' own precision, where they are what
     happened.
     """
-    if x.is_cpu and x.numel() > SMALL:
-        pairs = zip(x.flatten().split(CHUNK), y.flatten().split(CHUNK), strict=True)
-        return _norm_of_parts(a - b for a, b in pairs)
-    return norm(x - y)
+    one = loops.numbers_of(x)
+    other = loops.numbers_of(y)
+    if one is None or other is None or one.dtype != other.dtype:
+        return norm(x - y)
+    return loops.distance(one.reshape(-1), other.reshape(-1))
 
 
-def _norm_of_parts(parts: Iterable[Tensor]) -> Tensor:
-    """By float64 dot products: on a CPU three times as fast as a float64 norm of float32."""
-    return torch.stack([torch.dot(d, d) for d in map(Tensor.double, parts)]).sum().sqrt()
+def vector(numbers: Sequence[Tensor | float], device: torch.device) -> Tensor:
+    """Float64 numbers, all on a device or on the host, as a vector on the device."""
+    of_device = [number for number in numbers if isinstance(number, Tensor)]
+    if len(of_device) == len(numbers) > 0:
+        return torch.stack(of_device)
+    return torch.tensor([float(number) for number in numbers], dtype=torch.float64, device=device)

@@ -25,6 +25,7 @@ from isometry.signals.statistics import (
     norm,
     saturated,
     shifted_sums,
+    vector,
 )
 
 
@@ -35,6 +36,7 @@ class OfLayer:
     Attributes:
         h, a: sums of each use.
         inside: saturated entries of each use; out of `entries`.
+        waiting: of the use in progress: its φ is still to come.
         alive: [units], over all uses.
         inputs, deltas: norms of the examples [B] at each use of the micro-batch in progress; of δ
             whose rows are no examples, the norm of all, [1].
@@ -42,8 +44,9 @@ class OfLayer:
 
     h: list[Sums] = field(default_factory=list)
     a: list[Sums] = field(default_factory=list)
-    inside: list[Tensor] = field(default_factory=list)
+    inside: list[Tensor | int] = field(default_factory=list)
     entries: int = 0
+    waiting: tuple[Tensor | int, int] | None = None
     alive: Tensor | None = None
     inputs: list[Tensor] = field(default_factory=list)
     deltas: list[Tensor] = field(default_factory=list)
@@ -95,18 +98,21 @@ class StepSums(Sink):
         sums = shifted_sums(h)
         of.h.append(sums)
         self._last = (h, sums)
-        if layer.map == "linear" and x.dim() == h.dim() == 2 and len(x) == self.examples[-1]:
+        if layer.map == "linear" and x.dim() == h.dim() == 2 and x.shape[0] == self.examples[-1]:
             of.inputs.append(example_norms(x))
 
     def argument(self, layer: LayerSpec, z: Tensor) -> None:
         phi = layer.activation
         if phi is not None and phi.saturates:
-            of = self._of(layer)
-            of.inside.append(saturated(phi, z))
-            of.entries += z.numel()
+            self._of(layer).waiting = saturated(phi, z), z.numel()
 
     def activation(self, layer: LayerSpec, a: Tensor) -> None:
         of = self._of(layer)
+        if of.waiting is not None:
+            inside, entries = of.waiting
+            of.inside.append(inside)
+            of.entries += entries
+            of.waiting = None
         last, sums = self._last
         # φ in place gives the very tensor back, with other numbers
         if a is last and sums is not None and layer.activation is None:
@@ -119,8 +125,9 @@ class StepSums(Sink):
             of.alive = living if of.alive is None else of.alive | living
 
     def delta(self, layer: LayerSpec, gradient: Tensor) -> None:
-        by_example = gradient.dim() > 1 and len(gradient) == self.examples[-1]
-        found = example_norms(gradient) if by_example else norm(gradient).reshape(1)
+        by_example = gradient.dim() > 1 and gradient.shape[0] == self.examples[-1]
+        whole = [] if by_example else [norm(gradient)]
+        found = example_norms(gradient) if by_example else vector(whole, gradient.device)
         self._of(layer).deltas.append(found)
 
     def end(self, layers: Sequence[LayerSpec], scale: float | Tensor, device: torch.device) -> None:
@@ -182,32 +189,28 @@ def _outer(of: OfLayer) -> list[Tensor]:
 def _sums_of_squares(vectors: Sequence[Sequence[Tensor]], device: torch.device) -> Tensor:
     """Over all vectors of each layer, [L]; NaN of a layer without any."""
     nothing = torch.full((1,), torch.nan, dtype=torch.float64, device=device)
-    rows = [torch.cat(list(of)) if of else nothing for of in vectors]
-    return pad_sequence(rows, batch_first=True).square().sum(1)
+    rows = [torch.cat(list(of)) if len(of) > 1 else (of[0] if of else nothing) for of in vectors]
+    alike = len({row.shape for row in rows}) == 1
+    whole = torch.stack(rows) if alike else pad_sequence(rows, batch_first=True)
+    return whole.square().sum(1)
 
 
-def _joined(numbers: Sequence[Tensor | None], device: torch.device) -> Tensor:
-    """[L], NaN for None."""
-    nothing = torch.full((), torch.nan, dtype=torch.float64, device=device)
-    return torch.stack([nothing if number is None else number for number in numbers])
-
-
-def _total(counts: Sequence[Sequence[Tensor]], constants: Constants) -> Tensor:
+def _total(counts: Sequence[Sequence[Tensor | int]], constants: Constants) -> Tensor:
     """The sum of each layer's counts, [L]."""
+    if any(isinstance(count, int) for of in counts for count in of):
+        return vector([float(sum(of)) for of in counts], constants.device)
     zero = constants([0.0])[0]
-    return torch.stack([sum(of, start=zero) for of in counts])
+    return torch.stack([zero + sum(of) for of in counts])
 
 
 def _moments(uses: Sequence[Sequence[Sums]], constants: Constants) -> tuple[Tensor, Tensor]:
     """Mean and variance [L] of all uses of each of L layers, in all processes."""
-    zero = constants([0.0])[0]
-    nothing: Sums = (0, zero, zero, zero)
+    nothing: Sums = (0, constants([0.0, 0.0, 0.0]))
     most = max(1, *(len(sums) for sums in uses)) if uses else 1
     rows = [[sums[k] if k < len(sums) else nothing for sums in uses] for k in range(most)]
     counts = torch.stack([constants([sums[0] for sums in row]) for row in rows])
-    first = torch.stack([torch.stack([sums[1] for sums in row]) for row in rows])
-    total = torch.stack([torch.stack([sums[2] for sums in row]) for row in rows])
-    size = torch.stack([torch.stack([sums[3] for sums in row]) for row in rows])
+    parts = torch.stack([torch.stack([sums[1] for sums in row]) for row in rows])
+    first, total, size = parts.unbind(-1)
     mean, variance = moments(first, total, size, counts)
     if most > 1:
         mean, variance, counts = _merged(mean, variance, counts)
@@ -230,10 +233,13 @@ def _merged(mean: Tensor, variance: Tensor, counts: Tensor) -> tuple[Tensor, Ten
 
 def _living(alive: Sequence[Tensor | None], constants: Constants) -> Tensor:
     """The share of living units, [L]; NaN where it is not known."""
-    known = [units for units in alive if units is not None]
+    shares = torch.full((len(alive),), torch.nan, dtype=torch.float64, device=constants.device)
+    known = [layer for layer, units in enumerate(alive) if units is not None]
+    units = [units for units in alive if units is not None]
     if not known:
-        return _joined([None] * len(alive), constants.device)
-    together = distributed.largest(torch.cat(known).double())
-    parts = iter(together.split([len(units) for units in known]))
-    shares = [None if units is None else next(parts).mean() for units in alive]
-    return _joined(shares, constants.device)
+        return shares
+    sizes = [len(of) for of in units]
+    living = distributed.largest(torch.cat(units).double()).cumsum(0)
+    last = constants([sum(sizes[: k + 1]) - 1 for k in range(len(sizes))]).long()
+    counts = torch.diff(living[last], prepend=constants([0.0]))
+    return shares.index_copy_(0, constants(known).long(), counts / constants(sizes))
