@@ -60,8 +60,8 @@ def test_both_forms_are_one_number(name, dtype, monkeypatch):
     for x in tensors(dtype):
         found, expected = in_both_forms(lambda x=x: STATISTICS[name](x), monkeypatch)
         found, expected = (torch.as_tensor(v, dtype=torch.float64) for v in (found, expected))
-        # sums over 960 numbers in another order, and signed ones may cancel; torch takes differences
-        # from the first entry in the numbers' own precision
+        # sums over 960 numbers in another order, and signed ones may cancel; torch takes the
+        # differences from the first entry in the numbers' own precision
         rough = name == "shifted_sums" and dtype == torch.float32
         error = 1e-7 if rough else 1e-12
         size = expected.abs().nan_to_num(posinf=0.0).max().item()

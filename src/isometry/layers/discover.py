@@ -14,6 +14,7 @@ from isometry.errors import UserError
 from isometry.layers.graph import describe
 from isometry.layers.spec import LayerSpec
 from isometry.layers.tracker import Tracker
+from isometry.layers.why import explain
 
 
 def layer_map(module: nn.Module, *inputs: Any, **named: Any) -> list[LayerSpec]:
@@ -46,6 +47,7 @@ def discover(module: nn.Module, run: Callable[[], Any]) -> tuple[list[LayerSpec]
     describe(tracker.nodes, tracker.nodes_of(out))
     if not tracker.layers:
         raise UserError(f"{type(module).__name__}: its forward pass applies no weight: no layer")
+    explain(tracker.layers)
     return tracker.layers, out
 
 

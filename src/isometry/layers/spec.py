@@ -85,6 +85,8 @@ class LayerSpec:
         norm_module: the innermost module that applies it.
         branch: the residual branch this layer stands in, None on the trunk.
         uses: how often the layer is applied in one forward pass.
+        by_position: whether it is applied to several positions of an example, or their rows.
+        why: of a statistic that is null whatever the step, by column, the reason.
         sigma_w, sigma_b: what an initializer *declared*: Var W = σ_w²/fan_in, Var b = σ_b²; None
             before initialization.
         distribution: the declared shape of the weights (`gaussian`, `uniform`, `orthogonal`, ...).
@@ -107,6 +109,8 @@ class LayerSpec:
     norm_module: nn.Module | None = field(default=None, repr=False)
     branch: int | None = None
     uses: int = 0
+    by_position: bool = False
+    why: dict[str, str] = field(default_factory=dict, repr=False)
     sigma_w: float | None = None
     sigma_b: float | None = None
     distribution: str | None = None

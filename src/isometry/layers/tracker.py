@@ -100,6 +100,7 @@ class Tracker(Inside):
         self._node: Any = WeakTensorKeyDictionary()  # of a tensor of the signal
         self._behind: Any = WeakTensorKeyDictionary()  # of a computed weight: ids of parameters
         self._calls: list[Call] = []
+        self._sizes: set[int] = set()  # of the root's inputs: one of them counts examples
         self._handles: list[RemovableHandle] = []
         self._paused = False
 
@@ -137,6 +138,7 @@ class Tracker(Inside):
 
     def _begin(self, inputs: list[Tensor]) -> None:
         for tensor in inputs:
+            self._sizes.update(tensor.shape)
             if tensor not in self._node:
                 self._add(Node(INPUT, []), [tensor])
 
@@ -285,11 +287,15 @@ class Tracker(Inside):
         weight = argument(args, kwargs, how.weight, "weight")
         if name.endswith("_cell"):
             weight = args[2:4]
+        elif name in FUSED:  # one place further on for packed sequences
+            weight = next((given for given in args if isinstance(given, list)), None)
         behind = self._parameters_of(weight)
         if not behind:
             return False
         layer = self._layer(how, name, weight, behind, self._biases(args, kwargs, behind))
         layer.uses += 1
+        data = tensors_in(argument(args, kwargs, how.data, "input"))[0]
+        layer.by_position |= data.dim() != 2 or data.shape[0] not in self._sizes
         self._add(Node(name, nodes, layer=layer, module=self._module), results)
         return True
 

@@ -57,6 +57,7 @@ def clear(run: RunDirectory) -> None:
     folders stay.
     """
     shutil.rmtree(run.signals, ignore_errors=True)
+    shutil.rmtree(run.signals_over_time, ignore_errors=True)
     shutil.rmtree(run.checkpoints, ignore_errors=True)
     for path in (
         run.metrics,

@@ -42,6 +42,11 @@ class RunDirectory:
         return self.path / "signals.parquet"
 
     @property
+    def signals_over_time(self) -> Path:
+        """Of recurrent layers, beside `signals`: `signal_store.SignalStore.over_time`."""
+        return self.path / "signals_over_time.parquet"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.csv"
 

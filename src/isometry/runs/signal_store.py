@@ -23,6 +23,24 @@ SCHEMA = pa.schema(
     ]
 )
 
+OVER_TIME = pa.schema(
+    [
+        pa.field("step", pa.int64(), nullable=False),
+        pa.field("layer", pa.int32(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("gate", pa.string(), nullable=False),
+        pa.field("time", pa.int32(), nullable=False),
+        *[
+            pa.field(column, pa.float64())
+            for column in (
+                *("preactivation_mean", "preactivation_var"),
+                *("forward_second_moment", "saturation", "backprop_norm"),
+            )
+        ],
+    ]
+)
+"""Of `signals_over_time.parquet`: recurrent layers, by gate and time step."""
+
 
 class SignalStore:
     """Appends tables of `SCHEMA` and reads them back.
@@ -33,6 +51,11 @@ class SignalStore:
 
     def __init__(self, folder: Path):
         self.folder = folder
+
+    @property
+    def over_time(self) -> SignalStore:
+        """The store of the recurrent layers' rows, beside this one."""
+        return SignalStore(self.folder.with_name("signals_over_time.parquet"))
 
     def append(self, table: pa.Table) -> None:
         """Write one part; its name carries its first step, so that the parts sort."""
@@ -45,7 +68,7 @@ class SignalStore:
         """Forget every row at or after `step`: a resume from a checkpoint at `step` measures them
         again.
         """
-        for part in self.parts():
+        for part in [*self.parts(), *self.over_time.parts()]:
             table = pq.read_table(part)
             kept = table.filter(pc.field("step") < step)
             if kept.num_rows == 0:
@@ -70,6 +93,15 @@ def read_signals(folder: Path, columns: Sequence[str] | None = None) -> pd.DataF
     if not parts:
         return pd.DataFrame(SCHEMA.empty_table().to_pandas())
     wanted = None if columns is None else ["step", "layer", *columns]
-    tables = [pq.read_table(part, columns=wanted) for part in parts]
-    frame = pd.DataFrame(pa.concat_tables(tables).to_pandas())
-    return frame.sort_values(["step", "layer"], ignore_index=True)
+    return _read(parts, wanted).sort_values(["step", "layer"], ignore_index=True)
+
+
+def read_over_time(folder: Path) -> pd.DataFrame:
+    """The rows of the recurrent layers, by step, layer, gate and time."""
+    parts = SignalStore(folder).over_time.parts()
+    return _read(parts, None) if parts else pd.DataFrame(OVER_TIME.empty_table().to_pandas())
+
+
+def _read(parts: Sequence[Path], columns: Sequence[str] | None) -> pd.DataFrame:
+    tables = [pq.read_table(part, columns=columns) for part in parts]
+    return pd.DataFrame(pa.concat_tables(tables).to_pandas())

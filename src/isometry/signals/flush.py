@@ -36,6 +36,23 @@ class Divergence:
 
 
 @dataclass(frozen=True)
+class TimeRows:
+    """A gate of a recurrent layer in one recorded step.
+
+    Attributes:
+        step, layer, name: as in the other rows.
+        gate: as of `layers.recurrent.Gate`.
+        values: [4, T] `over_time.OVER_TIME`; NaN where it was not measured.
+    """
+
+    step: int
+    layer: int
+    name: str
+    gate: str
+    values: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class Flush:
     """What was recorded since the last flush, on the host.
 
@@ -47,6 +64,7 @@ class Flush:
         first_step: the first step since the last flush, recorded or not.
         gradient_norms: [T] norm of the whole weight gradient of each step since the last flush,
             before clipping; weights that layers share count once.
+        over_time: of the recurrent layers.
     """
 
     steps: NDArray[np.int64]
@@ -55,6 +73,7 @@ class Flush:
     divergence: Divergence | None
     first_step: int
     gradient_norms: NDArray[np.float64]
+    over_time: Sequence[TimeRows] = ()
 
 
 def measured(

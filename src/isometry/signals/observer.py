@@ -25,8 +25,12 @@ from isometry.layers.operations import (
     name_of,
     tensors_in,
 )
+from isometry.layers.recurrent import Gate, Recurrence, why_hidden
 from isometry.layers.spec import LayerSpec
 from isometry.layers.tracker import COMPOSITE, Inside
+
+Gates = Sequence[tuple[Gate, Tensor, Tensor | None]]
+"""Gates, h of each, and δ (None without a gradient), [T, B, H]."""
 
 
 class Sink:
@@ -52,6 +56,9 @@ class Sink:
 
     def delta(self, layer: LayerSpec, gradient: Tensor) -> None:
         """The gradient with respect to h, in the scale of the loss that was differentiated."""
+
+    def recurrent(self, layer: LayerSpec, gates: Gates) -> None:
+        """The gates of a recurrent layer, when the backward pass is over; at each of its uses."""
 
 
 class Observer:
@@ -81,6 +88,7 @@ class Observer:
         self._backward = False  # calls from now on are repetitions of checkpointed ones
         self._without_gradient: set[LayerSpec] = set()
         self._pending: dict[int, tuple[Tensor, LayerSpec]] = {}  # by the id of h, then of z
+        self._recurrences: list[tuple[LayerSpec, Recurrence]] = []
         self._mode: Mode | None = None
         self._eager: ExitStack | None = None
         self.compiled = is_compiled(root)
@@ -118,6 +126,13 @@ class Observer:
         self._pending = {}
         self._run_as_before()
 
+    def backward_ended(self) -> None:
+        """What the recurrent layers have computed is computed again, where it shows."""
+        for spec, call in self._recurrences:
+            if self._sink is not None:
+                self._sink.recurrent(spec, call.gates())
+        self._recurrences = []
+
     def _run_as_before(self) -> None:
         if self._eager is not None:
             self._eager.close()
@@ -131,6 +146,7 @@ class Observer:
         self._backward = False
         self._without_gradient = set()
         self._pending = {}
+        self._recurrences = []
         self._running = []
         self._sink = None
         self._run_as_before()
@@ -174,8 +190,6 @@ class Observer:
         for index, spec in enumerate(new, start=len(self.layers) + 1):
             spec.index = index
             spec.name = f"{path}.{spec.name}" if path else spec.name
-            # where φ saturates is computed by autograd: now, not inside of a checkpoint
-            _ = spec.activation is not None and spec.activation.saturates
         self.layers.extend(new)
         self._attach(new)
 
@@ -196,6 +210,9 @@ class Observer:
             if spec.site == "module" and spec.module is not None:
                 hook = functools.partial(self._mapped, spec)
                 self._handles.append(spec.module.register_forward_hook(hook, with_kwargs=True))
+            if spec.site == "fused" and spec.module is not None:
+                recurred = functools.partial(self._recurred, spec)
+                self._handles.append(spec.module.register_forward_hook(recurred, with_kwargs=True))
         for module in _distinct(spec.norm_module for spec in layers if shows_norm(spec)):
             self._handles.append(module.register_forward_hook(self._normalized))
         for module in _distinct(spec.act_module for spec in layers if shows_phi(spec)):
@@ -206,6 +223,33 @@ class Observer:
     def _mapped(self, spec: LayerSpec, module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
         x = args[0] if args and isinstance(args[0], Tensor) else tensors_in((args, kwargs))[0]
         self.see(spec, x, out if isinstance(out, Tensor) else tensors_in(out)[0])
+
+    def _recurred(self, spec: LayerSpec, module: Any, args: Any, kwargs: Any, out: Any) -> Any:
+        if self._sink is None or self._backward:
+            return None
+        x = argument(args, kwargs, 0, "input")
+        if isinstance(module, nn.LSTMCell):
+            # inside of the cell c goes into h, too: from outside comes what the views get
+            out = tuple(result.view_as(result) for result in out)
+        results = tensors_in(out)
+        if not self._sink.wants_deltas:
+            self._sink.preactivation(spec, results[0], results[0])
+        elif why_hidden(module, x) is None:
+            self._unroll_later(
+                spec, module, x, tensors_in(argument(args, kwargs, 1, "hx")), results
+            )
+        return out
+
+    def _unroll_later(
+        self, spec: LayerSpec, module: Any, x: Any, state: list[Tensor], results: list[Tensor]
+    ) -> None:
+        assert self._sink is not None
+        self._sink.activation(spec, results[0])
+        call = Recurrence(module, x, tuple(state) or None)
+        self._recurrences.append((spec, call))
+        for k, result in enumerate(results):
+            if result.requires_grad:
+                self._handles.append(result.register_hook(functools.partial(call.receive, k)))
 
     def see(self, spec: LayerSpec, x: Tensor, h: Tensor) -> None:
         """A layer has computed."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,16 +50,6 @@ class LayerParameters:
             for parameter, layer in zip(self.parameters[::-1], self.owners[::-1], strict=True)
         }
         return np.isin(np.arange(self.count), list(first.values()))
-
-    def tied(self) -> NDArray[np.bool_]:
-        """[L]: whether another layer owns one of the layer's parameters too."""
-        uses = Counter(map(id, self.parameters))
-        several = [
-            layer
-            for parameter, layer in zip(self.parameters, self.owners, strict=True)
-            if uses[id(parameter)] > 1
-        ]
-        return np.isin(np.arange(self.count), several)
 
     def values(self) -> list[Tensor]:
         """The parameters outside of autograd (shards of sharded ones), wherever they lie now."""

@@ -17,6 +17,7 @@ Nothing in a step waits for the device.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,9 @@ from torch import Tensor, nn
 from isometry.columns import MEASURED
 from isometry.errors import UserError
 from isometry.layers.spec import LayerSpec
+from isometry.layers.why import explain
 from isometry.signals import distributed
-from isometry.signals.flush import Flush, Written, read
+from isometry.signals.flush import Flush, TimeRows, Written, read
 from isometry.signals.norms import (
     distances,
     keep,
@@ -73,6 +75,7 @@ class Recorder:
         self.flush_every = flush_every
         self.first_step = first_step
         self.skips_overflow = skips_overflow
+        self._over_time: list[tuple[int, LayerSpec, str, Tensor]] = []
         self.rows: list[Written | None] = []  # of each step in the buffer; None: not recorded
         self.prepared = False
         self._restored: Sequence[Tensor] | None = ()
@@ -108,18 +111,10 @@ class Recorder:
 
     def _existing(self) -> NDArray[np.bool_]:
         """[columns, L]: False where a statistic does not exist for a layer, whatever the step."""
+        explain(self.layers)  # again: what is frozen may have changed since
         exists = np.ones((len(MEASURED), len(self.layers)), dtype=bool)
-        mixed = any(spec.normalization == "batch" for spec in self.layers)
-        tied = self.weights.tied()
         for index, spec in enumerate(self.layers):
-            # ‖δ_i‖‖x_i‖ is the norm of one outer product: of a linear map applied once, where
-            # examples do not interact
-            once = spec.uses == 1 and not tied[index] and not spec.frozen
-            alone = spec.map == "linear" and not mixed and once
-            phi = spec.activation
-            exists[COLUMN["sample_weight_grad_rms"], index] = alone
-            exists[COLUMN["saturation"], index] = phi is not None and phi.saturates
-            exists[COLUMN["dead"], index] = spec.kind == "hidden"
+            exists[[COLUMN[name] for name in spec.why], index] = False
         return exists
 
     # ---- the weights at step 0 -------------------------------------------------------------------
@@ -235,6 +230,7 @@ class Recorder:
                 *summed* loss (1/examples for a mean, times a loss scale, over the accumulation
                 factor).
         """
+        self.observer.backward_ended()
         self.observer.close()
         if len(self.sums.backprop) < len(self.sums.examples):
             self.sums.end(self.layers, scale, self.device)
@@ -292,6 +288,11 @@ class Recorder:
         has = dict.fromkeys(FORWARD, applied) | dict.fromkeys(FORWARD[:2], seen)
         has["saturation"] = np.array([bool(each.inside) for each in of])
         self._record(FORWARD, values, has)
+        if (
+            distributed.world_size() == 1
+        ):  # sequences of several processes need not be of one length
+            rows = self.sums.over_time.rows(sum(self.sums.examples))
+            self._over_time += [(self.step, *key, values) for key, values in rows.items()]
         mean = self.sums.mean_backprop(self.constants)
         self._record(BACKPROP, mean, dict(zip(BACKPROP, self.sums.came_by(), strict=True)))
 
@@ -400,9 +401,14 @@ class Recorder:
         counted = self.weights.first_owners()
         fixed = (layers, self.exists, counted, self.skips_overflow, processes)
         result = read(host, self.rows, self.first_step, *fixed)
+        times = [
+            TimeRows(step, spec.index, spec.name, gate, values.cpu().numpy())
+            for step, spec, gate, values in self._over_time
+        ]
+        self._over_time = []
         self.first_step += taken
         self.rows = []
-        return result
+        return replace(result, over_time=times)
 
 
 class Watch(Sink):

@@ -15,7 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from isometry.layers.spec import LayerSpec
 from isometry.signals import distributed
-from isometry.signals.observer import Sink
+from isometry.signals.observer import Gates, Sink
+from isometry.signals.over_time import OverTime
 from isometry.signals.statistics import (
     Sums,
     alive,
@@ -75,6 +76,7 @@ class StepSums(Sink):
         self.examples: list[int] = []  # of the micro-batches
         self.backprop: list[tuple[Tensor, float | Tensor]] = []
         self._came_by: list[tuple[bool, bool]] = []  # of each layer: δ, and ‖δ_i‖‖x_i‖
+        self.over_time = OverTime()
         self._last: tuple[Tensor | None, Sums | None] = (None, None)
 
     def begin(self, examples: int) -> None:
@@ -130,6 +132,16 @@ class StepSums(Sink):
         found = example_norms(gradient) if by_example else vector(whole, gradient.device)
         self._of(layer).deltas.append(found)
 
+    def recurrent(self, layer: LayerSpec, gates: Gates) -> None:
+        of = self._of(layer)
+        for gate, z, delta in gates:
+            of.h.append(shifted_sums(z))
+            of.inside.append(saturated(gate.activation, z))
+            of.entries += z.numel()
+            if delta is not None:
+                of.deltas.append(example_norms(delta.transpose(0, 1)))
+            self.over_time.add(layer, gate.name, gate.activation, z, delta)
+
     def end(self, layers: Sequence[LayerSpec], scale: float | Tensor, device: torch.device) -> None:
         """The backward pass of a micro-batch is over.
 
@@ -138,6 +150,7 @@ class StepSums(Sink):
             scale: the factor by which the differentiated loss was larger than the micro-batch's
                 summed loss.
         """
+        self.over_time.end(scale)
         found = [self._of(layer) for layer in layers]
         deltas = [of.deltas for of in found]
         outer = [_outer(of) for of in found]

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from isometry.columns import MEASURED
 from isometry.errors import UserError
 from isometry.layers.spec import LayerSpec
-from isometry.runs.signal_store import SCHEMA, SignalStore, read_signals
+from isometry.runs.signal_store import OVER_TIME, SCHEMA, SignalStore, read_over_time, read_signals
 from isometry.signals.flush import Divergence, Flush
 from isometry.training.alarm import GradientAlarm
 from isometry.training.signal_options import SignalOptions
@@ -43,6 +43,7 @@ class SignalLog:
         self.alarm = make_alarm(options)
         self.divergence: Divergence | None = None
         self._tables: list[pa.Table] = []  # what no file holds
+        self._over_time: list[pa.Table] = []
 
     def begin(self, folder: str | Path | None, step: int) -> None:
         """Training begins at a step, 0 unless it goes on; rows go to `folder/signals.parquet`
@@ -69,10 +70,13 @@ class SignalLog:
         self.divergence = flush.divergence
         self._sound_alarm(flush)
         table = to_table(flush, layers)
+        over_time = to_time_table(flush)
         if self.store is None:
             self._tables.append(table)
+            self._over_time.append(over_time)
         elif _is_first():
             self.store.append(table)
+            self.store.over_time.append(over_time)
         return True
 
     def _sound_alarm(self, flush: Flush) -> None:
@@ -90,6 +94,13 @@ class SignalLog:
         if self.store is not None:
             return read_signals(self.store.folder)
         tables = self._tables or [SCHEMA.empty_table()]
+        return pd.DataFrame(pa.concat_tables(tables).to_pandas())
+
+    def frame_over_time(self) -> pd.DataFrame:
+        """The rows of the recurrent layers, one for each (step, layer, gate, time)."""
+        if self.store is not None:
+            return read_over_time(self.store.folder)
+        tables = self._over_time or [OVER_TIME.empty_table()]
         return pd.DataFrame(pa.concat_tables(tables).to_pandas())
 
     def plot(self) -> tuple[Figure, Figure]:
@@ -135,3 +146,16 @@ def to_table(flush: Flush, layers: Sequence[LayerSpec]) -> pa.Table:
         measured = flush.measured[:, index].ravel()
         columns[column] = pa.array(values, pa.float64(), mask=~measured)
     return pa.table(columns, schema=SCHEMA)
+
+
+def to_time_table(flush: Flush) -> pa.Table:
+    """The rows of the recurrent layers, one for each (step, layer, gate, time)."""
+    tables = [OVER_TIME.empty_table()]
+    for rows in flush.over_time:
+        mean, variance, saturation, backprop = rows.values
+        values = (mean, variance, variance + mean**2, saturation, backprop)
+        keys = [[each] * len(mean) for each in (rows.step, rows.layer, rows.name, rows.gate)]
+        columns = [*keys, range(len(mean)), *(pa.array(v, from_pandas=True) for v in values)]
+        arrays = [pa.array(c, field.type) for c, field in zip(columns, OVER_TIME, strict=True)]
+        tables.append(pa.table(arrays, schema=OVER_TIME))
+    return pa.concat_tables(tables)

@@ -308,6 +308,11 @@ class Watched:
         self._flush()
         return self.kept.frame()
 
+    def frame_over_time(self) -> pd.DataFrame:
+        """The recurrent layers' rows, one for each (step, layer, gate, time). NaN as in `frame`."""
+        self._flush()
+        return self.kept.frame_over_time()
+
     def plot(self) -> tuple[Figure, Figure]:
         """Profiles against depth at a few of the recorded steps, and backprop_norm over layer and
         step.

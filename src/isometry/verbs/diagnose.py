@@ -136,7 +136,9 @@ def compare(
                 f"{name}_predicted_log10": _number(log / LN10),
                 f"{name}_std": _number(std),
             }
-        rows.append({**row, "saturation": _number(measured["saturation"][index])})
+        row["saturation"] = _number(measured["saturation"][index])
+        row["why"] = {name: spec.why[name] for name in (*PAIRS, "saturation") if name in spec.why}
+        rows.append(row)
     hidden = [i for i, spec in enumerate(layers) if spec.kind == "hidden"]
     found = rates.gradient_rate(measured["backprop_norm"][hidden])
     expected, spread = predicted_rate(prediction, layers)
