@@ -23,6 +23,7 @@ CHOICES = {
     "model": "hourglass",
     "data": "stripes",
     "callbacks": "spectral",
+    "statistic": "sparsity",
     "classifier": "smoothed",
 }
 WORDS = [f"{group}={option}" for group, option in CHOICES.items()]
@@ -55,6 +56,9 @@ def check(folder):
     (run,) = folder.glob("runs/single/*-*")
     last = pd.read_csv(run / "metrics.csv").ffill().iloc[-1]
     assert last["spectral_norm"] > 0
+    first = pd.read_parquet(run / "signals.parquet").query("step == 0")
+    assert first["sparsity"].between(0, 1).all()
+    assert first["sparsity"].nunique() > 1
     # entropy of labels of two classes smoothed by 0.1; without smoothing it would be nearly 0
     assert 0.198 < last["test_loss"] < 0.3
     assert yaml.safe_load((run / "config.yaml").read_text())["classifier"]["smoothing"] == 0.1

@@ -88,6 +88,18 @@ def _is_shape(value: Any) -> bool:
     return value is None or (isinstance(value, list) and all(_is_integer(v, 1) for v in value))
 
 
+def _is_statistic(value: Any) -> bool:
+    return hasattr(value, "compute") or (isinstance(value, Mapping) and "_target_" in value)
+
+
+def _are_statistics(value: Any) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    known = all(map(_is_statistic, value.values()))
+    new = set(value).isdisjoint((*MEASURED, "step", "layer", "name", "kind"))
+    return known and new and all(map(_is_name, value))
+
+
 def _is_gain(value: Any) -> bool:
     return value == "auto" or (_is_number(value) and value > 0)
 
@@ -190,6 +202,10 @@ CHECKS: dict[str, Check] = {
     ),
     "callbacks.signals.alarm_steps": or_null(integer(1)),
     "callbacks.signals.log_columns": each_of(MEASURED),
+    "callbacks.signals.statistics": (
+        _are_statistics,
+        "must map names that are no column yet to nodes with a _target_ (or Statistics)",
+    ),
     "logger.patience": positive(),
     "callbacks.checkpoints.every_n_steps": or_null(integer(1)),
     "callbacks.checkpoints.every_n_epochs": integer(1),

@@ -4,8 +4,8 @@ the host, in numpy.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,7 @@ class Flush:
         gradient_norms: [T] norm of the whole weight gradient of each step since the last flush,
             before clipping; weights that layers share count once.
         over_time: of the recurrent layers.
+        own: the user's statistics by name, [the steps that have a batch, L].
     """
 
     steps: NDArray[np.int64]
@@ -74,6 +75,7 @@ class Flush:
     first_step: int
     gradient_norms: NDArray[np.float64]
     over_time: Sequence[TimeRows] = ()
+    own: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 def measured(

@@ -16,7 +16,7 @@ Nothing in a step waits for the device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -40,6 +40,7 @@ from isometry.signals.norms import (
     seen_at_once,
 )
 from isometry.signals.observer import Observer, Sink
+from isometry.signals.own import Statistic
 from isometry.signals.parameters import LayerParameters
 from isometry.signals.rows import BACKPROP, COLUMN, FORWARD, MEASURES, ROW
 from isometry.signals.sums import Constants, StepSums
@@ -61,6 +62,7 @@ class Recorder:
         first_step: the step at which recording starts (> 0 after a resume).
         skips_overflow: True under a gradient scaler, where a non-finite gradient is a skipped step
             and no divergence.
+        statistics: of the user's, by name.
     """
 
     def __init__(
@@ -70,11 +72,14 @@ class Recorder:
         flush_every: int = 200,
         first_step: int = 0,
         skips_overflow: bool = False,
+        statistics: Mapping[str, Statistic] | None = None,
     ):
         self.observer = Observer(root, layers)
         self.flush_every = flush_every
         self.first_step = first_step
         self.skips_overflow = skips_overflow
+        self.statistics = statistics or {}
+        self._own: list[Tensor] = []  # [names, L] of each recorded step
         self._over_time: list[tuple[int, LayerSpec, str, Tensor]] = []
         self.rows: list[Written | None] = []  # of each step in the buffer; None: not recorded
         self.prepared = False
@@ -156,7 +161,7 @@ class Recorder:
     # ---- one step --------------------------------------------------------------------------------
 
     def _open_step(self) -> None:
-        self.sums = StepSums()
+        self.sums = StepSums(self.statistics)
         self.losses: list[Tensor] = []  # of the micro-batches
         self.replays: list[Replay] = []  # of those that nobody watched
         self.watched_forward: Tensor | None = None  # [L], not finite likewise
@@ -245,6 +250,8 @@ class Recorder:
         gradients, positions = self.weights.with_gradient()
         if recorded:
             self._record_forward()
+            if self.statistics:
+                self._record_own()
             self._record_weights()
             self._record_gradients(gradients, positions, scale)
         else:
@@ -278,6 +285,12 @@ class Recorder:
             finally:
                 self.observer.close()
             self._watch_forward(watch)
+
+    def _record_own(self) -> None:
+        for spec in self.layers:
+            whole = spec.weights[0].detach() if spec.view is None else spec.weight
+            self.sums.own(spec, "weight", whole)
+        self._own.append(self.sums.averages_of_own(self.layers, self.device))
 
     def _record_forward(self) -> None:
         self._row("watched_loss").copy_(self._loss())
@@ -408,7 +421,11 @@ class Recorder:
         self._over_time = []
         self.first_step += taken
         self.rows = []
-        return replace(result, over_time=times)
+        own = np.empty((len(self.statistics), 0, len(layers)))
+        if self._own:
+            own = torch.stack(self._own, 1).cpu().numpy()
+        self._own = []
+        return replace(result, over_time=times, own=dict(zip(self.statistics, own, strict=True)))
 
 
 class Watch(Sink):

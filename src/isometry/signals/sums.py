@@ -4,7 +4,7 @@ and uses; then the step's rows, over all processes together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,7 @@ from isometry.layers.spec import LayerSpec
 from isometry.signals import distributed
 from isometry.signals.observer import Gates, Sink
 from isometry.signals.over_time import OverTime
+from isometry.signals.own import Statistic, averages
 from isometry.signals.statistics import (
     Sums,
     alive,
@@ -51,6 +52,7 @@ class OfLayer:
     alive: Tensor | None = None
     inputs: list[Tensor] = field(default_factory=list)
     deltas: list[Tensor] = field(default_factory=list)
+    own: dict[str, list[Tensor]] = field(default_factory=dict)
 
 
 class Constants:
@@ -69,9 +71,14 @@ class Constants:
 
 
 class StepSums(Sink):
-    """A sink for one optimizer step; all that it keeps is a few numbers a layer."""
+    """A sink for one optimizer step; all that it keeps is a few numbers a layer.
 
-    def __init__(self) -> None:
+    Args:
+        statistics: of the user's, by name.
+    """
+
+    def __init__(self, statistics: Mapping[str, Statistic] | None = None) -> None:
+        self.statistics = statistics or {}
         self.of: dict[LayerSpec, OfLayer] = {}
         self.examples: list[int] = []  # of the micro-batches
         self.backprop: list[tuple[Tensor, float | Tensor]] = []
@@ -95,7 +102,15 @@ class StepSums(Sink):
             self.of[layer] = OfLayer()
         return self.of[layer]
 
+    def own(self, layer: LayerSpec, kind: str, tensor: Tensor) -> None:
+        """What the user's statistics make of a tensor."""
+        for name, statistic in self.statistics.items():
+            if statistic.of == kind:
+                number = statistic.compute(tensor.detach())
+                self._of(layer).own.setdefault(name, []).append(number)
+
     def preactivation(self, layer: LayerSpec, x: Tensor, h: Tensor) -> None:
+        self.own(layer, "preactivation", h)
         of = self._of(layer)
         sums = shifted_sums(h)
         of.h.append(sums)
@@ -109,6 +124,7 @@ class StepSums(Sink):
             self._of(layer).waiting = saturated(phi, z), z.numel()
 
     def activation(self, layer: LayerSpec, a: Tensor) -> None:
+        self.own(layer, "activation", a)
         of = self._of(layer)
         if of.waiting is not None:
             inside, entries = of.waiting
@@ -182,6 +198,13 @@ class StepSums(Sink):
         entries = constants([each.entries for each in of])
         share = distributed.total(inside) / distributed.total(entries)
         return torch.stack([*h, share, *a, _living([each.alive for each in of], constants)])
+
+    def averages_of_own(self, layers: Sequence[LayerSpec], device: torch.device) -> Tensor:
+        """Of the user's statistics, [names, L]."""
+        found = [
+            [self._of(layer).own.get(name, []) for layer in layers] for name in self.statistics
+        ]
+        return torch.stack([averages(numbers, device) for numbers in found])
 
     def mean_backprop(self, constants: Constants) -> Tensor:
         """[2, L] means over the examples of ‖δ_i‖² and of ‖δ_i‖²‖x_i‖², of the batch's summed

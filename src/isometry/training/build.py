@@ -21,6 +21,7 @@ from isometry.initializers.base import InitializerError
 from isometry.layers.discover import remember
 from isometry.layers.spec import LayerSpec
 from isometry.networks.blocks import NORMALIZATIONS, Network
+from isometry.signals.own import Statistic
 from isometry.training.classifier import Classifier
 
 HAS_ITS_OWN = "defaults: [override /activation@_global_.activation: own]"
@@ -127,6 +128,20 @@ def found_layers(
         words = f"gives {list(shape)} for 2 images; needed are logits [2, {num_classes}]"
         raise UserError(f"{_name(config)}: {words}")
     return layers
+
+
+def build_statistics(nodes: DictConfig) -> dict[str, Statistic]:
+    """The user's statistics, by the name of their column.
+
+    Raises:
+        UserError: for a node that builds something else.
+    """
+    built = {str(name): instantiate(node) for name, node in nodes.items()}
+    for name, statistic in built.items():
+        if not isinstance(statistic, Statistic):
+            key = f"callbacks.signals.statistics.{name}"
+            raise bad_value(key, type(statistic).__name__, "must be isometry.signals.own.Statistic")
+    return built
 
 
 def build_classifier(config: DictConfig, network: nn.Module) -> Classifier:

@@ -26,7 +26,13 @@ from isometry.runs.files import written_below
 from isometry.runs.identity import run_id
 from isometry.runs.lock import RunBusy, RunLock
 from isometry.runs.signal_store import SignalStore, read_signals
-from isometry.training.build import build_classifier, build_data, build_network, seed_everything
+from isometry.training.build import (
+    build_classifier,
+    build_data,
+    build_network,
+    build_statistics,
+    seed_everything,
+)
 from isometry.training.callbacks import Signals, Throughput
 from isometry.training.classifier import Classifier
 from isometry.training.loggers import build_loggers, start_loggers
@@ -122,7 +128,10 @@ def assemble(config: DictConfig, run: RunDirectory, resuming: bool) -> Parts:
     signals = Signals(
         store=SignalStore(run.signals),
         initial_weights=run.initial_weights,
-        **resolved(config.callbacks.signals),
+        **{
+            **resolved(config.callbacks.signals),
+            "statistics": build_statistics(config.callbacks.signals.statistics),
+        },
     )
     throughput = Throughput()
     trainer = build_trainer(config, run, loggers, [signals, throughput])

@@ -145,7 +145,13 @@ def to_table(flush: Flush, layers: Sequence[LayerSpec]) -> pa.Table:
         values = flush.values[:, index].ravel()
         measured = flush.measured[:, index].ravel()
         columns[column] = pa.array(values, pa.float64(), mask=~measured)
-    return pa.table(columns, schema=SCHEMA)
+    table = pa.table(columns, schema=SCHEMA)
+    for name, values in flush.own.items():
+        every = np.full((len(steps), count), np.nan)  # a divergence cuts steps off; the last row
+        kept = values[: len(steps)]  # of a training has no batch
+        every[: len(kept)] = kept
+        table = table.append_column(name, pa.array(every.ravel(), from_pandas=True))
+    return table
 
 
 def to_time_table(flush: Flush) -> pa.Table:

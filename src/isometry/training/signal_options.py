@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from isometry.config.checks import CHECKS
 from isometry.config.compose import conf_dir
 from isometry.errors import UserError
+from isometry.signals.own import Statistic
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,9 @@ class SignalOptions:
 
     log_columns: Sequence[str]
     """Columns sent to the loggers, as `column/layer_007`."""
+
+    statistics: Mapping[str, Statistic]
+    """Of one's own, by the name of their column."""
 
 
 NAMES = tuple(field.name for field in fields(SignalOptions))

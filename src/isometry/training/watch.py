@@ -73,7 +73,8 @@ class Watched:
         self.scaler = scaler
         self.kept = SignalLog(self.options)
         self.kept.begin(folder, first_step)
-        fixed = (self.options.flush_every, first_step, scaler is not None)
+        options = self.options
+        fixed = (options.flush_every, first_step, scaler is not None, options.statistics)
         self.recorder = Recorder(self.model, None, *fixed)
         if first_step > 0:
             self.recorder.restore_initial(None)  # nobody has kept the weights of step 0

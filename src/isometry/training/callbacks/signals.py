@@ -104,7 +104,8 @@ class Signals(Callback):
         self._replays = self._scaler is None
         network, layers = measured(pl_module)
         scaled = self._scaler is not None
-        fixed = (self.options.flush_every, trainer.global_step, scaled)
+        options = self.options
+        fixed = (options.flush_every, trainer.global_step, scaled, options.statistics)
         before = self.recorder
         self.recorder = Recorder(network, layers, *fixed)
         if trainer.global_step > 0:
