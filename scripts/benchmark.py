@@ -522,13 +522,39 @@ def signal_variants(network, x, labels) -> dict[str, Callable[[], Step]]:
     def item_loop(_: int) -> None:
         [parameter.grad.norm().item() for parameter in parameters.values()]
 
+    composers = composers_monitor(network, optimizer)
+    others = {} if composers is None else {COMPOSER: lambda: plain(composers)}
     return {
         "no measuring": plain,
         "ours, gradients only, every step": gradients_only,
         "ours, all columns, every step": lambda: ours(1),
         "ours, default interval (50)": lambda: ours(INTERVAL),
         ".item() loop": lambda: plain(item_loop),
+        **others,
     }
+
+
+COMPOSER = "composer OptimizerMonitor, every step"
+"""Needs an environment of its own, or `pip install --no-deps --target FOLDER mosaicml py-cpuinfo
+importlib_metadata coolname mosaicml-cli` and PYTHONPATH; left out where it is not installed."""
+
+
+def composers_monitor(network, optimizer) -> Step | None:
+    """Composer's callback at the end of a batch, its logger a dictionary."""
+    try:
+        from composer.callbacks import OptimizerMonitor
+    except ImportError:
+        return None
+    from types import SimpleNamespace
+
+    monitor = OptimizerMonitor(batch_log_interval=1)
+    batch = SimpleNamespace(batch=SimpleNamespace(value=0))
+    state = SimpleNamespace(
+        timestamp=batch, model=network, optimizers=[optimizer], fsdp_enabled=False
+    )
+    logged: dict[str, float] = {}
+    logger = SimpleNamespace(log_metrics=logged.update)
+    return lambda _: monitor.batch_end(state, logger)
 
 
 def by_step(variants: dict[str, Callable[[], Step]], rounds: int) -> dict[str, list[float]]:

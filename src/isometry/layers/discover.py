@@ -92,8 +92,12 @@ def is_compiled(module: nn.Module) -> bool:
 
 
 def _is_compiled(part: nn.Module) -> bool:
+    """By `torch.compile(part)`, by `part.compile()`, or, as Lightning takes a compiled module to
+    pieces, by the context it keeps. None of the three has a public sign.
+    """
     wrapped = type(part).__name__ == "OptimizedModule"
-    return wrapped or getattr(part, "_compiled_call_impl", None) is not None
+    kept = (getattr(part, name, None) for name in ("_compiled_call_impl", "_compiler_ctx"))
+    return wrapped or any(each is not None for each in kept)
 
 
 def remember(module: nn.Module, *inputs: Any) -> list[LayerSpec]:
