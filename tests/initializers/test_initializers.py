@@ -11,6 +11,7 @@ from scipy import stats
 from builders import convnet, critical, fan_scaled, gaussian, identity, map_of, mlp, orthogonal
 from isometry import activations
 from isometry import initializers as init
+from isometry.layers.discover import layer_map
 
 
 def draw(initializer, network=None, seed=0):
@@ -173,3 +174,19 @@ def test_an_initializer_used_again_is_that_of_the_second_network(initializer):
         hidden = draw(initializer, network)[:-1]
         assert [spec.sigma_w for spec in hidden] == pytest.approx([scale] * 3, rel=1e-4)
     assert vars(initializer) == before
+
+
+def test_the_projections_of_attention_are_drawn_one_by_one():
+    """Their fans are those of a matrix, not of the three that are stacked."""
+    torch.manual_seed(0)
+    attention = torch.nn.MultiheadAttention(64, 4)
+    x = torch.randn(5, 2, 64)
+    layers = layer_map(attention, x, x, x)
+    assert [(spec.fan_in, spec.fan_out) for spec in layers] == [(64, 64), (64, 64)]
+    orthogonal(1.0)(layers, torch.Generator().manual_seed(0))
+    for matrix in attention.in_proj_weight.detach().chunk(3):
+        torch.testing.assert_close(matrix @ matrix.T, torch.eye(64), rtol=0, atol=1e-5)
+    fan_scaled("fan_avg", 1.0)(layers, torch.Generator().manual_seed(0))
+    # Glorot & Bengio 2010, eq. 12; the sample of n has a relative error of 1/sqrt(2n)
+    spread = attention.in_proj_weight.std().item()
+    assert spread == pytest.approx(1 / 8, rel=5 / math.sqrt(2 * 3 * 64**2))

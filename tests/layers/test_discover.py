@@ -24,7 +24,7 @@ EXPECTED = {
         "fc": ("linear", "none", None, 1, (512, 3)),
     },
     "encoder": {
-        "encoder.layers.0.self_attn.in_proj": ("linear", "none", None, 1, (8, 24)),
+        "encoder.layers.0.self_attn.in_proj": ("linear", "none", None, 1, (8, 8)),
         "encoder.layers.0.self_attn.out_proj": ("linear", "none", None, 1, (8, 8)),
         "encoder.layers.0.linear1": ("linear", "none", "relu", 1, (8, 16)),
         "encoder.layers.1.linear2": ("linear", "none", None, 1, (16, 8)),
@@ -44,7 +44,7 @@ EXPECTED = {
         "readout": ("linear", "none", None, 1, (6, 3)),
     },
     "gpt": {
-        "h.0.c_attn": ("linear", "none", None, 1, (8, 24)),
+        "h.0.c_attn": ("linear", "none", None, 1, (8, 8)),
         "h.0.c_fc": ("linear", "none", "gelu", 1, (8, 32)),
         "h.1.mlp_proj": ("linear", "none", None, 1, (32, 8)),
     },

@@ -66,7 +66,8 @@ class PerLayer(ABC):
         fitted = self.fitted(layers)
         for spec in suited(layers):
             with torch.no_grad():
-                sigma_w = fitted.draw(spec, generator)
+                for piece in spec.pieces:
+                    sigma_w = fitted.draw(piece, generator)
                 fitted.draw_bias(spec, generator)
             spec.declare(sigma_w, fitted.declared_sigma_b(spec), fitted.distribution)
 

@@ -7,7 +7,7 @@ architecture.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -51,6 +51,10 @@ class View:
         offset = weight.storage_offset() - parameter.storage_offset()
         return cls(parameter, tuple(whole.shape), whole.stride(), int(offset))
 
+    def rows(self, first: int, size: tuple[int, ...]) -> View:
+        """The part [size[0], in, *kernel] from a row on."""
+        return replace(self, size=size, offset=self.offset + first * self.stride[0])
+
     @property
     def tensor(self) -> Tensor:
         """[out, in, *kernel], outside of autograd; what is written to it is the parameter's."""
@@ -79,6 +83,7 @@ class LayerSpec:
         site: who sees h: a forward hook on `module`; only a function mode (`function`); nobody, as
             one kernel does more than the map (`fused`).
         groups: of a convolution.
+        packed: matrices that are stacked in the weight: q, k and v of attention.
         activation: φ; None where none follows, as behind the readout.
         act_module: the innermost module that applies φ.
         normalization: of h: `none`, `batch`, `layer`, `group`, `instance` or `rms`.
@@ -102,6 +107,7 @@ class LayerSpec:
     module: nn.Module | None = field(default=None, repr=False)
     site: Site = "function"
     groups: int = 1
+    packed: int = 1
     kind: Literal["hidden", "readout"] = "hidden"
     activation: Activation | None = None
     act_module: nn.Module | None = field(default=None, repr=False)
@@ -133,6 +139,17 @@ class LayerSpec:
         return self.biases[0] if len(self.biases) == 1 else None
 
     @property
+    def pieces(self) -> list[LayerSpec]:
+        """The layer itself, or one for each of its stacked matrices: what an initializer draws."""
+        if self.packed == 1 or self.view is None:
+            return [self]
+        size = (self.size[0] // self.packed, *self.size[1:])
+        return [
+            replace(self, size=size, view=self.view.rows(k * size[0], size), packed=1)
+            for k in range(self.packed)
+        ]
+
+    @property
     def fan_in(self) -> int:
         """Connections into an output unit (He et al. 2015, eq. 7)."""
         shared = self.groups if self.map == "conv_transpose" else 1
@@ -142,7 +159,7 @@ class LayerSpec:
     def fan_out(self) -> int:
         """Connections out of an input unit (He et al. 2015, eq. 11)."""
         shared = self.groups if self.map == "conv" else 1
-        return self._size[0] * math.prod(self._size[2:]) // shared
+        return self._size[0] * math.prod(self._size[2:]) // shared // self.packed
 
     @property
     def _size(self) -> tuple[int, ...]:

@@ -320,6 +320,7 @@ class Tracker(Inside):
                 shape = weight.transpose(0, 1).shape if how.transposed else weight.shape
                 layer.size = tuple(shape)
                 layer.view = View.of(weight, weights, how.transposed)
+                layer.packed = _packed(self._module, weights, layer.size)
             self._found[key] = layer
         return self._found[key]
 
@@ -343,6 +344,14 @@ class Tracker(Inside):
             yield
         finally:
             self._paused = False
+
+
+def _packed(module: nn.Module | None, weights: list[nn.Parameter], size: tuple[int, ...]) -> int:
+    """How many of attention's projections stand in a weight."""
+    attention = isinstance(module, nn.MultiheadAttention)
+    if not attention or weights[0] is not module.in_proj_weight:  # type: ignore[union-attr]
+        return 1
+    return size[0] // int(module.embed_dim)  # type: ignore[union-attr, arg-type]
 
 
 def _norm_of(name: str) -> str | None:
