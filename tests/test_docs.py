@@ -10,7 +10,15 @@ from commands import ROOT
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PLACES = (ROOT, ROOT / "src" / "isometry", ROOT / "tests" / "signals")
-EXAMPLES = {"snake.py", "bimodal.py", "hourglass.py", "stripes.py", "spectral.py", "smoothed.py"}
+EXAMPLES = {
+    "snake.py",
+    "sparsity.py",
+    "bimodal.py",
+    "hourglass.py",
+    "stripes.py",
+    "spectral.py",
+    "smoothed.py",
+}
 EXAMPLES |= {"erf_slope.py"}
 
 

@@ -44,7 +44,7 @@ EXPECTED = {
         "readout": ("linear", "none", None, 1, (6, 3)),
     },
     "gpt": {
-        "h.0.c_attn": ("linear", "none", None, 1, (8, 8)),
+        "h.0.c_attn": ("linear", "none", None, 1, (8, 24)),
         "h.0.c_fc": ("linear", "none", "gelu", 1, (8, 32)),
         "h.1.mlp_proj": ("linear", "none", None, 1, (32, 8)),
     },
