@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import json
 import re
 
@@ -279,3 +280,16 @@ def test_a_data_module_that_lacks_something_is_refused(typed, tmp_path, old, new
     done = typed("train", "data=blobs", "trainer=cpu", cwd=tmp_path, **fork)
     assert done.returncode == 2, done.stderr
     assert words in done.stderr
+
+
+@pytest.mark.parametrize(("share", "batches"), [(0.8, 4), (3, 3), (1.0, 5), (99, 5)])
+def test_each_epoch_is_a_share_of_its_own_order(share, batches):
+    """`limit_train_batches`: where an epoch is left early the next one begins, with a new order."""
+    whole = loader(count=50, batch_size=10)
+    part = loader(count=50, batch_size=10)
+    part.share = share
+    for epoch in range(3):
+        seen = [labels.tolist() for _, labels in itertools.islice(part, batches)]
+        assert len(seen) == batches
+        expected = [labels.tolist() for _, labels in whole][:batches]
+        assert seen == expected, epoch

@@ -340,3 +340,36 @@ def test_eval_repeats_the_runs_own_test_accuracy(make_config, precision):
     choices.checkpoint = str(path / "config.yaml")
     with pytest.raises(UserError, match="is not a checkpoint"):
         evaluate(choices)
+
+
+# which of the limits ends a training, and what an epoch is, makes no difference to a resume
+LIMITS = {
+    "both limits": ["trainer.max_steps=100000"],
+    "validation every other epoch": [
+        "trainer.max_steps=100000",
+        "trainer.check_val_every_n_epoch=2",
+        "trainer.max_epochs=4",
+    ],
+    "a share of an epoch": ["trainer.limit_train_batches=0.7"],
+    "steps": ["trainer.max_steps=23", "trainer.max_epochs=100"],
+    "accumulation": ["trainer.accumulate_grad_batches=3", "trainer.max_epochs=6"],
+}
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_train_batch_end"])
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_resume_is_the_same_whatever_ends_the_training(
+    make_config, tmp_path, monkeypatch, limit, hook
+):
+    words = [*SMALL, *LIMITS[limit]]
+    whole = make_config(*words, f"paths.runs={tmp_path}/whole")
+    expected = train(whole)
+    for step in (6, 10, 13):
+        cut = make_config(*words, f"paths.runs={tmp_path}/cut{step}")
+        with monkeypatch.context() as patch:
+            with_callback(patch, StopAt(hook, step))
+            with pytest.raises((KeyboardInterrupt, SystemExit)):
+                train(cut)
+        resumed = train(cut)
+        assert resumed["steps"] == expected["steps"], step
+        assert_same(state_of(whole), state_of(cut))

@@ -59,6 +59,8 @@ class DeviceLoader:
         seed: of the order.
         drop_last: leave out the last batch if it is short.
         rank, world_size: this process's shard.
+        share: how much of an epoch is trained before the next one begins, in Lightning's way: a
+            number of batches, or a float up to 1.
         augment: (uint8 images of a global batch, generator) to images of the same shape; None
             leaves them as they are.
     """
@@ -75,6 +77,7 @@ class DeviceLoader:
         rank: int = 0,
         world_size: int = 1,
         augment: Augment | None = None,
+        share: int | float = 1.0,
     ):
         self.images = images
         self.labels = labels
@@ -86,6 +89,7 @@ class DeviceLoader:
         self.rank = rank
         self.world_size = world_size
         self.augment = augment
+        self.share = share
         self.epoch = 0
         self.position = 0  # batches of this epoch already handed out
 
@@ -94,13 +98,20 @@ class DeviceLoader:
         count = len(self.labels) / self.batch_size
         return math.floor(count) if self.drop_last else math.ceil(count)
 
+    @property
+    def batches_of_an_epoch(self) -> int:
+        """Of its batches, those that are trained."""
+        whole = isinstance(self.share, int)
+        return min(len(self), int(self.share) if whole else int(len(self) * self.share))
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        # Lightning never runs past the last batch of a sized iterator, so the epoch turns over here
-        if self.position >= len(self):
+        # Lightning never runs past the last batch of a sized iterator, nor past the one that
+        # `limit_train_batches` names, so the epoch turns over here
+        if self.position >= self.batches_of_an_epoch:
             self.epoch = self.epoch + 1
             self.position = 0
         order = self.order(self.epoch)
-        while self.position < len(self):
+        while self.position < self.batches_of_an_epoch:
             start = self.position * self.batch_size
             rows = order[start : start + self.batch_size]
             images = self._augmented(rows)[self.rank :: self.world_size]

@@ -183,6 +183,7 @@ class ImageData(DataModule):
             rank=self.trainer.global_rank if self.trainer is not None else 0,
             world_size=self.trainer.world_size if self.trainer is not None else 1,
             augment=self.augment if train else None,
+            share=self.trainer.limit_train_batches if train and self.trainer is not None else 1.0,
         )
 
     def train_dataloader(self) -> DeviceLoader:

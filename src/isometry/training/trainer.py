@@ -17,6 +17,7 @@ from isometry.training.callbacks import (
     AtomicCheckpointIO,
     CallbackGroup,
     Interruption,
+    OneLimit,
     Progress,
     ResumeState,
     checkpoints,
@@ -43,7 +44,8 @@ def build_trainer(
     saving = checkpoints(run.checkpoints, **config.callbacks.checkpoints)
     # who leaves at the end of an epoch does so when all others have seen it
     leaving = Interruption(run.last_checkpoint)
-    ours = CallbackGroup([*callbacks, ResumeState(), Progress(), *stopping, *saving, leaving])
+    resuming = (OneLimit(), ResumeState())
+    ours = CallbackGroup([*callbacks, *resuming, Progress(), *stopping, *saving, leaving])
     try:
         return instantiate(  # type: ignore[no-any-return]
             {
