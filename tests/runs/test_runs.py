@@ -160,7 +160,7 @@ def test_status_tells_state_times_and_attempt(tmp_path):
         (None, None, "train"),
         ("finished", None, "skip"),
         ("diverged", None, "skip"),
-        ("failed", None, "train"),
+        ("failed", None, "resume"),
         ("interrupted", None, "resume"),
         ("running", None, "resume"),
         ("interrupted", "all", "train"),
@@ -297,3 +297,10 @@ def test_without_a_checkpoint_there_is_nothing_to_resume(tmp_path):
     run.begin("")
     run.end("interrupted")
     assert decide(run, None)[0] == "train"
+
+
+@pytest.mark.parametrize("limit", sorted(identity.LIMITS))
+def test_one_batch_and_all_of_them_are_two_runs(limit):
+    """1 is a batch, 1.0 is every batch."""
+    config = changed(f"trainer.{limit}", 1.0)
+    assert identity.run_id(changed(f"trainer.{limit}", 1)) != identity.run_id(config)

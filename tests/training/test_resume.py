@@ -21,6 +21,7 @@ from isometry.config.compose import compose
 from isometry.errors import UserError
 from isometry.runs import files
 from isometry.runs.directory import RunDirectory
+from isometry.training.processes import on_signals
 from isometry.training.run import train
 from isometry.verbs.evaluate import evaluate
 
@@ -301,7 +302,11 @@ def wait_for_checkpoint(process, runs):
 
 @pytest.mark.parametrize(
     ("number", "state", "code"),
-    [(signal.SIGINT, "interrupted", 130), (signal.SIGKILL, "running", -9)],
+    [
+        (signal.SIGINT, "interrupted", 130),
+        (signal.SIGHUP, "interrupted", 130),  # a dropped ssh
+        (signal.SIGKILL, "running", -9),
+    ],
 )
 def test_ctrl_c_and_kill_leave_a_checkpoint_that_resumes(cut, typed, tmp_path, number, state, code):
     process = launch(cut)
@@ -314,7 +319,7 @@ def test_ctrl_c_and_kill_leave_a_checkpoint_that_resumes(cut, typed, tmp_path, n
     assert run.status()["state"] == state
     assert checkpoint["global_step"] > 0
     assert "Traceback" not in errors
-    if number == signal.SIGINT:
+    if state == "interrupted":
         assert f"resume={run.path}" in errors
     done = typed("train", f"resume={run.path}", "model.depth=3", cwd=tmp_path)
     assert done.returncode == 2
@@ -373,3 +378,34 @@ def test_a_resume_is_the_same_whatever_ends_the_training(
         resumed = train(cut)
         assert resumed["steps"] == expected["steps"], step
         assert_same(state_of(whole), state_of(cut))
+
+
+def test_a_failed_run_goes_on_from_its_checkpoint(cut, undisturbed, monkeypatch):
+    """Nothing that was trained is thrown away but by `rerun=`."""
+
+    class Fail(Callback):
+        def on_train_batch_start(self, trainer, *_):
+            if trainer.global_step == 13:
+                raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        with_callback(patch, Fail())
+        with pytest.raises(RuntimeError, match="out of memory"):
+            train(cut)
+    assert state_of(cut)[0].status()["state"] == "failed"
+    noted = FirstStep()
+    with monkeypatch.context() as patch:
+        with_callback(patch, noted)
+        train(cut)
+    assert noted.step == 12
+    assert_same(undisturbed[0], state_of(cut))
+
+
+def test_nohup_is_respected():
+    """Whoever started the process has it ignore SIGHUP: it goes on."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert signal.SIGHUP not in on_signals((signal.SIGHUP,), print)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

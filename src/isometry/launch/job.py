@@ -21,12 +21,12 @@ from typing import Any, Literal
 
 from isometry.runs.directory import RunDirectory
 from isometry.runs.lock import RunBusy, RunLock
+from isometry.training.processes import STOPS, on_signals
 
 State = Literal["waiting", "running", "done", "skipped", "busy", "failed", "interrupted"]
 
 LAST_LINES = 6
 GRACE_SECONDS = 10.0
-STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass
@@ -130,8 +130,7 @@ def child(
     config.
     """
     os.environ.update(variables)
-    for number in STOPS:
-        signal.signal(number, _interrupt_once)
+    on_signals(STOPS, _interrupt_once)
     _watch_parent()
     with open(log, "ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)

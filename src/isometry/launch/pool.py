@@ -23,7 +23,7 @@ from rich.console import Console
 
 from isometry.errors import bad_value
 from isometry.launch.devices import Tokens, available, environment
-from isometry.launch.job import GRACE_SECONDS, STOPS, Job
+from isometry.launch.job import GRACE_SECONDS, Job
 from isometry.launch.progress_table import ProgressTable, final
 from isometry.launch.sweep import (
     TASK,
@@ -33,6 +33,7 @@ from isometry.launch.sweep import (
     returned,
     summary_line,
 )
+from isometry.training.processes import STOPS, on_signals
 
 LOOK_SECONDS = 0.5
 """Between two looks at the clock; a job that ends wakes the pool at once."""
@@ -190,7 +191,7 @@ def wait_for_all(jobs: Sequence[Job], seconds: float) -> None:
 
 @contextmanager
 def _stoppable() -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM (a batch system, `kill`) end the sweep; yields the signals that came.
+    """`STOPS` end the sweep; yields the signals that came.
 
     They are noted, too, because Python drops an exception that is raised in a finalizer: the jobs,
     which the terminal signals as well, would end, and the sweep would go on with the next ones.
@@ -201,7 +202,7 @@ def _stoppable() -> Iterator[list[int]]:
         received.append(number)
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in STOPS}
+    before = on_signals(STOPS, interrupt)
     try:
         yield received
     finally:

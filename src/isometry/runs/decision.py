@@ -12,7 +12,7 @@ from isometry.runs.provenance import sources_digest
 Decision = Literal["train", "resume", "skip", "busy"]
 RERUN = (None, "all", "failed")
 _OVER = ("finished", "diverged")
-_CUT_SHORT = ("interrupted", "running")
+_CUT_SHORT = ("interrupted", "running", "failed")
 
 
 def decide(run: RunDirectory, rerun: str | None) -> tuple[Decision, str]:
@@ -21,8 +21,8 @@ def decide(run: RunDirectory, rerun: str | None) -> tuple[Decision, str]:
 
     Args:
         run: its directory, which need not exist.
-        rerun: None skips what is over; `failed` trains failed runs anew (as does None); `all`
-            trains everything anew.
+        rerun: None skips what is over and goes on with what is not, failed runs included;
+            `failed` trains failed runs anew; `all` trains everything anew.
     """
     owner = holder(run.path)
     return (
@@ -44,7 +44,8 @@ def decide_by_status(run: RunDirectory, rerun: str | None) -> tuple[Decision, st
         return "train", f"was {state}"
     if state in _OVER:
         return "skip", f"{state} already{sources}; rerun=all trains it again"
-    if state in _CUT_SHORT and run.last_checkpoint.exists():
+    anew = state == "failed" and rerun == "failed"
+    if state in _CUT_SHORT and run.last_checkpoint.exists() and not anew:
         return (
             "resume",
             f"was {state}{sources}; goes on from its last checkpoint (rerun=all starts over)",

@@ -26,6 +26,9 @@ IRRELEVANT = (
 only as a number.
 """
 
+LIMITS = {"limit_train_batches", "limit_val_batches", "limit_test_batches"}
+"""Of the trainer, where 1 is a batch and 1.0 all of them."""
+
 MAX_LENGTH = 100
 
 
@@ -71,9 +74,12 @@ def relevant(config: Mapping[str, Any]) -> dict[str, Any]:
         for parent in parents:
             node = node.get(parent) or {}
         node.pop(last, None)
-    devices = kept.get("trainer", {}).get("devices")
-    if isinstance(devices, list):
-        kept["trainer"]["devices"] = len(devices)
+    trainer = kept.get("trainer", {})
+    if isinstance(trainer.get("devices"), list):
+        trainer["devices"] = len(trainer["devices"])
+    for limit in LIMITS & trainer.keys():
+        if isinstance(trainer[limit], int):
+            trainer[limit] = f"{trainer[limit]} batches"
     return kept
 
 

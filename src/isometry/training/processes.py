@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any
 
 PARENT = os.getppid()
 """Who started this process."""
 
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, `kill`, and a terminal that is gone (a dropped ssh)."""
+
 
 def inside_launcher() -> bool:
     """Whether several processes were started together: by torchrun, or by srun with several
-    tasks.
+    tasks. (An allocation for several tasks, in whose shell somebody types, is not srun.)
     """
-    return "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    return "TORCHELASTIC_RUN_ID" in os.environ or tasks > 1
 
 
 def is_first() -> bool:
@@ -28,3 +36,13 @@ def launcher_is_gone() -> bool:
     is no failure of the run.
     """
     return inside_launcher() and os.getppid() != PARENT
+
+
+def on_signals(
+    numbers: Sequence[int], handler: Callable[[int, FrameType | None], Any]
+) -> dict[int, Any]:
+    """Handle signals, but for those that whoever started this process has it ignore (`nohup`);
+    returns what handled them before.
+    """
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in heard}

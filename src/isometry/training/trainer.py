@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, SimpleProfiler
 from omegaconf import DictConfig, OmegaConf
 
@@ -23,6 +24,7 @@ from isometry.training.callbacks import (
     checkpoints,
     early_stopping,
 )
+from isometry.training.processes import inside_launcher
 
 
 def make_profiler(name: str | None, run: RunDirectory) -> Profiler | None:
@@ -54,7 +56,11 @@ def build_trainer(
             },
             logger=loggers or False,
             callbacks=[*build_callbacks(config), ours],
-            plugins=[AtomicCheckpointIO()],
+            # what surrounds a process that nobody has launched (a Slurm allocation) is not asked
+            plugins=[
+                AtomicCheckpointIO(),
+                *([] if inside_launcher() else [LightningEnvironment()]),
+            ],
             default_root_dir=str(run.path),
         )
     except (ValueError, TypeError, RuntimeError) as error:

@@ -11,17 +11,15 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from isometry.training.callbacks.leave_together import LeaveTogether
-from isometry.training.processes import inside_launcher
+from isometry.training.processes import STOPS, inside_launcher, on_signals
 
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-"""Ctrl-C, `kill`, and what Slurm sends before it takes a job's machine away (submitit asks for
-SIGUSR2).
-"""
+HEARD = (*STOPS, signal.SIGUSR2)
+"""And what Slurm sends before it takes a job's machine away (submitit asks for SIGUSR2)."""
 
 
 class Interruption(Callback):
-    """Ctrl-C, SIGTERM and Slurm's warning stop at the end of a step, after a checkpoint has been
-    written; a second one at once.
+    """Ctrl-C, SIGTERM, SIGHUP and Slurm's warning stop at the end of a step, after a checkpoint has
+    been written; a second one at once.
 
     Stopping inside a step could leave half of the weights updated. Several processes leave after
     the same step, and pass over a second signal: a terminal and the launcher each send one.
@@ -40,8 +38,7 @@ class Interruption(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._fits += 1
         self._agreement = LeaveTogether(self._fits)
-        for number in self._handled():
-            self._previous[number] = signal.signal(number, self._request)
+        self._previous = on_signals(self._handled(), self._request)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         if self.requested and not inside_launcher():
@@ -87,7 +84,7 @@ class Interruption(Callback):
     @staticmethod
     def _handled() -> tuple[int, ...]:
         """Only the main thread may handle signals."""
-        return STOPS if threading.current_thread() is threading.main_thread() else ()
+        return HEARD if threading.current_thread() is threading.main_thread() else ()
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
