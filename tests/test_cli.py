@@ -33,6 +33,12 @@ def test_bare_command_lists_the_verbs(tmp_path):
         assert f"  {verb}" in done.stdout
 
 
+def test_a_terminal_without_greek_letters_gets_others(tmp_path):
+    done = isometry("theory", "activation=gelu", cwd=tmp_path, PYTHONIOENCODING="latin-1")
+    assert done.returncode == 0, done.stderr
+    assert "initializer.gain" in done.stdout
+
+
 def test_plot_activation_draws_and_names_the_saturation(typed, tmp_path):
     done = typed("plot", "activation=sigmoid", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

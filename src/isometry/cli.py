@@ -53,6 +53,8 @@ def main() -> None:
     """Entry point of the console script."""
     # on its way out the interpreter would visit each object of torch: a second, for nothing
     atexit.register(gc.freeze)
+    for stream in (sys.stdout, sys.stderr):  # σ on a terminal that has none is a ?
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     sys.exit(run(sys.argv))
 
 

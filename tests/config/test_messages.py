@@ -68,6 +68,17 @@ MISTAKES = [
     ),
     (["train", "logger.names=[mlflow]"], ["mlflow", "csv, wandb, tensorboard"]),
     (["train", "study_name=a/b"], ["study_name=a/b", "letters"]),
+    (["train", "study_name=2024"], ["study_name=2024", "40 letters", "quotes"]),
+    (["train", "logger=null"], ["logger=null", "csv, many, none"]),
+    (["train", "model=3"], ["model=3", "convnet, mlp"]),
+    (
+        ["train", "normalization=batch", "data.batch_size=1"],
+        ["data.batch_size=1", "2 examples"],
+    ),
+    (
+        ["diagnose", "normalization=batch", "data.batch_size=1"],
+        ["data.batch_size=1", "2 examples"],
+    ),
     (["train", "rerun=maybe"], ["rerun=maybe", "all, failed"]),
     (["train", "model._target_=os.system"], ["_target_=os.system", "register_target"]),
     (["train", "paths.runs=/dev/null/runs"], ["paths.runs=/dev/null/runs", "cannot write"]),

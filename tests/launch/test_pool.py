@@ -83,14 +83,31 @@ def test_a_sweep_with_a_mistake_runs_nothing(tmp_path, data_cache):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_failing_job_does_not_stop_the_others(tmp_path, data_cache):
-    """batch norm over a single example raises in the middle of the first step."""
-    words = ["data.batch_size=1,8", "normalization=batch", "trainer.max_steps=2", "seed=0,1"]
+FAILS = """
+from lightning.pytorch import Callback
+
+
+class Fails(Callback):
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if len(batch[0]) == 4:
+            raise RuntimeError("the machine is on fire")
+"""
+
+
+def test_a_failing_job_does_not_stop_the_others(tmp_path, data_cache, monkeypatch):
+    (tmp_path / "conf" / "callbacks").mkdir(parents=True)
+    (tmp_path / "fails.py").write_text(FAILS)
+    config = "defaults: [default]\nfails: {_target_: fails.Fails}\n"
+    (tmp_path / "conf" / "callbacks" / "fails.yaml").write_text(config)
+    monkeypatch.setenv("ISOMETRY_CONF", str(tmp_path / "conf"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    words = ["data.batch_size=4,8", "callbacks=fails", "trainer.max_steps=2", "seed=0,1"]
+    words.append("callbacks.signals.every_n_steps=10")
     code, text = sweep(tmp_path, data_cache, *words)
     assert code == 1
     assert states(tmp_path) == ["failed", "failed", "finished", "finished"]
     assert "2 done" in text
-    assert "more than 1 value per channel" in text  # the end of the log, in the final table
+    assert "the machine is on fire" in text  # the end of the log, in the final table
     code, text = sweep(tmp_path, data_cache, *words, "rerun=failed")
     assert "4 jobs, 2 done already or elsewhere, 2 to run" in text
 

@@ -35,6 +35,17 @@ def test_sums_are_those_of_all_examples(start):
     assert total.totals().tolist() == pytest.approx([loss, correct, count], rel=1e-6)
 
 
+def test_a_share_without_examples_counts_for_nothing():
+    """Of a short last batch a process may have none; its mean loss is nan."""
+    total = EpochSums()
+    logits = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(5) % 4
+    total.add(logits, labels, F.cross_entropy(logits, labels))
+    before = total.totals().tolist()
+    total.add(logits[:0], labels[:0], torch.tensor(torch.nan))
+    assert total.totals().tolist() == before
+
+
 def test_nothing_is_known_before_the_first_batch():
     assert EpochSums().totals() is None
 

@@ -168,7 +168,7 @@ CHECKS: dict[str, Check] = {
     "verdict.exploding_above": positive(),
     "study_name": (
         (lambda value: isinstance(value, str) and _NAME.fullmatch(value) is not None),
-        "must be made of letters, digits, . _ -",
+        "must be text: up to 40 letters, digits, . _ - (a number needs quotes: '\"2024\"')",
     ),
     "tags": ((lambda value: isinstance(value, list)), "must be a list, e.g. [baseline,deep]"),
     "compile": flag(),
@@ -240,6 +240,17 @@ def validate(config: Mapping[str, Any]) -> None:
         raise bad_value(
             "model.depth", config["model"]["depth"], "must be at least 2 for model=convnet"
         )
+    _check_batch_norm(config)
+
+
+def _check_batch_norm(config: Mapping[str, Any]) -> None:
+    """Batch norm has no variance over one example (an MLP then raises in its first step)."""
+    devices = lookup(config, "trainer.devices")
+    processes = len(devices) if isinstance(devices, list) else devices
+    size = lookup(config, "data.batch_size")
+    of_one = size // processes if isinstance(processes, int) else size
+    if lookup(config, "normalization.kind") == "batch" and of_one < 2:
+        raise bad_value("data.batch_size", size, "normalization=batch needs 2 examples a process")
 
 
 def has(config: Mapping[str, Any], key: str) -> bool:

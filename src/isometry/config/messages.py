@@ -11,13 +11,17 @@ from omegaconf import OmegaConf
 from isometry.config.compose import compose, conf_dir
 from isometry.errors import UserError, nearest
 
+NO_CHOICE = "Config group override must be a string or a list."
+"""How Hydra's plain ValueError begins where a group is given null, or a number."""
+
 
 def is_users(error: Exception) -> bool:
     """Whether this is a mistake in the command line or in a config."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    return isinstance(error, UserError | HydraException | OmegaConfBaseException)
+    ours = isinstance(error, UserError | HydraException | OmegaConfBaseException)
+    return ours or str(error).startswith(NO_CHOICE)
 
 
 def explain(error: Exception, verb: str, arguments: Sequence[str]) -> str:
@@ -33,11 +37,22 @@ def explain(error: Exception, verb: str, arguments: Sequence[str]) -> str:
         r"Could not override '([^']+)'|Key '[^']+' is not in struct\s+full_key: (\S+)", text
     ):
         return _unknown_key(found.group(1) or found.group(2), verb, arguments)
+    if text.startswith(NO_CHOICE):
+        return _no_choice(arguments)
     if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         return _unknown_option(found.group(1), found.group(2), options(found.group(1)))
     if isinstance(error, UserError):
         return text
     return "\n".join(line for line in text.splitlines() if "HYDRA_FULL_ERROR" not in line)
+
+
+def _no_choice(arguments: Sequence[str]) -> str:
+    """A group that was given something else than the name of an option."""
+    given = [
+        word.partition("=") for word in arguments if (conf_dir() / word.partition("=")[0]).is_dir()
+    ]
+    wrong = next((g for g in given if g[2] not in options(g[0])), given[-1])
+    return f"{wrong[0]}={wrong[2]}: allowed are {', '.join(options(wrong[0]))}"
 
 
 def _unknown_option(group: str, option: str, allowed: list[str]) -> str:

@@ -26,7 +26,10 @@ class EpochSums:
         self._losses: list[Tensor] = []
 
     def add(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
-        """Note a batch: logits [B, classes], labels [B], its mean loss."""
+        """Note a batch: logits [B, classes], labels [B], its mean loss; one without examples (a
+        process's share of a short batch) has none, and counts for nothing."""
+        if len(labels) == 0:
+            return
         self._logits.append(logits.detach())
         self._labels.append(labels)
         self._losses.append(loss.detach())

@@ -62,6 +62,7 @@ def plan(config: DictConfig) -> tuple[RunDirectory, DictConfig, Decision]:
         run = RunDirectory(Path(config.resume).resolve())
         config = frozen_config(Path(config.resume))
     else:
+        validate(resolved(config))
         study = Path(config.paths.runs) / config.study_name
         run = RunDirectory(study / run_id(resolved(config)))
     validate(resolved(config))
