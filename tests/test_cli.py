@@ -34,7 +34,7 @@ def test_bare_command_lists_the_verbs(tmp_path):
 
 
 def test_a_terminal_without_greek_letters_gets_others(tmp_path):
-    done = isometry("theory", "activation=gelu", cwd=tmp_path, PYTHONIOENCODING="latin-1")
+    done = isometry("theory", "activation=gelu", cwd=tmp_path, PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
     assert "initializer.gain" in done.stdout
 

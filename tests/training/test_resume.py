@@ -409,3 +409,25 @@ def test_nohup_is_respected():
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        {"tags": ["${oc.env:SECRET}"]},
+        {"logger": {"project": "a${oc.env:SECRET}"}},
+        {"data": {"raw_dir": ["x", {"y": "${seed}"}]}},
+    ],
+)
+@pytest.mark.parametrize("verb", ["resume", "eval"])
+def test_a_strangers_run_reads_nothing_of_this_machine(tmp_path, monkeypatch, lines, verb):
+    monkeypatch.setenv("SECRET", "hunter2")
+    whole = compose("train", ["trainer=cpu", "logger=csv"])
+    config = OmegaConf.create(OmegaConf.to_container(whole, resolve=True))
+    config = OmegaConf.merge(config, OmegaConf.create(lines))
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=False))
+    task, word = {"resume": (train, "resume"), "eval": (evaluate, "run")}[verb]
+    composed = compose("train" if verb == "resume" else "eval", [f"{word}={tmp_path}"])
+    with pytest.raises(UserError, match="has no interpolations") as raised:
+        task(composed)
+    assert "hunter2" not in str(raised.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,32 @@ def frozen_config(folder: Path, key: str = "resume") -> DictConfig:
         config
     ):
         raise bad_value(key, folder, "its config.yaml is not the config of a run")
+    _refuse_interpolations(config, key, folder)
     return config
+
+
+def _refuse_interpolations(config: DictConfig, key: str, folder: Path) -> None:
+    """A run's config holds plain values: `${oc.env:X}` in a stranger's would read what is here, and
+    log it there.
+    """
+    plain = OmegaConf.to_container(config, resolve=False)
+    found = [text for text in _texts(plain) if "${" in text]
+    if found:
+        words = f"its config.yaml holds {found[0]!r}; the config of a run has no interpolations"
+        raise bad_value(key, folder, words)
+
+
+def _texts(node: Any) -> Iterator[str]:
+    """All strings of nested containers, keys included."""
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, dict):
+        for name, value in node.items():
+            yield from _texts(name)
+            yield from _texts(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _texts(value)
 
 
 def _overrides() -> list[str]:
