@@ -248,8 +248,9 @@ def _check_batch_norm(config: Mapping[str, Any]) -> None:
     devices = lookup(config, "trainer.devices")
     processes = len(devices) if isinstance(devices, list) else devices
     size = lookup(config, "data.batch_size")
-    of_one = size // processes if isinstance(processes, int) else size
-    if lookup(config, "normalization.kind") == "batch" and of_one < 2:
+    if lookup(config, "normalization.kind") != "batch" or not isinstance(size, int):
+        return
+    if (size // processes if isinstance(processes, int) else size) < 2:
         raise bad_value("data.batch_size", size, "normalization=batch needs 2 examples a process")
 
 
