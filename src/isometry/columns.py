@@ -21,3 +21,9 @@ MEASURED = (
     "dead",
     "nonfinite",
 )
+
+OVER_TIME = (
+    *("preactivation_mean", "preactivation_var", "forward_second_moment"),
+    *("saturation", "backprop_norm"),
+)
+"""The measured columns of `signals_over_time.parquet`: recurrent layers, by gate and time step."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from isometry.columns import MEASURED
+from isometry.columns import MEASURED, OVER_TIME
 from isometry.runs.files import write_whole
 
 SCHEMA = pa.schema(
@@ -23,23 +23,16 @@ SCHEMA = pa.schema(
     ]
 )
 
-OVER_TIME = pa.schema(
+TIME_SCHEMA = pa.schema(
     [
         pa.field("step", pa.int64(), nullable=False),
         pa.field("layer", pa.int32(), nullable=False),
         pa.field("name", pa.string(), nullable=False),
         pa.field("gate", pa.string(), nullable=False),
         pa.field("time", pa.int32(), nullable=False),
-        *[
-            pa.field(column, pa.float64())
-            for column in (
-                *("preactivation_mean", "preactivation_var"),
-                *("forward_second_moment", "saturation", "backprop_norm"),
-            )
-        ],
+        *[pa.field(column, pa.float64()) for column in OVER_TIME],
     ]
 )
-"""Of `signals_over_time.parquet`: recurrent layers, by gate and time step."""
 
 
 class SignalStore:
@@ -99,7 +92,7 @@ def read_signals(folder: Path, columns: Sequence[str] | None = None) -> pd.DataF
 def read_over_time(folder: Path) -> pd.DataFrame:
     """The rows of the recurrent layers, by step, layer, gate and time."""
     parts = SignalStore(folder).over_time.parts()
-    return _read(parts, None) if parts else pd.DataFrame(OVER_TIME.empty_table().to_pandas())
+    return _read(parts, None) if parts else pd.DataFrame(TIME_SCHEMA.empty_table().to_pandas())
 
 
 def _read(parts: Sequence[Path], columns: Sequence[str] | None) -> pd.DataFrame:

@@ -42,7 +42,7 @@ class TimeRows:
     Attributes:
         step, layer, name: as in the other rows.
         gate: as of `layers.recurrent.Gate`.
-        values: [4, T] `over_time.OVER_TIME`; NaN where it was not measured.
+        values: [5, T] `columns.OVER_TIME`; NaN where it was not measured.
     """
 
     step: int

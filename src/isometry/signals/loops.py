@@ -1,9 +1,8 @@
 """Compiled loops over plain CPU memory, behind the functions of `statistics` and `norms`.
 
 On the CPU an operation of torch on a small tensor costs what asking for it does, and a statistic is
-several of them. A loop that numba compiles reads every number once and sums in float64: a fifth of
-the time (docs/benchmarks.md). Sums are taken in any order; numbers that are not finite are what
-they are in IEEE arithmetic.
+several of them. A loop that numba compiles reads every number once and sums in float64. Sums are
+taken in any order; numbers that are not finite are what they are in IEEE arithmetic.
 """
 
 from __future__ import annotations

@@ -10,9 +10,6 @@ from isometry.activations import Activation
 from isometry.layers.spec import LayerSpec
 from isometry.signals.statistics import merge_moments, saturated, vector
 
-OVER_TIME = ("preactivation_mean", "preactivation_var", "saturation", "backprop_norm")
-"""Columns by layer, gate and time."""
-
 Key = tuple[LayerSpec, str]
 """A layer and a gate of it."""
 
@@ -46,7 +43,7 @@ class OverTime:
         self._calls = {}
 
     def rows(self, examples: int) -> dict[Key, Tensor]:
-        """`OVER_TIME` of each layer and gate, [4, T]."""
+        """`columns.OVER_TIME` of each layer and gate, [5, T]."""
         return {key: _together(parts, examples) for key, parts in self._parts.items()}
 
 
@@ -57,4 +54,5 @@ def _together(parts: list[Tensor], examples: int) -> Tensor:
     counts, means, variances, inside, squares = every.unbind(1)
     mean, variance = merge_moments(counts, means, variances)
     saturation = inside.sum(0) / counts.sum(0)
-    return torch.stack([mean, variance, saturation, (squares.sum(0) / examples).sqrt()])
+    backprop = (squares.sum(0) / examples).sqrt()
+    return torch.stack([mean, variance, variance + mean.square(), saturation, backprop])

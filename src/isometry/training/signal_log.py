@@ -17,7 +17,13 @@ from lightning.pytorch.utilities import rank_zero_only
 from isometry.columns import MEASURED
 from isometry.errors import UserError
 from isometry.layers.spec import LayerSpec
-from isometry.runs.signal_store import OVER_TIME, SCHEMA, SignalStore, read_over_time, read_signals
+from isometry.runs.signal_store import (
+    SCHEMA,
+    TIME_SCHEMA,
+    SignalStore,
+    read_over_time,
+    read_signals,
+)
 from isometry.signals.flush import Divergence, Flush
 from isometry.training.alarm import GradientAlarm
 from isometry.training.signal_options import SignalOptions
@@ -100,7 +106,7 @@ class SignalLog:
         """The rows of the recurrent layers, one for each (step, layer, gate, time)."""
         if self.store is not None:
             return read_over_time(self.store.folder)
-        tables = self._over_time or [OVER_TIME.empty_table()]
+        tables = self._over_time or [TIME_SCHEMA.empty_table()]
         return pd.DataFrame(pa.concat_tables(tables).to_pandas())
 
     def plot(self) -> tuple[Figure, Figure]:
@@ -156,12 +162,11 @@ def to_table(flush: Flush, layers: Sequence[LayerSpec]) -> pa.Table:
 
 def to_time_table(flush: Flush) -> pa.Table:
     """The rows of the recurrent layers, one for each (step, layer, gate, time)."""
-    tables = [OVER_TIME.empty_table()]
+    tables = [TIME_SCHEMA.empty_table()]
     for rows in flush.over_time:
-        mean, variance, saturation, backprop = rows.values
-        values = (mean, variance, variance + mean**2, saturation, backprop)
-        keys = [[each] * len(mean) for each in (rows.step, rows.layer, rows.name, rows.gate)]
-        columns = [*keys, range(len(mean)), *(pa.array(v, from_pandas=True) for v in values)]
-        arrays = [pa.array(c, field.type) for c, field in zip(columns, OVER_TIME, strict=True)]
-        tables.append(pa.table(arrays, schema=OVER_TIME))
+        count = rows.values.shape[1]
+        keys = [[each] * count for each in (rows.step, rows.layer, rows.name, rows.gate)]
+        columns = [*keys, range(count), *(pa.array(v, from_pandas=True) for v in rows.values)]
+        arrays = [pa.array(c, field.type) for c, field in zip(columns, TIME_SCHEMA, strict=True)]
+        tables.append(pa.table(arrays, schema=TIME_SCHEMA))
     return pa.concat_tables(tables)
