@@ -3,15 +3,27 @@
 import json
 import multiprocessing
 import os
+import shutil
 import socket
+import threading
 import time
+from dataclasses import asdict
 
+import pyarrow as pa
 import pytest
 
+from isometry.launch.ddp import train_rank
 from isometry.runs import lock as locks
 from isometry.runs.decision import decide
 from isometry.runs.directory import RunDirectory
-from isometry.runs.lock import RunBusy, RunLock, holder
+from isometry.runs.files import write_text
+from isometry.runs.lock import LockLost, Owner, RunBusy, RunLock, holder
+from isometry.runs.signal_store import SignalStore
+from isometry.training.callbacks.checkpoints import save_whole
+
+
+def rows():
+    return pa.table({"step": [0], "layer": [1]})
 
 
 def test_a_second_owner_is_told_who_has_it(tmp_path):
@@ -39,30 +51,146 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
         assert holder(tmp_path) == f"process {os.getpid()} on {socket.gethostname()}"
 
 
+def written(folder, **entries):
+    """A lock file of another process, as its owner would write it."""
+    owner = {**asdict(Owner.this_process()), "token": "theirs", **entries}
+    (folder / "lock.json").write_text(json.dumps(owner))
+    return folder / "lock.json"
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Hearts that beat faster."""
+    monkeypatch.setattr(locks, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(locks, "WATCH_SECONDS", 1.0)
+    monkeypatch.setattr(locks, "LOOK_SECONDS", 0.05)
+
+
 def test_a_pid_that_was_used_again_is_not_the_owner(tmp_path):
-    owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": "1"}
-    (tmp_path / "lock.json").write_text(json.dumps(owner))
+    written(tmp_path, started="1")
     assert holder(tmp_path) is None
 
 
-def test_another_hosts_lock_lives_by_its_heartbeat(tmp_path):
-    path = tmp_path / "lock.json"
-    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": "1"}))
-    assert holder(tmp_path) == "process 1 on elsewhere"
-    old = time.time() - locks.STALE_SECONDS - 1
-    os.utime(path, (old, old))
+@pytest.mark.parametrize("seconds", [-3600, -90, 0, 90, 3600])
+@pytest.mark.parametrize(
+    "elsewhere", [{"host": "elsewhere", "machine": "elsewhere"}, {"machine": "another namespace"}]
+)
+def test_another_machines_lock_lives_by_its_heartbeat_whatever_its_clock_says(
+    tmp_path, quick, seconds, elsewhere
+):
+    """A container has its own process numbers under the same host name."""
+    path = written(tmp_path, **elsewhere)
+    clock = time.time() + seconds
+    os.utime(path, (clock, clock))
+    beating = threading.Event()
+
+    def beat():
+        now = clock
+        while not beating.wait(0.2):
+            now += 0.2
+            os.utime(path, (now, now))
+
+    heart = threading.Thread(target=beat)
+    heart.start()
+    assert holder(tmp_path) is not None
+    with pytest.raises(RunBusy):
+        RunLock(tmp_path).acquire()
+    beating.set()
+    heart.join()
     assert holder(tmp_path) is None
     RunLock(tmp_path).acquire()
 
 
-def test_the_heartbeat_beats(tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, "BEAT_SECONDS", 0.05)
+def test_an_owner_that_another_machine_follows_is_alive(tmp_path, quick):
+    path = written(tmp_path, machine="elsewhere")
+
+    def follow():
+        time.sleep(0.3)
+        path.unlink()
+        written(tmp_path, machine="elsewhere", token="next")
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    assert holder(tmp_path) is not None
+    thread.join()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"pid": 3}', "\x00\xff", '"x"', "null"])
+def test_a_damaged_lock_lives_by_its_heartbeat_too(tmp_path, quick, text):
+    (tmp_path / "lock.json").write_text(text)
+    assert holder(tmp_path) is None
+    with RunLock(tmp_path):
+        assert holder(tmp_path) == f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def test_a_pipe_in_its_place_is_not_waited_for(tmp_path, quick):
+    os.mkfifo(tmp_path / "lock.json")
+    with RunLock(tmp_path):
+        pass
+
+
+def test_the_heartbeat_beats_through_a_failure(tmp_path, quick, monkeypatch):
+    failed = []
+    touch = os.utime
+
+    def fails_once(*arguments):
+        if not failed:
+            failed.append(True)
+            raise OSError("the disk is away")
+        touch(*arguments)
+
+    monkeypatch.setattr(locks.os, "utime", fails_once)
     with RunLock(tmp_path) as lock:
-        os.utime(lock.path, (1, 1))
-        deadline = time.time() + 10
-        while lock.path.stat().st_mtime < 2 and time.time() < deadline:
+        first = lock.path.stat().st_mtime_ns
+        deadline = time.monotonic() + 10
+        while lock.path.stat().st_mtime_ns == first and time.monotonic() < deadline:
             time.sleep(0.02)
-        assert lock.path.stat().st_mtime > 2
+        assert failed
+        assert lock.path.stat().st_mtime_ns > first
+
+
+def take_over(lock, folder):
+    lock.path.unlink()
+    written(folder, pid=1, host="elsewhere")
+
+
+def test_who_has_lost_the_lock_writes_no_more(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with RunLock(folder) as lock:
+        write_text(folder / "deep" / "a.txt", "before")
+        take_over(lock, folder)
+        for write in (
+            lambda: write_text(folder / "deep" / "a.txt", "after"),
+            lambda: write_text(folder / "new" / "b.txt", "after"),
+            lambda: RunDirectory(folder).end("finished"),
+            lambda: SignalStore(folder / "signals.parquet").append(rows()),
+            lambda: save_whole({}, folder / "checkpoints" / "last.ckpt"),
+        ):
+            with pytest.raises(LockLost, match="process 1 on elsewhere trains this run now"):
+                write()
+        write_text(tmp_path / "elsewhere.txt", "not of that run")
+    assert sorted(path.name for path in folder.iterdir()) == ["deep", "lock.json"]
+    assert (folder / "deep" / "a.txt").read_text() == "before"
+    assert json.loads(lock.path.read_text())["token"] == "theirs"  # only its own is given back
+    write_text(folder / "deep" / "a.txt", "who does not train may write")
+
+
+def test_a_run_that_was_removed_is_not_made_again(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with RunLock(folder):
+        shutil.rmtree(folder)
+        with pytest.raises(LockLost, match="was removed while it trained"):
+            save_whole({}, folder / "checkpoints" / "last.ckpt")
+    assert not folder.exists()
+
+
+def test_a_rank_of_a_launcher_that_died_writes_nothing(tmp_path):
+    """Its run may be another's by the time it comes to life."""
+    with RunLock(tmp_path), pytest.raises(LockLost):
+        train_rank(RunDirectory(tmp_path), "the token of an earlier launcher", resuming=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def _race(folder, results):
@@ -76,8 +204,7 @@ def _race(folder, results):
 
 
 def test_of_many_that_come_at_once_one_gets_a_stale_lock(tmp_path):
-    owner = {"host": socket.gethostname(), "pid": 2**22 + 1, "started": "1"}
-    (tmp_path / "lock.json").write_text(json.dumps(owner))
+    written(tmp_path, pid=2**22 + 1, started="1")
     context = multiprocessing.get_context("fork")
     results = context.Queue()
     processes = [context.Process(target=_race, args=(tmp_path, results)) for _ in range(8)]

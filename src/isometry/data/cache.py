@@ -33,7 +33,6 @@ def cached(path: Path, decode: Callable[[], Images]) -> Images:
 def write(path: Path, images: Images) -> None:
     """Write the tensors and their digest, whole or not at all."""
     tensors = {field.name: getattr(images, field.name).contiguous() for field in fields(Images)}
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, save(tensors, metadata={"digest": digest(tensors)}))
 
 

@@ -8,6 +8,7 @@ child parses a command line: each reads the `config.yaml` of the run directory.
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,6 +18,8 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from isometry.errors import UserError
 from isometry.runs.directory import RunDirectory
+from isometry.runs.files import only_if
+from isometry.runs.lock import RunLock, check_token
 from isometry.training.outcome import INTERRUPTED, STOPPED, say_interrupted
 from isometry.training.processes import inside_launcher
 from isometry.training.resume import frozen_config
@@ -34,8 +37,8 @@ def train(config: DictConfig) -> dict[str, Any]:
     if decision in ("skip", "busy") or processes == 1 or inside_launcher():
         return go_on(run, config, decision)
     prepare(config)
-    with begun(config, run, decision):
-        return launch(run, processes, resuming=decision == "resume")
+    with begun(config, run, decision) as lock:
+        return launch(run, lock, processes, resuming=decision == "resume")
 
 
 def wanted_processes(config: DictConfig) -> int:
@@ -46,8 +49,14 @@ def wanted_processes(config: DictConfig) -> int:
     return devices if isinstance(devices, int) else len(devices)
 
 
-def launch(run: RunDirectory, processes: int, resuming: bool) -> dict[str, Any]:
+def launch(run: RunDirectory, lock: RunLock, processes: int, resuming: bool) -> dict[str, Any]:
     """Train a run that has begun with so many processes; returns its summary.
+
+    Args:
+        run: its directory.
+        lock: which this process holds, for them all.
+        processes: how many.
+        resuming: whether it goes on from its last checkpoint.
 
     Raises:
         RuntimeError: with the first failed process's own message.
@@ -73,7 +82,7 @@ def launch(run: RunDirectory, processes: int, resuming: bool) -> dict[str, Any]:
         signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR2",
     )
     try:
-        elastic_launch(config, worker)(str(run.path), resuming)
+        elastic_launch(config, worker)(str(run.path), lock.owner.token, resuming)
     except SignalException:
         stopped(run)
     except ChildFailedError as error:
@@ -97,12 +106,17 @@ def stopped(run: RunDirectory) -> NoReturn:
     raise SystemExit(INTERRUPTED) from None
 
 
-def worker(path: str, resuming: bool) -> None:
+def worker(path: str, token: str, resuming: bool) -> None:
     """One process of a run: build everything from the run's own config and train."""
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])))
-    record(train_rank)(RunDirectory(Path(path)), resuming)
+    record(train_rank)(RunDirectory(Path(path)), token, resuming)
 
 
-def train_rank(run: RunDirectory, resuming: bool) -> None:
-    """Build and train in this process; the launcher has begun the run."""
-    execute(assemble(frozen_config(run.path), run, resuming))
+def train_rank(run: RunDirectory, token: str, resuming: bool) -> None:
+    """Build and train in this process; the launcher has begun the run and holds its lock. (A rank
+    may come to life when the launcher is dead and the run another's.)
+    """
+    still_ours = partial(check_token, run.path, token)
+    still_ours()
+    with only_if(run.path, still_ours):
+        execute(assemble(frozen_config(run.path), run, resuming))

@@ -52,7 +52,6 @@ def save(figure: Figure, path: Path, formats: Sequence[str] = ("png",)) -> list[
     """Write the figure whole in each format; returns the paths."""
     from isometry.runs.files import write_whole
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     paths = [path.with_suffix(f".{suffix}") for suffix in formats]
     for target in paths:
         write_whole(target, lambda temporary: figure.savefig(temporary))

@@ -14,8 +14,44 @@ from typing import Any
 from isometry.errors import DiskFull, bad_value
 
 
+UNFINISHED = ".unfinished."
+"""How the name of a file begins that is being written; a kill leaves it behind."""
+
+
+def remove_unfinished(*folders: Path) -> None:
+    """Sweep away what killed processes were writing in these folders, which need not exist."""
+    for folder in folders:
+        for path in folder.glob(f"{UNFINISHED}*"):
+            path.unlink(missing_ok=True)
+
+
+_asked_first: dict[Path, Callable[[], None]] = {}
+"""Folders below which a write asks first whether it may."""
+
+
+@contextmanager
+def only_if(folder: Path, check: Callable[[], None]) -> Iterator[None]:
+    """Inside of the block each write of this process below a folder calls `check` first, which
+    raises where nothing may be written.
+    """
+    _asked_first[folder.resolve()] = check
+    try:
+        yield
+    finally:
+        _asked_first.pop(folder.resolve(), None)
+
+
+def _ask(path: Path) -> None:
+    if _asked_first:
+        resolved = path.parent.resolve() / path.name
+        for folder in resolved.parents:
+            if folder in _asked_first:
+                _asked_first[folder]()
+
+
 def write_whole(path: Path, fill: Callable[[Path], object]) -> None:
-    """Let `fill` write a temporary file next to `path`, sync it and rename it there.
+    """Let `fill` write a temporary file next to `path`, sync it and rename it there; the folder is
+    made.
 
     A reader sees the old content or the new one, whatever happens in between; the temporary name
     starts with a dot, which readers of a directory of parts pass over.
@@ -23,7 +59,9 @@ def write_whole(path: Path, fill: Callable[[Path], object]) -> None:
     Raises:
         DiskFull: where there is no room, on the disk or in the user's share of it; the old content
             stays.
+        LockLost: in the folder of a run that this process has lost.
     """
+    _ask(path)
     try:
         _write_whole(path, fill)
     except OSError as error:
@@ -52,12 +90,16 @@ def written_below(key: str, folder: object) -> Iterator[None]:
 
 
 def _write_whole(path: Path, fill: Callable[[Path], object]) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(
+        prefix=f"{UNFINISHED}{path.name}.", suffix=path.suffix, dir=path.parent
+    )
     os.close(handle)
     temporary = Path(name)
     try:
         fill(temporary)
         _sync(temporary)
+        _ask(path)  # filling takes a while
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     finally:
@@ -83,6 +125,13 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path) -> Any:
     """The content of a JSON file, None where there is no such file."""
     return json.loads(path.read_text()) if path.exists() else None
+
+
+def is_regular(path: Path) -> bool:
+    """Whether this is a plain file: no link, and nothing (a pipe, a device) whose reading could
+    wait for ever.
+    """
+    return path.is_file() and not path.is_symlink()
 
 
 def _sync(path: Path) -> None:

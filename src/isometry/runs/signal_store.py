@@ -54,7 +54,6 @@ class SignalStore:
         """Write one part; its name carries its first step, so that the parts sort."""
         if table.num_rows == 0:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         self._write(self.folder / f"part-{table['step'][0].as_py():010d}.parquet", table)
 
     def drop_from(self, step: int) -> None:

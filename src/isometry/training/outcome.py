@@ -92,9 +92,11 @@ def recorded(run: RunDirectory, loggers: Sequence[Logger], outcome: Outcome) -> 
         reason = f"{type(error).__name__}: {error}"
         raise
     finally:
-        if is_first():
-            run.end(state, reason)
-        close_loggers(loggers, outcome.summary, failed=state in ("failed", "interrupted"))
+        try:
+            if is_first():
+                run.end(state, reason)
+        finally:
+            close_loggers(loggers, outcome.summary, failed=state in ("failed", "interrupted"))
 
 
 def state_after(error: BaseException) -> State:

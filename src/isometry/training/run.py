@@ -22,7 +22,7 @@ from isometry.initialization.predict import EXAMPLES, predict_run
 from isometry.layers.discover import layers_of
 from isometry.runs.decision import Decision, clear, decide, decide_by_status
 from isometry.runs.directory import RunDirectory
-from isometry.runs.files import written_below
+from isometry.runs.files import remove_unfinished, written_below
 from isometry.runs.identity import run_id
 from isometry.runs.lock import RunBusy, RunLock
 from isometry.runs.signal_store import SignalStore, read_signals
@@ -150,7 +150,7 @@ def run_loggers(config: DictConfig, run: RunDirectory, resuming: bool) -> list[L
 
 
 @contextmanager
-def begun(config: DictConfig, run: RunDirectory, decision: Decision) -> Iterator[None]:
+def begun(config: DictConfig, run: RunDirectory, decision: Decision) -> Iterator[RunLock]:
     """The run locked, with its config and status written, for as long as the block trains it.
 
     A resume first drops what was recorded at or after its checkpoint's step.
@@ -169,7 +169,7 @@ def begun(config: DictConfig, run: RunDirectory, decision: Decision) -> Iterator
         console.print(f"[bold]{run.run_id}[/bold] -> {run.path}", soft_wrap=True)
         if config.print_config:
             print_config(config)
-        yield
+        yield lock
     finally:
         lock.release()
 
@@ -191,7 +191,8 @@ def take(run: RunDirectory, decision: Decision, rerun: str | None) -> RunLock:
 
 
 def begin(config: DictConfig, run: RunDirectory, resuming: bool) -> None:
-    """Drop what is measured again, and write config and status."""
+    """Sweep up after a kill, drop what is measured again, and write config and status."""
+    remove_unfinished(run.path, run.checkpoints, run.signals, run.signals_over_time)
     if resuming:
         keep_before(run, checkpoint_step(run.last_checkpoint))
     else:

@@ -20,7 +20,6 @@ def save_whole(content: Any, path: Path) -> None:
     """`torch.save`, whole or not at all; the folder is made."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, buffer.getvalue())
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from isometry.errors import bad_value
 from isometry.runs.directory import RunDirectory
+from isometry.runs.lock import LockLost
 from isometry.runs.metrics import MetricsFile
 from isometry.training.loggers.csv import MetricsLogger
 
@@ -80,7 +82,8 @@ def close_loggers(loggers: Sequence[Logger], summary: Mapping[str, Any], failed:
     crashed.
     """
     for logger in loggers:
-        logger.save()
+        with suppress(LockLost):  # which the run's status has met before
+            logger.save()
         logger.finalize("failed" if failed else "success")
     if any(isinstance(logger, WandbLogger) for logger in loggers):
         from isometry.training.loggers.wandb import finish
