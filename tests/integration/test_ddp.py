@@ -6,13 +6,16 @@ import itertools
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 
@@ -115,9 +118,9 @@ def run_with_worker(folder: Path, body: str, *overrides: str) -> subprocess.Comp
     (folder / "changed.py").write_text(
         "import os\n"
         "from isometry.launch.ddp import worker as original\n"
-        "def worker(path, resuming):\n"
+        "def worker(*arguments):\n"
         f"    {body}\n"
-        "    original(path, resuming)\n"
+        "    original(*arguments)\n"
     )
     (folder / "go.py").write_text(
         "import sys\n"
@@ -222,6 +225,49 @@ def test_a_signal_to_the_launcher_stops_the_run_where_it_can_go_on(tmp_path, num
     _, errors = process.communicate(timeout=25)  # the launcher would kill after 30 seconds
     assert_interrupted(tmp_path, process.returncode, errors)
     assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_processes_meet_where_nobody_else_comes(tmp_path):
+    """Every port that a rank or the launcher listens at is on the loopback interface, and their
+    store is a file in a folder of this user's.
+    """
+    process = endless(tmp_path)
+    family = [process.pid, *children(process.pid)]
+    ports = list(itertools.chain.from_iterable(map(listening, family)))
+    (folder,) = (path.parent for path in Path(tempfile.gettempdir()).glob("isometry-*/processes"))
+    mode = folder.stat().st_mode
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=25)
+    assert ports  # gloo's
+    assert {address for address, _ in ports} <= {"127.0.0.1", "::1"}
+    assert stat.S_IMODE(mode) == 0o700
+    assert not folder.exists()
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def listening(pid: int) -> list[tuple[str, int]]:
+    """Address and port of each socket that a process listens at."""
+    return [
+        connection.laddr
+        for connection in psutil.Process(pid).net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+
+
+@pytest.mark.slow
+def test_ranks_that_were_just_born_end_with_their_launcher(tmp_path):
+    """They would wait half an hour for a meeting to which nobody comes."""
+    began = time.monotonic()
+    run_with_worker(
+        tmp_path,
+        "os.environ['RANK'] == '0' and os.kill(os.getppid(), 9); "
+        "os.environ['RANK'] == '1' and __import__('time').sleep(5)",
+    )  # returns when all have closed its output
+    assert time.monotonic() - began < 60
 
 
 @pytest.mark.slow

@@ -189,7 +189,7 @@ def test_a_run_that_was_removed_is_not_made_again(tmp_path):
 def test_a_rank_of_a_launcher_that_died_writes_nothing(tmp_path):
     """Its run may be another's by the time it comes to life."""
     with RunLock(tmp_path), pytest.raises(LockLost):
-        train_rank(RunDirectory(tmp_path), "the token of an earlier launcher", resuming=False)
+        train_rank(RunDirectory(tmp_path), "an earlier launcher's", tmp_path, resuming=False)
     assert list(tmp_path.iterdir()) == []
 
 

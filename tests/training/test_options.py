@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 
 import numpy as np
 import pandas as pd
@@ -123,7 +124,7 @@ def test_overfitting_one_batch_learns_it_by_heart(make_config):
     assert pd.read_csv(run_of(summary, config).metrics)["train_accuracy"].dropna().iloc[-1] == 1.0
 
 
-def test_anomaly_detection_names_the_operation(make_config):
+def test_anomaly_detection_names_the_operation_of_a_divergence(make_config):
     config = make_config(
         "model.depth=12",
         "activation=relu",
@@ -131,11 +132,37 @@ def test_anomaly_detection_names_the_operation(make_config):
         "trainer.max_steps=60",
         "debug=anomaly",
     )
-    with (
-        pytest.raises(RuntimeError, match="returned nan values"),
-        pytest.warns(UserWarning, match="Error detected in"),
-    ):
-        train(config)
+    with pytest.warns(UserWarning, match="Error detected in"):
+        summary = train(config)
+    assert summary["state"] == "diverged"
+    assert summary["first_nonfinite_kind"] == "gradient"
+    status = run_of(summary, config).status()
+    assert status["state"] == "diverged"
+    step = summary["first_nonfinite_step"]
+    assert re.fullmatch(
+        rf"the gradient of \w+Backward0 is not finite at step {step}", status["reason"]
+    )
+    assert summary["steps"] == step
+
+
+@pytest.mark.parametrize("every", [1, 10, "null"])
+def test_weights_that_the_last_update_loses_are_no_finished_run(make_config, every):
+    """No step comes behind it that would notice."""
+    config = make_config(
+        "model.depth=4",
+        "optimizer.lr=1e38",
+        "optimizer.momentum=0",
+        "trainer.max_steps=1",
+        "activation=relu",
+        "initializer=normal",
+        f"callbacks.signals.every_n_steps={every}",
+    )
+    summary = train(config)
+    weights = torch.load(run_of(summary, config).last_checkpoint, weights_only=True)["state_dict"]
+    assert not all(torch.isfinite(weight).all() for weight in weights.values())
+    assert summary["state"] == "diverged"
+    assert summary["first_nonfinite_step"] == 1
+    assert summary["first_nonfinite_layer"] >= 1
 
 
 def test_accumulation_of_two_halves_is_the_whole_batch(make_config):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from fnmatch import fnmatch
@@ -195,7 +196,7 @@ def killed_in_a_write(config, name, count, stage):
         seen += fnmatch(path.name, name)
         if seen == count and fnmatch(path.name, name):
             if stage == "half":
-                temporary = path.with_name(f".{path.name}.half{path.suffix}")
+                temporary = path.with_name(f"{files.UNFINISHED}{path.name}.half{path.suffix}")
                 fill(temporary)
                 os.truncate(temporary, temporary.stat().st_size // 2)
             else:
@@ -226,6 +227,7 @@ def test_killed_in_each_kind_of_write(cut, undisturbed, name, count, stage):
             pd.read_csv(run.metrics)
     train(cut)
     assert_same(undisturbed[0], state_of(cut))
+    assert not list(Path(cut.paths.runs).rglob(f"{files.UNFINISHED}*"))
 
 
 @pytest.mark.parametrize("step", [13, 20, 25])
@@ -378,6 +380,84 @@ def test_a_resume_is_the_same_whatever_ends_the_training(
         resumed = train(cut)
         assert resumed["steps"] == expected["steps"], step
         assert_same(state_of(whole), state_of(cut))
+
+
+class Batches(Callback):
+    """Ends the training abruptly after so many batches: within an accumulation window, too."""
+
+    def __init__(self, batches):
+        self.left = batches
+
+    def on_train_batch_end(self, *_):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("batches", [(1, 1), (2, 5), (13, 1, 1), (13, 2), (4, 14, 2)])
+def test_a_checkpoint_is_never_written_inside_of_an_accumulation_window(
+    make_config, tmp_path, monkeypatch, batches
+):
+    """Its half of the gradients would be lost. (A resume begins at a step whose checkpoint is there
+    already.)
+    """
+    words = [*SMALL, "trainer.accumulate_grad_batches=3", "trainer.max_epochs=4"]
+    whole = make_config(*words, f"paths.runs={tmp_path}/whole")
+    train(whole)
+    cut = make_config(*words, f"paths.runs={tmp_path}/cut")
+    for left in batches:
+        with monkeypatch.context() as patch:
+            with_callback(patch, Batches(left))
+            with pytest.raises((KeyboardInterrupt, SystemExit)):
+                train(cut)
+    train(cut)
+    assert_same(state_of(whole), state_of(cut))
+
+
+@pytest.mark.parametrize("hook", ["on_train_epoch_start", "on_train_end", "on_test_start"])
+def test_early_stopping_is_remembered(make_config, tmp_path, monkeypatch, hook):
+    """Cut short between the stop and the end of the run: no epoch is added."""
+    words = [
+        *SMALL,
+        "callbacks.early_stopping.patience=1",
+        "callbacks.early_stopping.min_delta=10",
+        "trainer.max_epochs=5",
+    ]
+    whole = make_config(*words, f"paths.runs={tmp_path}/whole")
+    expected = train(whole)
+    assert expected["steps"] == 20  # the second epoch is no better by 10
+    cut = make_config(*words, f"paths.runs={tmp_path}/cut")
+    with monkeypatch.context() as patch:
+        with_callback(patch, StopAt(hook, 10 if hook == "on_train_epoch_start" else 20))
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            train(cut)
+    assert train(cut)["steps"] == 20
+    assert_same(state_of(whole), state_of(cut))
+
+
+def test_a_copied_run_keeps_its_best_checkpoint(cut, tmp_path, monkeypatch):
+    """Lightning compares the folder's path, and forgets the score."""
+    with monkeypatch.context() as patch:
+        with_callback(patch, StopAt("on_train_batch_start", 25))
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            train(cut)
+    run = state_of(cut)[0]
+    copy = RunDirectory(tmp_path / "a copy" / "run")
+    shutil.copytree(run.path, copy.path)
+    best = copy.checkpoints / "best.ckpt"
+    before = best.read_bytes()
+    last = torch.load(copy.last_checkpoint, weights_only=True)
+    score = last["callbacks"]["CallbackGroup"]["BestCheckpoint"]["best_model_score"]
+    unreachable = torch.full_like(score, 2.0)
+    last["callbacks"]["CallbackGroup"]["BestCheckpoint"].update(
+        best_model_score=unreachable,
+        kth_value=unreachable,
+        best_k_models={str(run.checkpoints / "best.ckpt"): unreachable},
+    )
+    torch.save(last, copy.last_checkpoint)
+    cut.resume = str(copy.path)
+    train(cut)
+    assert best.read_bytes() == before
 
 
 def test_a_failed_run_goes_on_from_its_checkpoint(cut, undisturbed, monkeypatch):

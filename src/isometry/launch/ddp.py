@@ -17,11 +17,12 @@ from omegaconf import DictConfig
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from isometry.errors import UserError
+from isometry.launch.rendezvous import BACKEND, group, private_folder
 from isometry.runs.directory import RunDirectory
 from isometry.runs.files import only_if
 from isometry.runs.lock import RunLock, check_token
 from isometry.training.outcome import INTERRUPTED, STOPPED, say_interrupted
-from isometry.training.processes import inside_launcher
+from isometry.training.processes import end_with_parent, inside_launcher
 from isometry.training.resume import frozen_config
 from isometry.training.run import assemble, begun, execute, go_on, plan, prepare
 
@@ -37,8 +38,8 @@ def train(config: DictConfig) -> dict[str, Any]:
     if decision in ("skip", "busy") or processes == 1 or inside_launcher():
         return go_on(run, config, decision)
     prepare(config)
-    with begun(config, run, decision) as lock:
-        return launch(run, lock, processes, resuming=decision == "resume")
+    with begun(config, run, decision) as lock, private_folder() as meeting:
+        return launch(run, lock, meeting, processes, resuming=decision == "resume")
 
 
 def wanted_processes(config: DictConfig) -> int:
@@ -49,12 +50,15 @@ def wanted_processes(config: DictConfig) -> int:
     return devices if isinstance(devices, int) else len(devices)
 
 
-def launch(run: RunDirectory, lock: RunLock, processes: int, resuming: bool) -> dict[str, Any]:
+def launch(
+    run: RunDirectory, lock: RunLock, meeting: Path, processes: int, resuming: bool
+) -> dict[str, Any]:
     """Train a run that has begun with so many processes; returns its summary.
 
     Args:
         run: its directory.
         lock: which this process holds, for them all.
+        meeting: the private folder where they meet.
         processes: how many.
         resuming: whether it goes on from its last checkpoint.
 
@@ -72,8 +76,8 @@ def launch(run: RunDirectory, lock: RunLock, processes: int, resuming: bool) -> 
         max_nodes=1,
         nproc_per_node=processes,
         run_id=run.run_id,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
+        rdzv_backend=BACKEND,
+        rdzv_endpoint=str(meeting),
         max_restarts=0,
         monitor_interval=0.1,
         # a fresh process each: nothing of this one's threads or devices is inherited
@@ -82,7 +86,7 @@ def launch(run: RunDirectory, lock: RunLock, processes: int, resuming: bool) -> 
         signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR2",
     )
     try:
-        elastic_launch(config, worker)(str(run.path), lock.owner.token, resuming)
+        elastic_launch(config, worker)(str(run.path), lock.owner.token, str(meeting), resuming)
     except SignalException:
         stopped(run)
     except ChildFailedError as error:
@@ -106,17 +110,19 @@ def stopped(run: RunDirectory) -> NoReturn:
     raise SystemExit(INTERRUPTED) from None
 
 
-def worker(path: str, token: str, resuming: bool) -> None:
+def worker(path: str, token: str, meeting: str, resuming: bool) -> None:
     """One process of a run: build everything from the run's own config and train."""
+    end_with_parent()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])))
-    record(train_rank)(RunDirectory(Path(path)), token, resuming)
+    record(train_rank)(RunDirectory(Path(path)), token, Path(meeting), resuming)
 
 
-def train_rank(run: RunDirectory, token: str, resuming: bool) -> None:
+def train_rank(run: RunDirectory, token: str, meeting: Path, resuming: bool) -> None:
     """Build and train in this process; the launcher has begun the run and holds its lock. (A rank
     may come to life when the launcher is dead and the run another's.)
     """
     still_ours = partial(check_token, run.path, token)
     still_ours()
-    with only_if(run.path, still_ours):
-        execute(assemble(frozen_config(run.path), run, resuming))
+    config = frozen_config(run.path)
+    with only_if(run.path, still_ours), group(meeting, config.trainer.accelerator):
+        execute(assemble(config, run, resuming))

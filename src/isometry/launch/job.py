@@ -5,28 +5,24 @@ it.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
 from isometry.runs.directory import RunDirectory
 from isometry.runs.lock import RunBusy, RunLock
-from isometry.training.processes import STOPS, on_signals
+from isometry.training.processes import STOPS, end_with_parent, on_signals
 
 State = Literal["waiting", "running", "done", "skipped", "busy", "failed", "interrupted"]
 
 LAST_LINES = 6
-GRACE_SECONDS = 10.0
 
 
 @dataclass
@@ -131,7 +127,7 @@ def child(
     """
     os.environ.update(variables)
     on_signals(STOPS, _interrupt_once)
-    _watch_parent()
+    end_with_parent()  # the forkserver is the parent for the system, not the sweep
     with open(log, "ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -167,20 +163,3 @@ def _interrupt_once(number: int, frame: Any) -> None:
     for other in STOPS:
         signal.signal(other, signal.SIG_IGN)
     raise KeyboardInterrupt
-
-
-def _watch_parent() -> None:
-    """End with the sweep: the forkserver, not the sweep, is this process's parent for the system,
-    so nobody else would.
-    """
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(GRACE_SECONDS)
-        os._exit(130)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from isometry.errors import bad_value
 from isometry.launch.devices import Tokens, available, environment
-from isometry.launch.job import GRACE_SECONDS, Job
+from isometry.launch.job import Job
 from isometry.launch.progress_table import ProgressTable, final
 from isometry.launch.sweep import (
     TASK,
@@ -33,7 +33,7 @@ from isometry.launch.sweep import (
     returned,
     summary_line,
 )
-from isometry.training.processes import STOPS, on_signals
+from isometry.training.processes import GRACE_SECONDS, STOPS, on_signals
 
 LOOK_SECONDS = 0.5
 """Between two looks at the clock; a job that ends wakes the pool at once."""

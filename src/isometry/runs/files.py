@@ -13,7 +13,6 @@ from typing import Any
 
 from isometry.errors import DiskFull, bad_value
 
-
 UNFINISHED = ".unfinished."
 """How the name of a file begins that is being written; a kill leaves it behind."""
 
@@ -62,6 +61,7 @@ def write_whole(path: Path, fill: Callable[[Path], object]) -> None:
         LockLost: in the folder of a run that this process has lost.
     """
     _ask(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         _write_whole(path, fill)
     except OSError as error:
@@ -90,7 +90,6 @@ def written_below(key: str, folder: object) -> Iterator[None]:
 
 
 def _write_whole(path: Path, fill: Callable[[Path], object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(
         prefix=f"{UNFINISHED}{path.name}.", suffix=path.suffix, dir=path.parent
     )

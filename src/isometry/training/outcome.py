@@ -38,7 +38,9 @@ class Outcome:
         began: when training began, on the clock of `time.perf_counter`.
         prediction: what the theory expects of the network at initialization.
         divergence: the first non-finite number, None as long as there is none.
-        divergent_batch: the index of its batch in its epoch.
+        divergent_batch: the index of its batch in its epoch; None where no batch met it.
+        anomaly: the operation whose gradient was not finite, where `trainer.detect_anomaly` stopped
+            the training before its step was recorded.
         metrics: the latest value of each.
         steps: optimizer steps taken.
         images_per_second: of the training, without validation.
@@ -49,6 +51,7 @@ class Outcome:
     prediction: dict[str, Any] = field(default_factory=dict)
     divergence: Divergence | None = None
     divergent_batch: int | None = None
+    anomaly: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     steps: int = 0
     images_per_second: float | None = None
@@ -57,16 +60,20 @@ class Outcome:
     @property
     def state(self) -> State:
         """The state of a run whose training has come to its end."""
-        return "finished" if self.divergence is None else "diverged"
+        diverged = self.divergence is not None or self.anomaly is not None
+        return "diverged" if diverged else "finished"
 
     @property
     def reason(self) -> str | None:
         """One line for `status.json` and the terminal; None for a run that finished."""
+        if self.anomaly is not None:
+            return f"the gradient of {self.anomaly} is not finite at step {self.steps}"
         if self.divergence is None:
             return None
         what = "preactivation" if self.divergence.kind == "forward" else "weight gradient"
         where = f"layer {self.divergence.layer} at step {self.divergence.step}"
-        return f"first non-finite number: the {what} of {where}, batch {self.divergent_batch}"
+        batch = "" if self.divergent_batch is None else f", batch {self.divergent_batch}"
+        return f"first non-finite number: the {what} of {where}{batch}"
 
 
 # ---- recorded ------------------------------------------------------------------------------------
@@ -137,9 +144,11 @@ def summarise(
         "state": outcome.state,
         **{key: _number(outcome.metrics.get(key, math.nan)) for key in accuracies},
         **summarise_signals(config.verdict, rows, outcome.prediction),
-        "first_nonfinite_kind": divergence and divergence.kind,
+        "first_nonfinite_kind": divergence.kind if divergence else outcome.anomaly and "gradient",
         "first_nonfinite_layer": divergence and divergence.layer,
-        "first_nonfinite_step": divergence and divergence.step,
+        "first_nonfinite_step": divergence.step
+        if divergence
+        else outcome.anomaly and outcome.steps,
         "steps": outcome.steps,
         "wall_seconds": round(time.perf_counter() - outcome.began, 3),
         "images_per_second": outcome.images_per_second,

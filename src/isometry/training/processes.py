@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Sequence
+from multiprocessing.connection import wait
 from types import FrameType
 from typing import Any
 
@@ -13,6 +17,10 @@ PARENT = os.getppid()
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, `kill`, and a terminal that is gone (a dropped ssh)."""
+
+
+GRACE_SECONDS = 10.0
+"""How long an orphan may take to stop."""
 
 
 def inside_launcher() -> bool:
@@ -36,6 +44,23 @@ def launcher_is_gone() -> bool:
     is no failure of the run.
     """
     return inside_launcher() and os.getppid() != PARENT
+
+
+def end_with_parent() -> None:
+    """Stop as on Ctrl-C when the process that made this one through `multiprocessing` has died: it
+    is the one that Ctrl-C and `kill` reach.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(GRACE_SECONDS)
+        os._exit(130)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def on_signals(

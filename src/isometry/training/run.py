@@ -35,6 +35,7 @@ from isometry.training.build import (
 )
 from isometry.training.callbacks import Signals, Throughput
 from isometry.training.classifier import Classifier
+from isometry.training.last_look import anomaly, lost_weights
 from isometry.training.loggers import build_loggers, start_loggers
 from isometry.training.outcome import Outcome, account_of, describe, recorded, summarise
 from isometry.training.processes import inside_launcher, is_first
@@ -232,10 +233,17 @@ def start(parts: Parts, outcome: Outcome) -> None:
 def fit(parts: Parts, outcome: Outcome) -> None:
     """Train, and test what did not diverge."""
     checkpoint = parts.run.last_checkpoint if parts.resuming else None
-    parts.trainer.fit(parts.classifier, parts.data, ckpt_path=checkpoint)
-    outcome.divergence = parts.signals.divergence
+    try:
+        parts.trainer.fit(parts.classifier, parts.data, ckpt_path=checkpoint)
+    except RuntimeError as error:
+        outcome.anomaly = anomaly(error)
+        if outcome.anomaly is None:
+            raise
+    outcome.divergence = parts.signals.divergence or lost_weights(
+        parts.classifier.network, parts.trainer.global_step
+    )
     outcome.divergent_batch = parts.signals.divergent_batch
-    if outcome.divergence is None:
+    if outcome.state == "finished":
         parts.trainer.test(parts.classifier, parts.data, verbose=False)
     outcome.metrics = parts.classifier.metrics
     outcome.steps = parts.trainer.global_step

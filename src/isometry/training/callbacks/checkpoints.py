@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoi
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from isometry.runs.files import write_bytes
+from isometry.training.callbacks.windows import between_steps
 
 
 def save_whole(content: Any, path: Path) -> None:
@@ -57,6 +58,7 @@ class LastCheckpoint(Checkpoint):
         if (
             self.every_n_steps
             and trainer.global_step % self.every_n_steps == 0
+            and between_steps(trainer)
             and not trainer.is_last_batch
         ):
             self._save(trainer)
@@ -74,6 +76,30 @@ class LastCheckpoint(Checkpoint):
             trainer.save_checkpoint(self.path)
 
 
+class BestCheckpoint(ModelCheckpoint):
+    """Lightning's, except that it knows its best checkpoint again in a run directory that was
+    moved or copied: Lightning forgets the score where the folder is another one.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        here = {"dirpath": self.dirpath}
+        for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+            here[key] = state_dict[key] and self._here(state_dict[key])
+        best = {self._here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **here, "best_k_models": best})
+
+    def _here(self, path: str) -> str:
+        return str(Path(str(self.dirpath)) / Path(path).name)
+
+
+class RememberedStopping(EarlyStopping):
+    """Lightning's, except that a stop holds in a run that was cut short between it and the end."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
+
+
 def checkpoints(folder: Path, every_n_steps: int | None, every_n_epochs: int) -> list[Checkpoint]:
     """`best.ckpt` (highest validation accuracy) and `last.ckpt`.
 
@@ -83,7 +109,7 @@ def checkpoints(folder: Path, every_n_steps: int | None, every_n_epochs: int) ->
             after epochs.
         every_n_epochs: write both after so many epochs.
     """
-    best = ModelCheckpoint(
+    best = BestCheckpoint(
         dirpath=folder,
         filename="best",
         monitor="val_accuracy",
@@ -105,7 +131,7 @@ def early_stopping(
     if patience is None:
         return []
     return [
-        EarlyStopping(
+        RememberedStopping(
             monitor, min_delta=min_delta, patience=patience, mode=mode, check_finite=False
         )
     ]

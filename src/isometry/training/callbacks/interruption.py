@@ -11,6 +11,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from isometry.training.callbacks.leave_together import LeaveTogether
+from isometry.training.callbacks.windows import between_steps
 from isometry.training.processes import STOPS, inside_launcher, on_signals
 
 HEARD = (*STOPS, signal.SIGUSR2)
@@ -48,7 +49,7 @@ class Interruption(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._step_complete(trainer):
+        if between_steps(trainer):
             self._leaving |= self._agreement.leave(trainer.global_step, wish=self.requested)
             # after the last batch, validation belongs to this epoch still, and Lightning would not
             # repeat it
@@ -57,11 +58,6 @@ class Interruption(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._leave(trainer)
-
-    @staticmethod
-    def _step_complete(trainer: Trainer) -> bool:
-        whole = (trainer.fit_loop.epoch_loop.batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        return whole or trainer.is_last_batch
 
     def _leave(self, trainer: Trainer) -> None:
         if self._leaving:
