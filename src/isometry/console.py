@@ -10,7 +10,13 @@ from rich.console import Console
 from rich.syntax import Syntax
 from rich.tree import Tree
 
-console = Console(stderr=True, highlight=False)
+
+def plain_console(stderr: bool = False, width: int | None = None) -> Console:
+    """Prints what it is given: no name of a study or a folder is taken for markup."""
+    return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
+
+
+console = plain_console(stderr=True)
 
 
 def print_config(config: DictConfig) -> None:
@@ -43,5 +49,5 @@ def quiet() -> None:
 
 def wide_console() -> Console:
     """The terminal, or 140 columns where the output goes to a file."""
-    found = Console()
-    return found if found.is_terminal else Console(width=140)
+    found = plain_console()
+    return found if found.is_terminal else plain_console(width=140)

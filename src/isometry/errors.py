@@ -17,6 +17,10 @@ def bad_value(key: str, value: object, allowed: str) -> UserError:
     return UserError(f"{key}={value}: {allowed}")
 
 
+class Damaged(UserError):
+    """A file of a run that is not what it should be; the message names it."""
+
+
 class DiskFull(UserError):
     """No room for a file; what was there before is untouched."""
 

@@ -338,7 +338,7 @@ def test_eval_repeats_the_runs_own_test_accuracy(make_config, precision):
     )
     summary = train(config)
     path = Path(config.paths.runs) / summary["study"] / summary["run_id"]
-    choices = OmegaConf.create({"run": str(path), "checkpoint": "last", "split": "test"})
+    choices = compose("eval", [f"run={path}", f"paths.data={config.paths.data}"])
     found = evaluate(choices)
     assert found["test_accuracy"] == summary["test_accuracy"]
     assert found["test_loss"] == pd.read_csv(path / "metrics.csv")["test_loss"].dropna().item()

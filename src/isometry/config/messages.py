@@ -37,6 +37,8 @@ def explain(error: Exception, verb: str, arguments: Sequence[str]) -> str:
         r"Could not override '([^']+)'|Key '[^']+' is not in struct\s+full_key: (\S+)", text
     ):
         return _unknown_key(found.group(1) or found.group(2), verb, arguments)
+    if found := re.search(r"Missing key (\S+)\s+full_key: (\S+)", text):
+        return f"{found.group(2)}: the config has no such key"
     if text.startswith(NO_CHOICE):
         return _no_choice(arguments)
     if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):

@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from matplotlib.figure import Figure as Drawing
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
+from rich.text import Text
 
 from isometry.config.compose import compose, conf_dir, extra_conf_dir, resolved
 from isometry.config.targets import instantiate
@@ -294,16 +295,15 @@ def show_claims(name: str, entries: Sequence[dict[str, Any]]) -> None:
     for heading in ("claim", "expected", "measured", "95 % interval", "tolerance", ""):
         table.add_column(heading, overflow="fold")
     for entry in entries:
-        colour = RESULT_COLOURS[entry["result"]]
         low_high = "{} to {}".format(*map(number, entry["interval"]))
-        words = f"[{colour}]{entry['result'].upper()}[/]"
+        result = Text(entry["result"].upper(), RESULT_COLOURS[entry["result"]])
         cells = (
             number(entry["expected"]),
             number(entry["measured"]),
             low_high,
             tolerance_words(entry),
         )
-        table.add_row(entry["statement"], *cells, words)
+        table.add_row(entry["statement"], *cells, result)
     wide_console().print(table)
 
 
@@ -348,16 +348,15 @@ def duration(minutes: float) -> str:
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.0f} h"
 
 
-def last_result(runs: Path, name: str) -> str:
+def last_result(runs: Path, name: str) -> Text:
     """Claims that passed, of the preset that was run last."""
     found = sorted(
         (runs / "figures" / name).glob("*/claims.json"), key=lambda path: path.stat().st_mtime
     )
     if not found:
-        return "-"
+        return Text("-")
     results = [entry["result"] for entry in json.loads(found[-1].read_text())]
     passed = results.count("pass")
-    return (
-        f"[{'green' if passed == len(results) else 'red'}]{passed} of {len(results)}[/] "
-        f"({found[-1].parent.name})"
-    )
+    colour = "green" if passed == len(results) else "red"
+    counts = Text(f"{passed} of {len(results)}", colour)
+    return counts.append(f" ({found[-1].parent.name})", "default")

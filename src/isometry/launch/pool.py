@@ -19,8 +19,8 @@ from typing import Any
 
 from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
+from isometry.console import plain_console
 from isometry.errors import bad_value
 from isometry.launch.devices import Tokens, available, environment
 from isometry.launch.job import Job
@@ -97,7 +97,7 @@ class Pool:
         Raises:
             UserError: before anything runs, for a job whose config cannot be trained.
         """
-        console = Console(stderr=True)
+        console = plain_console(stderr=True)
         jobs = plan_jobs(self.composer, job_overrides, initial_job_idx)
         console.print(summary_line(jobs), soft_wrap=True)
         try:

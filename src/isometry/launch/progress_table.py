@@ -11,9 +11,10 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from isometry.console import plain_console
 from isometry.launch.job import Job
 
 COLOURS = {
@@ -38,7 +39,7 @@ class ProgressTable:
     def __init__(self, jobs: Sequence[Job], slots: int):
         self.jobs = jobs
         self.slots = max(1, slots)
-        self.console = Console(stderr=True)
+        self.console = plain_console(stderr=True)
         self.began = time.time()
         self._live = (
             Live(console=self.console, auto_refresh=False, transient=True)
@@ -80,11 +81,9 @@ class ProgressTable:
             table.add_column(heading, no_wrap=heading != "overrides")
         for job in self._shown():
             epoch, accuracy = progress(job)
-            colour = COLOURS.get(job.state, "white")
-            state = f"[{colour}]{job.state}[/{colour}]"
-            table.add_row(
-                str(job.number), escape(job.words), state, epoch, accuracy, " ".join(job.held)
-            )
+            state = Text(job.state, COLOURS.get(job.state, "white"))
+            held = " ".join(job.held)
+            table.add_row(str(job.number), job.words, state, epoch, accuracy, held)
         return table
 
     def _shown(self) -> list[Job]:
@@ -137,14 +136,13 @@ def final(jobs: Sequence[Job], console: Console) -> None:
     )
     for job in jobs:
         if job.state == "failed":
-            console.print(
-                f"[bold red]#{job.number} failed[/bold red]: {escape(job.words)}{_because(job)}",
-                soft_wrap=True,
-            )
+            failed = Text(f"#{job.number} failed", "bold red")
+            failed.append(f": {job.words}{_because(job)}", "not bold default")
+            console.print(failed, soft_wrap=True)
             for line in job.last_lines():
-                console.print(f"    {escape(line)}", soft_wrap=True, highlight=False)
+                console.print(f"    {line}", soft_wrap=True)
             console.print(f"    whole log: {job.log}", soft_wrap=True)
 
 
 def _because(job: Job) -> str:
-    return f" ({escape(job.note)})" if job.note else ""
+    return f" ({job.note})" if job.note else ""

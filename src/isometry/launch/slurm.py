@@ -24,6 +24,7 @@ from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from isometry.console import plain_console
 from isometry.errors import UserError
 from isometry.launch import sweep
 from isometry.launch.job import Job
@@ -78,7 +79,7 @@ class Slurm:
         Raises:
             UserError: before anything is submitted, for a job whose config cannot be trained.
         """
-        console = Console(stderr=True)
+        console = plain_console(stderr=True)
         jobs = sweep.plan_jobs(self.composer, job_overrides, initial_job_idx)
         console.print(sweep.summary_line(jobs), soft_wrap=True)
         waiting = [job for job in jobs if job.state == "waiting"]

@@ -11,7 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from isometry.errors import DiskFull, bad_value
+from isometry.errors import Damaged, DiskFull, bad_value
+
+LARGEST = 100_000_000
+"""Bytes of a text file of a run."""
 
 UNFINISHED = ".unfinished."
 """How the name of a file begins that is being written; a kill leaves it behind."""
@@ -121,9 +124,42 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file, None where there is no such file."""
-    return json.loads(path.read_text()) if path.exists() else None
+def read_text(path: Path) -> str | None:
+    """The content of a UTF-8 file; None where there is none.
+
+    Raises:
+        Damaged: for a link, a pipe, what is no text, and more than a run's file holds.
+    """
+    if not path.is_symlink() and not path.exists():
+        return None
+    if not is_regular(path):
+        raise Damaged(f"{path}: is a link, or no plain file")
+    if path.stat().st_size > LARGEST:
+        raise Damaged(f"{path}: is larger than {LARGEST:,} bytes")
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:  # removed meanwhile
+        return None
+    except UnicodeDecodeError as error:
+        raise Damaged(f"{path}: is no text ({error.reason})") from error
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The content of a JSON file; None where there is no such file.
+
+    Raises:
+        Damaged: where it holds something else than a mapping.
+    """
+    text = read_text(path)
+    if text is None:
+        return None
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"{path}: is no JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise Damaged(f"{path}: holds no mapping")
+    return content
 
 
 def is_regular(path: Path) -> bool:

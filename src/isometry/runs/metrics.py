@@ -7,7 +7,8 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
-from isometry.runs.files import write_text
+from isometry.errors import Damaged
+from isometry.runs.files import read_text, write_text
 
 
 class MetricsFile:
@@ -16,6 +17,9 @@ class MetricsFile:
 
     Args:
         path: `metrics.csv` of a run; what it holds already is kept.
+
+    Raises:
+        Damaged: where it holds something else.
     """
 
     def __init__(self, path: Path):
@@ -25,10 +29,17 @@ class MetricsFile:
             self._read()
 
     def _read(self) -> None:
-        with self.path.open(newline="") as file:
-            for row in csv.DictReader(file):
+        text = io.StringIO(read_text(self.path) or "", newline="")
+        table = csv.DictReader(text, strict=True)
+        try:
+            if "step" not in (table.fieldnames or ["step"]):
+                raise KeyError("step")
+            for row in table:
                 step = int(row.pop("step"))
                 self.rows[step] = {key: value for key, value in row.items() if value != ""}
+                list(map(float, self.rows[step].values()))
+        except (csv.Error, KeyError, ValueError, TypeError, AttributeError) as error:
+            raise Damaged(f"{self.path}: is no table of numbers by step ({error})") from error
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Add values to the row of `step`."""

@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from isometry.columns import MEASURED, OVER_TIME
-from isometry.runs.files import write_whole
+from isometry.errors import Damaged
+from isometry.runs.files import is_regular, write_whole
 
 SCHEMA = pa.schema(
     [
@@ -35,6 +36,12 @@ TIME_SCHEMA = pa.schema(
 )
 
 
+LARGE_PART = 4_000
+"""Rows from which on a part is left alone: ten milliseconds to write, and a run of a million rows has
+250 parts.
+"""
+
+
 class SignalStore:
     """Appends tables of `SCHEMA` and reads them back.
 
@@ -44,6 +51,7 @@ class SignalStore:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self._growing: pa.Table | None = None  # content of the part that this process writes
 
     @property
     def over_time(self) -> SignalStore:
@@ -51,17 +59,28 @@ class SignalStore:
         return SignalStore(self.folder.with_name("signals_over_time.parquet"))
 
     def append(self, table: pa.Table) -> None:
-        """Write one part; its name carries its first step, so that the parts sort."""
+        """Add rows: to the last part as long as that is small, else as a part of their own, whose
+        name carries its first step, so that the parts sort.
+
+        A part is rewritten whole: a reader never sees rows twice, as it would where parts are
+        merged behind their backs.
+        """
         if table.num_rows == 0:
             return
-        self._write(self.folder / f"part-{table['step'][0].as_py():010d}.parquet", table)
+        last = self._growing
+        if last is None or last.schema != table.schema or last.num_rows >= LARGE_PART:
+            last = table.schema.empty_table()
+        self._growing = pa.concat_tables([last, table]).combine_chunks()
+        first = self._growing["step"][0].as_py()
+        self._write(self.folder / f"part-{first:010d}.parquet", self._growing)
 
     def drop_from(self, step: int) -> None:
         """Forget every row at or after `step`: a resume from a checkpoint at `step` measures them
         again.
         """
+        self._growing = None
         for part in [*self.parts(), *self.over_time.parts()]:
-            table = pq.read_table(part)
+            table = read_part(part)
             kept = table.filter(pc.field("step") < step)
             if kept.num_rows == 0:
                 part.unlink()
@@ -74,7 +93,9 @@ class SignalStore:
 
     @staticmethod
     def _write(path: Path, table: pa.Table) -> None:
-        write_whole(path, lambda temporary: pq.write_table(table, temporary))
+        write_whole(
+            path, lambda temporary: pq.write_table(table, temporary, write_page_checksum=True)
+        )
 
 
 def read_signals(folder: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -95,5 +116,27 @@ def read_over_time(folder: Path) -> pd.DataFrame:
 
 
 def _read(parts: Sequence[Path], columns: Sequence[str] | None) -> pd.DataFrame:
-    tables = [pq.read_table(part, columns=columns) for part in parts]
-    return pd.DataFrame(pa.concat_tables(tables).to_pandas())
+    tables = [read_part(part, columns) for part in parts]
+    return pd.DataFrame(pa.concat_tables(tables, promote_options="default").to_pandas())
+
+
+def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of one part.
+
+    Raises:
+        Damaged: where it holds something else.
+    """
+    if not is_regular(path):
+        raise Damaged(f"{path}: is a link, or no plain file")
+    try:
+        table = pq.read_table(path, columns=columns, page_checksum_verification=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise Damaged(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
+    expected = TIME_SCHEMA if path.parent.name.startswith("signals_over_time") else SCHEMA
+    for field in table.schema:
+        known = expected.field(field.name).type if field.name in expected.names else pa.float64()
+        if field.type != known:
+            raise Damaged(f"{path}: {field.name} is {field.type}, not {known}")
+    if missing := set(expected.names if columns is None else columns) - set(table.column_names):
+        raise Damaged(f"{path}: has no column {', '.join(sorted(missing))}")
+    return table

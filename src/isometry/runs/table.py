@@ -9,12 +9,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from isometry.runs.directory import RunDirectory
-
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml's, where PyYAML was built with it: four times as fast, which a table of 1,000 runs
-feels.
-"""
+from isometry.errors import Damaged
+from isometry.runs.directory import LOADER, RunDirectory
 
 CHOICES = {
     "model": "model.name",
@@ -32,7 +28,14 @@ CHOICES = {
 def runs_of(study: Path) -> list[RunDirectory]:
     """The run directories of a study, in the order in which they started."""
     found = [RunDirectory(path.parent) for path in study.glob("*/status.json")]
-    return sorted(found, key=lambda run: ((run.status() or {}).get("start") or "", run.run_id))
+    return sorted(found, key=lambda run: (_start(run), run.run_id))
+
+
+def _start(run: RunDirectory) -> str:
+    try:
+        return (run.status() or {}).get("start") or ""
+    except Damaged:
+        return ""
 
 
 def run_table(study: Path) -> pd.DataFrame:
@@ -43,7 +46,16 @@ def run_table(study: Path) -> pd.DataFrame:
 
 
 def _row(run: RunDirectory) -> dict[str, Any]:
-    config = yaml.load(run.config.read_text(), Loader=LOADER)
+    """Of a run whose files are damaged, what is wrong: one bad run never hides the others."""
+    try:
+        return _whole_row(run)
+    except Damaged as damage:
+        known = {"run_id": run.run_id, "path": str(run.path)}
+        return {**known, "state": "damaged", "reason": str(damage)}
+
+
+def _whole_row(run: RunDirectory) -> dict[str, Any]:
+    config = _config(run)
     choices = {column: _shown(lookup(config, key)) for column, key in CHOICES.items()}
     status = run.status() or {}
     return {
@@ -53,6 +65,17 @@ def _row(run: RunDirectory) -> dict[str, Any]:
         "state": status.get("state"),
         "path": str(run.path),
     }
+
+
+def _config(run: RunDirectory) -> dict[str, Any]:
+    try:
+        config = yaml.load(run.config_text() or "", Loader=LOADER)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        words = str(error).splitlines()[0]
+        raise Damaged(f"{run.config}: is no YAML ({words})") from error
+    if not isinstance(config, dict):
+        raise Damaged(f"{run.config}: is missing, or is not the config of a run")
+    return config
 
 
 def _shown(value: Any) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -16,6 +18,7 @@ from isometry.errors import UserError, bad_value
 from isometry.runs.directory import RunDirectory
 from isometry.runs.metrics import MetricsFile
 from isometry.runs.signal_store import SignalStore
+from isometry.training.callbacks.checkpoints import load_intact
 
 
 def frozen_config(folder: Path, key: str = "resume") -> DictConfig:
@@ -24,21 +27,17 @@ def frozen_config(folder: Path, key: str = "resume") -> DictConfig:
     Raises:
         UserError: where the folder is no run directory, or other overrides stand beside `resume=`.
     """
-    path = RunDirectory(folder).config
-    if not path.is_file():
+    run = RunDirectory(folder)
+    if not run.config.is_file():
         raise bad_value(key, folder, "is not a run directory: it has no config.yaml")
-    others = [
-        text
-        for text in _overrides()
-        if not text.startswith((f"{key}=", "checkpoint=", "split=", "hydra."))
-    ]
+    run.refuse_links()
+    others = [text for text in _overrides() if not text.startswith((f"{key}=", *OF_THE_USER))]
     if others:
-        raise UserError(
-            f"{key}={folder}: the run's own config is used; leave out {', '.join(others)}"
-        )
+        words = f"the run's own config is used; leave out {', '.join(others)}"
+        raise UserError(f"{key}={folder}: {words}")
     try:
-        config = OmegaConf.load(path)
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        config = OmegaConf.create(run.config_text() or "")
+    except (YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         raise bad_value(key, folder, f"its config.yaml cannot be read ({error})") from error
     if not isinstance(config, DictConfig) or not {"model", "data", "trainer", "seed"} <= set(
         config
@@ -46,6 +45,47 @@ def frozen_config(folder: Path, key: str = "resume") -> DictConfig:
         raise bad_value(key, folder, "its config.yaml is not the config of a run")
     _refuse_interpolations(config, key, folder)
     return config
+
+
+OF_THE_USER = (
+    "checkpoint=",
+    "data.raw_dir=",
+    "hydra.",
+    "logger",
+    "paths.",
+    "print_config=",
+    "rerun=",
+    "split=",
+)
+"""How overrides begin that may stand beside a run's own config: what belongs to this machine and its
+user, not to the run.
+"""
+
+
+def at_home(config: DictConfig, given: DictConfig) -> DictConfig:
+    """The config of a run directory, which may be a stranger's, with this user's places: where files
+    lie and where it logs is not the directory's choice.
+
+    Args:
+        config: of the directory.
+        given: composed from this command line.
+    """
+    config = copy.deepcopy(config)
+    config.paths = given.paths
+    config.rerun = given.get("rerun")
+    if "cache_dir" in config.data:
+        config.data.cache_dir = given.paths.data
+    for text in _overrides():
+        if text.startswith("data.raw_dir="):
+            config.data.raw_dir = text.partition("=")[2]
+    if "logger" in given:
+        names = given.logger.names if _says("logger") else config.logger.get("names")
+        config.logger = OmegaConf.merge(given.logger, {"names": names})
+    return config
+
+
+def _says(group: str) -> bool:
+    return any(text.startswith((f"{group}=", f"{group}.names=")) for text in _overrides())
 
 
 def _refuse_interpolations(config: DictConfig, key: str, folder: Path) -> None:
@@ -84,18 +124,63 @@ def load_checkpoint(path: Path, key: str = "checkpoint") -> dict[str, Any]:
     """
     if not path.is_file():
         raise bad_value(key, path, "no such file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever unpickling a stranger's bytes runs into
-        raise bad_value(key, path, f"is not a checkpoint ({type(error).__name__})") from error
+    content = load_intact(path)
     if not isinstance(content, dict) or "state_dict" not in content:
         raise bad_value(key, path, "is not a checkpoint of a training")
     return content
 
 
 def checkpoint_step(path: Path) -> int:
-    """The optimizer steps that had been taken when a checkpoint was written."""
-    return int(load_checkpoint(path, "resume")["global_step"])
+    """The optimizer steps that had been taken when a checkpoint was written.
+
+    Raises:
+        UserError: where it does not say.
+    """
+    content = load_checkpoint(path, "resume")
+    if lacking := [key for key in NEEDED if key not in content]:
+        raise bad_value("resume", path, f"it has no {', '.join(lacking)}; {STARTS_OVER}")
+    step = content["global_step"]
+    if not isinstance(step, int) or isinstance(step, bool) or step < 0:
+        raise bad_value("resume", path, f"its global_step is {step!r}; {STARTS_OVER}")
+    return step
+
+
+NEEDED = ("global_step", "epoch", "loops", "callbacks", "optimizer_states", "lr_schedulers")
+"""What Lightning restores a training from; without one of them it would silently begin anew."""
+STARTS_OVER = "rerun=all trains the run from its beginning"
+
+
+@contextmanager
+def restoring(trainer: Trainer, checkpoint: Path | None) -> Iterator[None]:
+    """Around `fit`: what goes wrong before the first step of a resume is the checkpoint's fault.
+
+    Raises:
+        UserError: where the checkpoint does not fit the run.
+    """
+    begun = _Begun()
+    trainer.callbacks.append(begun)  # type: ignore[attr-defined]
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # whatever Lightning, torch or a callback trips over
+        if checkpoint is None or begun.training:
+            raise
+        first = (str(error).splitlines() or [""])[0]
+        words = f"does not fit the run ({type(error).__name__}: {first}); {STARTS_OVER}"
+        raise bad_value("resume", checkpoint, words) from error
+
+
+class _Begun(Callback):
+    """Knows whether a training has come to its first batch, or to its end."""
+
+    training = False
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.training = True
+
+    def on_train_end(self, *_: Any) -> None:
+        self.training = True
 
 
 def keep_before(run: RunDirectory, step: int) -> None:

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
+from rich.text import Text
 
 from isometry.config.checks import validate
 from isometry.config.compose import resolved
@@ -39,7 +40,7 @@ from isometry.training.last_look import anomaly, lost_weights
 from isometry.training.loggers import build_loggers, start_loggers
 from isometry.training.outcome import Outcome, account_of, describe, recorded, summarise
 from isometry.training.processes import inside_launcher, is_first
-from isometry.training.resume import checkpoint_step, frozen_config, keep_before
+from isometry.training.resume import at_home, checkpoint_step, frozen_config, keep_before, restoring
 from isometry.training.trainer import build_trainer
 from isometry.training.views import draw_pictures, send_views
 
@@ -61,7 +62,7 @@ def plan(config: DictConfig) -> tuple[RunDirectory, DictConfig, Decision]:
     """Which run this is, the config that it trains with, and what is to be done with it."""
     if config.resume is not None:
         run = RunDirectory(Path(config.resume).resolve())
-        config = frozen_config(Path(config.resume))
+        config = at_home(frozen_config(Path(config.resume)), config)
     else:
         validate(resolved(config))
         study = Path(config.paths.runs) / config.study_name
@@ -167,7 +168,7 @@ def begun(config: DictConfig, run: RunDirectory, decision: Decision) -> Iterator
     try:
         with written_below("paths.runs", config.paths.runs):
             begin(config, run, resuming=decision == "resume")
-        console.print(f"[bold]{run.run_id}[/bold] -> {run.path}", soft_wrap=True)
+        console.print(Text(run.run_id, "bold"), "->", run.path, soft_wrap=True)
         if config.print_config:
             print_config(config)
         yield lock
@@ -193,6 +194,7 @@ def take(run: RunDirectory, decision: Decision, rerun: str | None) -> RunLock:
 
 def begin(config: DictConfig, run: RunDirectory, resuming: bool) -> None:
     """Sweep up after a kill, drop what is measured again, and write config and status."""
+    run.refuse_links()
     remove_unfinished(run.path, run.checkpoints, run.signals, run.signals_over_time)
     if resuming:
         keep_before(run, checkpoint_step(run.last_checkpoint))
@@ -234,7 +236,8 @@ def fit(parts: Parts, outcome: Outcome) -> None:
     """Train, and test what did not diverge."""
     checkpoint = parts.run.last_checkpoint if parts.resuming else None
     try:
-        parts.trainer.fit(parts.classifier, parts.data, ckpt_path=checkpoint)
+        with restoring(parts.trainer, checkpoint):
+            parts.trainer.fit(parts.classifier, parts.data, ckpt_path=checkpoint)
     except RuntimeError as error:
         outcome.anomaly = anomaly(error)
         if outcome.anomaly is None:

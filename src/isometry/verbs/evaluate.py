@@ -16,7 +16,7 @@ from isometry.data.module import SPLITS, evaluation_loader
 from isometry.errors import bad_value
 from isometry.runs.directory import RunDirectory
 from isometry.training.build import build_classifier, build_data, build_network
-from isometry.training.resume import frozen_config, load_checkpoint
+from isometry.training.resume import at_home, frozen_config, load_checkpoint
 
 
 def evaluate(config: DictConfig) -> dict[str, float]:
@@ -29,7 +29,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     if config.split not in SPLITS:
         raise bad_value("split", config.split, f"allowed are {', '.join(SPLITS)}")
     folder = Path(config.run)
-    own = frozen_config(folder, "run")
+    own = at_home(frozen_config(folder, "run"), config)
     validate(resolved(own))
     check_machine(own)
     path = _checkpoint_path(RunDirectory(folder), str(config.checkpoint))
@@ -46,7 +46,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     trainer.precision_plugin.convert_module(classifier)
     try:
         classifier.load_state_dict(state)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, AttributeError) as error:  # torch's strictness is partial
         raise bad_value(
             "checkpoint", path, f"does not fit the network of {folder}/config.yaml"
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import pandas as pd
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from isometry.console import wide_console
-from isometry.errors import bad_value
+from isometry.errors import Damaged, bad_value
 from isometry.runs.directory import RunDirectory
 from isometry.runs.signal_store import read_signals
 from isometry.runs.table import CHOICES, run_table, runs_of
@@ -42,24 +44,45 @@ def report(config: DictConfig) -> None:
 
 
 def report_study(study: Path, console: Console) -> None:
-    """Print the table of a study, draw its figure, and say where W&B's folders are."""
+    """Print the table of a study, draw its figure, and say where W&B's folders are. What cannot be
+    read is named and left out.
+    """
     table = run_table(study)
+    signals = {path: _signals(Path(path)) for path in table["path"]}
+    whole = {path: rows for path, rows in signals.items() if not isinstance(rows, str)}
+    damages = [*table.get("reason", pd.Series(dtype=str)).dropna()]
+    damages += [rows for rows in signals.values() if isinstance(rows, str)]
     varying = varying_choices(table)
-    console.print(rich_table(table, varying, study.name))
-    figure = draw_study(study, table, varying)
+    console.print(rich_table(table, whole, varying, study.name))
+    for damage in dict.fromkeys(damages):
+        console.print(f"left out: {damage}", soft_wrap=True)
+    figure = draw_study(study, table, whole, varying)
     console.print(f"Figure: {figure or 'none, no run has recorded step 0'}", soft_wrap=True)
     print_wandb(runs_of(study), study, console)
+
+
+COLUMNS = ("kind", "backprop_norm", "displacement", "update_ratio")
+
+
+def _signals(run: Path) -> pd.DataFrame | str:
+    """What the report needs of a run's signals; where they are damaged, the reason."""
+    try:
+        return read_signals(RunDirectory(run).signals, COLUMNS)
+    except Damaged as damage:
+        return str(damage)
 
 
 def varying_choices(table: pd.DataFrame) -> list[str]:
     """The choices that differ between the runs, and the seed if it does."""
     columns = [column for column in (*CHOICES, "seed") if column in table]
     return [column for column in columns if table[column].nunique(dropna=False) > 1] or [
-        "activation"
+        "activation" if "activation" in table else "run_id"
     ]
 
 
-def rich_table(table: pd.DataFrame, varying: list[str], title: str) -> Table:
+def rich_table(
+    table: pd.DataFrame, signals: Mapping[str, pd.DataFrame], varying: list[str], title: str
+) -> Table:
     """One row a run: what it is, how it ended, and whether the gradient reached the first layer."""
     shown = Table(title=f"study {title}")
     for column in varying:
@@ -75,44 +98,53 @@ def rich_table(table: pd.DataFrame, varying: list[str], title: str) -> Table:
     ):
         shown.add_column(column, justify="right")
     for row in table.to_dict("records"):
-        shown.add_row(*(str(row[column]) for column in varying), *_cells(row))
+        cells = _cells(row, signals.get(row["path"]))
+        shown.add_row(*(str(row[column]) for column in varying), *cells)
     return shown
 
 
-def _cells(row: dict[Any, Any]) -> list[str]:
+def _cells(row: dict[Any, Any], signals: pd.DataFrame | None) -> list[Text | str]:
     state = str(row["state"])
     verdict = row.get("verdict_init")
-    where = (
-        f" at step {row['first_nonfinite_step']:.0f}, layer {row['first_nonfinite_layer']:.0f}"
-        if state == "diverged"
-        else ""
-    )
+    verdict = verdict if isinstance(verdict, str) else "-"
     return [
-        f"[{STATE_COLOURS.get(state, 'white')}]{state}{where}[/]",
-        f"[{VERDICT_COLOURS.get(str(verdict), 'white')}]{verdict or '-'}[/]",
+        Text(state + _where(row), STATE_COLOURS.get(state, "white")),
+        Text(verdict, VERDICT_COLOURS.get(verdict, "white")),
         _number(row.get("gradient_rate_init"), ".3f"),
         _number(row.get("gradient_ratio_init"), ".2e"),
-        *(_number(value, ".1e") for value in _movement(Path(row["path"]), state)),
+        *(_number(value, ".1e") for value in _movement(signals, state)),
         _number(row.get("test_accuracy"), ".3f"),
     ]
 
 
+def _where(row: dict[Any, Any]) -> str:
+    """Step and layer of a divergence, as far as they are known."""
+    if row["state"] != "diverged":
+        return ""
+    step = _number(row.get("first_nonfinite_step"), ".0f")
+    return f" at step {step}, layer {_number(row.get('first_nonfinite_layer'), '.0f')}"
+
+
 def _number(value: Any, form: str) -> str:
-    return "-" if value is None or pd.isna(value) else format(value, form)
+    number = isinstance(value, int | float) and not pd.isna(value)
+    return format(value, form) if number else "-"
 
 
-def _movement(run: Path, state: str) -> tuple[float | None, float | None]:
+def _movement(rows: pd.DataFrame | None, state: str) -> tuple[float | None, float | None]:
     """‖W_t - W_0‖/‖W_0‖ of layer 1 at the end (none for a diverged run), and the largest ‖ΔW‖/‖W‖
     of any layer and step.
     """
-    rows = read_signals(RunDirectory(run).signals, ["displacement", "update_ratio"])
+    if rows is None:
+        return None, None
     moved = rows.loc[rows["layer"] == 1, "displacement"].dropna()
     largest = rows["update_ratio"].dropna()
     end = None if moved.empty or state == "diverged" else float(moved.iloc[-1])
     return end, None if largest.empty else float(largest.max())
 
 
-def draw_study(study: Path, table: pd.DataFrame, varying: list[str]) -> Path | None:
+def draw_study(
+    study: Path, table: pd.DataFrame, signals: Mapping[str, pd.DataFrame], varying: list[str]
+) -> Path | None:
     """`gradient_against_depth.png` of a study: `backprop_norm` at initialization, a line a run.
 
     Returns:
@@ -122,11 +154,11 @@ def draw_study(study: Path, table: pd.DataFrame, varying: list[str]) -> Path | N
     from isometry.plots.style import save
 
     panel, *rest = varying
-    frames = []
-    for row in table.to_dict("records"):
-        signals = read_signals(RunDirectory(Path(row["path"])).signals, ["kind", "backprop_norm"])
+    frames = [pd.DataFrame()]
+    for row in table[table["path"].isin(signals.keys())].to_dict("records"):
+        found = signals[row["path"]]
         label = ", ".join(str(row[column]) for column in rest) or "all"
-        first = signals[(signals["step"] == 0) & (signals["kind"] == "hidden")]
+        first = found[(found["step"] == 0) & (found["kind"] == "hidden")]
         frames.append(first.assign(panel=str(row[panel]), label=label))
     rows = pd.concat(frames)
     if rows.empty:

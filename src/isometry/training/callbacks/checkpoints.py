@@ -5,6 +5,7 @@ stopping.
 from __future__ import annotations
 
 import io
+import zipfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from isometry.errors import Damaged
 from isometry.runs.files import write_bytes
 from isometry.training.callbacks.windows import between_steps
 
@@ -22,6 +24,26 @@ def save_whole(content: Any, path: Path) -> None:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_bytes(path, buffer.getvalue())
+
+
+def load_intact(path: Path) -> Any:
+    """What `save_whole` has written, on the CPU: tensors and plain containers.
+
+    Raises:
+        Damaged: where it is something else, or a checksum in it is wrong (torch writes one for each
+            tensor, and does not look at it).
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            torn = archive.testzip()
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise Damaged(f"{path}: no such file") from None
+    except Exception as error:  # torch raises whatever unpickling a stranger's bytes runs into
+        raise Damaged(f"{path}: is not a checkpoint ({type(error).__name__})") from error
+    if torn is not None:
+        raise Damaged(f"{path}: is damaged (the checksum of {torn} is wrong)")
+    return content
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -8,10 +8,10 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from isometry.training.callbacks.checkpoints import save_whole
+from isometry.errors import Damaged
+from isometry.training.callbacks.checkpoints import load_intact, save_whole
 
 
 def write_initial(path: Path, packed: Sequence[Tensor]) -> None:
@@ -26,13 +26,9 @@ def read_initial(path: Path) -> list[Tensor] | None:
     the training goes on.
     """
     try:
-        found: list[Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever unpickling a stranger's bytes runs into
-        warnings.warn(
-            f"{path}: the weights at step 0 cannot be read ({type(error).__name__}); without "
-            "them displacement is null from "
-            f"here on",
-            stacklevel=2,
-        )
+        found: list[Tensor] = load_intact(path)
+    except Damaged as damage:
+        words = "without the weights at step 0 displacement is null from here on"
+        warnings.warn(f"{damage}; {words}", stacklevel=2)
         return None
     return found
