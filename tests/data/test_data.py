@@ -1,13 +1,15 @@
 import dataclasses
 import itertools
 import json
+import os
 import re
 
 import numpy as np
 import pytest
 import torch
 
-from isometry.data.cache import cached
+from fuzz import variants
+from isometry.data.cache import cache_name, cached, write
 from isometry.data.loader import DeviceLoader, Normalization
 from isometry.data.module import ImageData
 from isometry.data.sources import Images, stratified_split
@@ -184,6 +186,60 @@ def test_a_corrupt_cache_is_told(tmp_path, damage):
         cached(path, small_images)
 
 
+def test_what_is_no_file_in_the_caches_place_is_told(tmp_path):
+    """A pipe would be waited for."""
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    (tmp_path / "folder.safetensors").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(UserError, match="it is no file"):
+            cached(tmp_path / f"{name}.safetensors", small_images)
+
+
+def test_a_cache_of_other_tensors_is_told(tmp_path):
+    """With a right digest: written by another program, or by hand."""
+    whole = small_images()
+    for index, changes in enumerate(
+        (
+            {"train_images": whole.train_images.float()},
+            {"train_labels": whole.train_labels[:-1]},
+            {"test_labels": whole.test_labels - 100},
+            {"test_images": whole.test_images[:, :, :3]},
+        )
+    ):
+        path = tmp_path / f"{index}.safetensors"
+        write(path, dataclasses.replace(whole, **changes))
+        with pytest.raises(UserError, match="remove the file"):
+            cached(path, small_images)
+
+
+@pytest.mark.slow
+def test_fuzzed_caches(tmp_path):
+    path = tmp_path / "a.safetensors"
+    whole = cached(path, small_images)
+    content = path.read_bytes()
+    told = 0
+    for damaged in variants(content, 500):
+        path.write_bytes(damaged)
+        try:
+            found = cached(path, small_images)
+        except UserError as error:
+            told += 1
+            assert str(path) in str(error)  # noqa: PT017
+        else:
+            assert torch.equal(found.train_images, whole.train_images)
+            assert torch.equal(found.test_labels, whole.test_labels)
+    assert told > 300
+
+
+def test_a_cache_in_the_folder_of_the_files_is_found_again(tmp_path):
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(b"x")
+    first = cache_name("mnist", tmp_path)
+    (tmp_path / first).write_bytes(b"what was decoded")
+    assert cache_name("mnist", tmp_path) == first
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(b"xy")
+    assert cache_name("mnist", tmp_path) != first
+
+
 @pytest.mark.parametrize(
     ("arguments", "key"),
     [
@@ -204,7 +260,7 @@ def test_impossible_sizes_name_the_key(data_cache, arguments, key):
         ({"train_images": torch.zeros(4, 2, 2, dtype=torch.uint8)}, "uint8 [N, channels"),
         ({"train_labels": torch.zeros(3).long()}, "labels [3]: labels must be int64 [N], one for"),
         ({"test_labels": torch.zeros(8)}, "labels must be int64"),
-        ({"train_labels": torch.full((40,), -1)}, "one is -1"),
+        ({"train_labels": torch.full((40,), -1)}, "training labels -1 to -1: labels must be 0 ..."),
     ],
 )
 def test_images_of_a_fork_that_do_not_go_together_are_refused(data_cache, changes, words):

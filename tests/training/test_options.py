@@ -16,6 +16,7 @@ from isometry.config.checks import validate
 from isometry.config.compose import compose, conf_dir
 from isometry.config.messages import options
 from isometry.data.augment import crop_flip
+from isometry.data.sources import SOURCES
 from isometry.runs.signal_store import read_signals
 from isometry.training.build import build_classifier, build_network, seed_everything
 from isometry.training.run import train
@@ -297,17 +298,17 @@ def write_raw_files(source, folder):
         if source == "cifar10"
         else ["train", "test"]
     )
-    key = "labels" if source == "cifar10" else "fine_labels"
+    keys = {"cifar10": "labels", "cifar100": "fine_labels", "cifar100_coarse": "coarse_labels"}
     for name in names:
         count = 20 if name.startswith("test") else 120
         batch = {
             "data": rng.integers(0, 256, (count, 3072), dtype=np.uint8),
-            key: rng.integers(0, 10, count).tolist(),
+            keys[source]: rng.integers(0, 10, count).tolist(),
         }
         (folder / name).write_bytes(pickle.dumps(batch))
 
 
-@pytest.mark.parametrize("source", ["mnist", "fashion_mnist", "cifar10", "cifar100"])
+@pytest.mark.parametrize("source", [name for name, data in SOURCES.items() if data.download])
 def test_every_data_set_trains_three_steps_from_its_own_files(make_config, tmp_path, source):
     raw = tmp_path / "raw"
     raw.mkdir()

@@ -139,7 +139,13 @@ CHECKS: dict[str, Check] = {
     "data.augmentation": one_of("none", "crop_flip"),
     "data.train_size": or_null(integer(1)),
     "data.source": named_or_built(
-        "mnist_5k", "unit_vectors", "mnist", "fashion_mnist", "cifar10", "cifar100"
+        "mnist_5k",
+        "unit_vectors",
+        "mnist",
+        "fashion_mnist",
+        "cifar10",
+        "cifar100",
+        "cifar100_coarse",
     ),
     "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.devices": (

@@ -12,7 +12,7 @@ import safetensors
 from safetensors.torch import save
 from torch import Tensor
 
-from isometry.data.sources import Images
+from isometry.data.sources import Images, flaw
 from isometry.errors import UserError
 from isometry.runs.files import write_bytes
 
@@ -23,6 +23,8 @@ def cached(path: Path, decode: Callable[[], Images]) -> Images:
     Raises:
         UserError: where the file is torn or altered.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise _corrupt(path, "it is no file")
     if path.exists():
         return read(path)
     images = decode()
@@ -42,10 +44,14 @@ def read(path: Path) -> Images:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {field.name: file.get_tensor(field.name) for field in fields(Images)}
-    except (safetensors.SafetensorError, OSError) as error:
+        found = metadata.get("digest")
+        whole = found == digest(tensors)
+    except Exception as error:  # a file of another program, say, with types that numpy has not
         raise _corrupt(path, str(error)) from error
-    if metadata.get("digest") != digest(tensors):
+    if not whole:
         raise _corrupt(path, "its checksum does not match")
+    if wrong := flaw(Images(**tensors), None):
+        raise _corrupt(path, ": ".join(wrong))
     return Images(**tensors)
 
 
@@ -71,7 +77,9 @@ def cache_name(source: str, raw_dir: Path | None) -> str:
     if raw_dir is None:
         return f"{source}.safetensors"
     stamps = sorted(
-        (p.name, p.stat().st_mtime_ns, p.stat().st_size) for p in raw_dir.rglob("*") if p.is_file()
+        (p.name, p.stat().st_mtime_ns, p.stat().st_size)
+        for p in raw_dir.rglob("*")
+        if p.is_file() and p.suffix != ".safetensors"  # which may be our own, where both are one
     )
     key = hashlib.blake2b(
         f"{os.path.realpath(raw_dir)}{stamps}".encode(), digest_size=4

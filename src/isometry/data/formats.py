@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import pickle
+import posixpath
 import struct
 import tarfile
 from pathlib import Path
@@ -17,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+AGAIN = "remove it and get it again"
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -32,24 +35,32 @@ def read_bytes(path: Path) -> bytes:
     try:
         return gzip.decompress(raw)
     except (EOFError, OSError, zlib_error) as error:
-        raise BrokenFileError(f"{path} is a torn gzip file ({error})") from error
+        raise BrokenFileError(f"{path} is a torn gzip file ({error}); {AGAIN}") from error
 
 
-def read_idx(path: Path) -> Tensor:
+def read_idx(path: Path, rank: int) -> Tensor:
     """An IDX file of unsigned bytes as a uint8 tensor of the shape in its header (LeCun's format,
     magic 0x08).
+
+    Args:
+        path: of the file.
+        rank: how many dimensions it must have.
+
+    Raises:
+        BrokenFileError: where it is something else.
     """
     raw = read_bytes(path)
-    if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
-        raise BrokenFileError(f"{path} is not an IDX file of unsigned bytes")
-    rank = raw[3]
+    if raw[:4] != bytes([0, 0, 8, rank]):
+        words = f"{path} is not an IDX file of unsigned bytes with {rank} dimensions; {AGAIN}"
+        raise BrokenFileError(words)
+    if len(raw) < 4 + 4 * rank:
+        raise BrokenFileError(f"{path} is cut inside its header; {AGAIN}")
     shape = struct.unpack(f">{rank}I", raw[4 : 4 + 4 * rank])
     body = np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * rank)
-    if body.size != int(np.prod(shape)):
-        raise BrokenFileError(
-            f"{path} is truncated: its header promises {int(np.prod(shape))} bytes, it has "
-            f"{body.size}"
-        )
+    promised = math.prod(shape)
+    if body.size != promised:
+        words = f"{path} is torn: its header promises {promised} bytes, it has {body.size}; {AGAIN}"
+        raise BrokenFileError(words)
     return torch.from_numpy(body.reshape(shape).copy())
 
 
@@ -58,6 +69,8 @@ _ARRAY_PARTS = {
     ("numpy", "ndarray"),
     ("numpy.core.multiarray", "_reconstruct"),
     ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy.core.numeric", "_frombuffer"),
+    ("numpy._core.numeric", "_frombuffer"),
     ("_codecs", "encode"),
 }
 
@@ -74,16 +87,27 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def read_cifar_batch(raw: bytes, label_key: str, where: str) -> tuple[Tensor, Tensor]:
-    """One batch of CIFAR's python version: images [N, 3, 32, 32] uint8 and labels [N] int64."""
+    """One batch of CIFAR's python version, whoever pickled it: images [N, 3, 32, 32] uint8 and
+    labels [N] int64.
+
+    Raises:
+        BrokenFileError: where it is something else, or has not one label for each image.
+    """
     try:
         batch = _ArraysOnly(io.BytesIO(raw), encoding="latin1").load()
-        images = np.asarray(batch["data"], dtype=np.uint8).reshape(-1, 3, 32, 32)
-        labels = np.asarray(batch[label_key], dtype=np.int64)
-    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, IndexError) as error:
-        raise BrokenFileError(
-            f"{where} is not a batch of CIFAR's python version ({error})"
-        ) from error
-    return torch.from_numpy(images.copy()), torch.from_numpy(labels)
+        by_name = {k.decode() if isinstance(k, bytes) else k: v for k, v in batch.items()}
+        images = np.array(by_name["data"], dtype=np.uint8).reshape(-1, 3, 32, 32)
+        labels = np.array(by_name[label_key], dtype=np.int64).reshape(-1)
+    except BrokenFileError as error:
+        raise BrokenFileError(f"{where}: {error}") from error
+    except Exception as error:  # unpickling runs into whatever the bytes say
+        words = (
+            f"{where} is not a batch of CIFAR's python version ({type(error).__name__}: {error})"
+        )
+        raise BrokenFileError(f"{words}; {AGAIN}") from error
+    if len(images) != len(labels):
+        raise BrokenFileError(f"{where} has {len(images)} images and {len(labels)} {label_key}")
+    return torch.from_numpy(images), torch.from_numpy(labels)
 
 
 def members(folder: Path, archive: str, inner: str, names: list[str]) -> dict[str, bytes]:
@@ -107,9 +131,19 @@ def members(folder: Path, archive: str, inner: str, names: list[str]) -> dict[st
 def _tar_members(tar: Path, inner: str, names: list[str]) -> dict[str, bytes]:
     try:
         with tarfile.open(tar) as archive:
-            return {name: archive.extractfile(f"{inner}/{name}").read() for name in names}  # type: ignore[union-attr]
-    except (tarfile.TarError, EOFError, OSError, KeyError, AttributeError, zlib_error) as error:
-        raise BrokenFileError(f"{tar} is torn or is not CIFAR's archive ({error})") from error
+            found = {posixpath.normpath(entry.name): entry for entry in archive}
+            return {name: _content(archive, found, f"{inner}/{name}") for name in names}
+    except BrokenFileError as error:
+        raise BrokenFileError(f"{tar}: {error}") from error
+    except Exception as error:  # whatever tarfile and zlib run into
+        words = f"{tar} is torn or is no archive ({type(error).__name__}: {error}); {AGAIN}"
+        raise BrokenFileError(words) from error
+
+
+def _content(archive: tarfile.TarFile, found: dict[str, tarfile.TarInfo], name: str) -> bytes:
+    if name not in found or not found[name].isfile():
+        raise BrokenFileError(f"has no file {name}")
+    return archive.extractfile(found[name]).read()  # type: ignore[union-attr]
 
 
 def first_existing(folder: Path, names: list[str]) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isometry.data.formats import first_existing, members, read_cifar_batch, read_idx
+from isometry.data.formats import (
+    BrokenFileError,
+    first_existing,
+    members,
+    read_cifar_batch,
+    read_idx,
+)
 from isometry.errors import UserError, bad_value
 
 
@@ -35,20 +42,40 @@ def of_images(images: Images) -> Source:
     Raises:
         UserError: where these are no images and labels that go together.
     """
-    _check(images.train_images, images.train_labels, "training")
-    _check(images.test_images, images.test_labels, "test")
+    if wrong := flaw(images, None):
+        raise bad_value("data.source", *wrong)
     classes = 1 + int(torch.cat([images.train_labels, images.test_labels]).max())
     return Source("images", classes, lambda folder: images, None, "no files")
 
 
-def _check(images: Tensor, labels: Tensor, split: str) -> None:
+def flaw(images: Images, classes: int | None) -> tuple[str, str] | None:
+    """What is wrong with a data set, if anything: what was found, and what it must be.
+
+    Args:
+        images: decoded.
+        classes: how many labels there may be; None: any number.
+    """
+    train = _flaw_of_split("training", images.train_images, images.train_labels, classes)
+    test = _flaw_of_split("test", images.test_images, images.test_labels, classes)
+    shapes = [list(part.shape[1:]) for part in (images.train_images, images.test_images)]
+    if train is None and test is None and shapes[0] != shapes[1]:
+        return f"training images {shapes[0]}, test images {shapes[1]}", "must be of one size"
+    return train or test
+
+
+def _flaw_of_split(
+    split: str, images: Tensor, labels: Tensor, classes: int | None
+) -> tuple[str, str] | None:
     found = f"{split} images {images.dtype} {list(images.shape)}, labels {list(labels.shape)}"
-    if images.dtype != torch.uint8 or images.dim() != 4:
-        raise bad_value("data.source", found, "images must be uint8 [N, channels, height, width]")
-    if labels.dtype != torch.int64 or len(labels) != len(images) or not len(labels):
-        raise bad_value("data.source", found, "labels must be int64 [N], one for each image")
-    if labels.min() < 0:
-        raise bad_value("data.source", found, f"labels must be 0, 1, ...; one is {labels.min()}")
+    if images.dtype != torch.uint8 or images.dim() != 4 or not images.numel():
+        return found, "images must be uint8 [N, channels, height, width]"
+    if labels.dtype != torch.int64 or tuple(labels.shape) != (len(images),):
+        return found, "labels must be int64 [N], one for each image"
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or (classes is not None and high >= classes):
+        most = "..." if classes is None else f"to {classes - 1}"
+        return f"{split} labels {low} to {high}", f"labels must be 0 {most}"
+    return None
 
 
 @dataclass(frozen=True)
@@ -82,14 +109,19 @@ class Source:
 
     def _read(self, folder: Path, where: str) -> Images:
         try:
-            return self.read(folder)
+            images = self.read(folder)
         except FileNotFoundError as error:
             raise UserError(
                 f"{where}: not found: {error}. {self.name} needs {self.files} there, gzipped or "
                 "not."
             ) from error
-        except ValueError as error:
-            raise UserError(f"{where}: {error}. Remove it and get it again.") from error
+        except BrokenFileError as error:
+            raise UserError(f"{where}: {error}") from error
+        except OSError as error:
+            raise UserError(f"{where}: cannot be read ({error})") from error
+        if wrong := flaw(images, self.num_classes):
+            raise UserError(f"{where}: {self.name}: {': '.join(wrong)}")
+        return images
 
     def _fetch(self, root: Path) -> Path:
         if self.download is None:
@@ -106,19 +138,25 @@ class Source:
 
 
 def _read_idx_folder(folder: Path) -> Images:
-    def part(stem: str) -> Tensor:
-        dotted = stem.replace("-idx", ".idx")
-        path = first_existing(folder, [stem, f"{stem}.gz", dotted, f"{dotted}.gz"])
-        if path is None:
-            raise FileNotFoundError(f"{folder / stem}")
-        return read_idx(path)
+    return Images(*_idx_split(folder, "train"), *_idx_split(folder, "t10k"))
 
-    return Images(
-        part("train-images-idx3-ubyte").unsqueeze(1),
-        part("train-labels-idx1-ubyte").long(),
-        part("t10k-images-idx3-ubyte").unsqueeze(1),
-        part("t10k-labels-idx1-ubyte").long(),
-    )
+
+def _idx_split(folder: Path, split: str) -> tuple[Tensor, Tensor]:
+    paths = [_idx_path(folder, f"{split}-{part}-ubyte") for part in ("images-idx3", "labels-idx1")]
+    images = read_idx(paths[0], rank=3).unsqueeze(1)
+    labels = read_idx(paths[1], rank=1).long()
+    if len(images) != len(labels):
+        counts = f"{paths[0]} has {len(images)} images, {paths[1]} {len(labels)} labels"
+        raise BrokenFileError(counts)
+    return images, labels
+
+
+def _idx_path(folder: Path, stem: str) -> Path:
+    dotted = stem.replace("-idx", ".idx")
+    path = first_existing(folder, [stem, f"{stem}.gz", dotted, f"{dotted}.gz"])
+    if path is None:
+        raise FileNotFoundError(f"{folder / stem}")
+    return path
 
 
 def _read_cifar(
@@ -142,10 +180,9 @@ def _read_cifar10(folder: Path) -> Images:
     )
 
 
-def _read_cifar100(folder: Path) -> Images:
-    return _read_cifar(
-        "cifar-100-python.tar.gz", "cifar-100-python", ["train"], "test", "fine_labels", folder
-    )
+def _read_cifar100(label_key: str) -> Callable[[Path], Images]:
+    archive = "cifar-100-python.tar.gz"
+    return functools.partial(_read_cifar, archive, "cifar-100-python", ["train"], "test", label_key)
 
 
 def _torchvision(dataset: str, raw: str) -> Callable[[Path], Path]:
@@ -230,7 +267,14 @@ SOURCES = {
         Source(
             "cifar100",
             100,
-            _read_cifar100,
+            _read_cifar100("fine_labels"),
+            _torchvision("CIFAR100", ""),
+            "cifar-100-python.tar.gz or its folder",
+        ),
+        Source(
+            "cifar100_coarse",
+            20,
+            _read_cifar100("coarse_labels"),
             _torchvision("CIFAR100", ""),
             "cifar-100-python.tar.gz or its folder",
         ),

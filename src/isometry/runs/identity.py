@@ -6,12 +6,14 @@ import copy
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
 IRRELEVANT = (
     "callbacks.progress",
+    "data.cache_dir",
     "hydra",
     "logger",
     "paths",
@@ -74,6 +76,9 @@ def relevant(config: Mapping[str, Any]) -> dict[str, Any]:
         for parent in parents:
             node = node.get(parent) or {}
         node.pop(last, None)
+    data = kept.get("data", {})
+    if data.get("raw_dir") is not None:
+        data["raw_dir"] = os.path.realpath(data["raw_dir"])
     trainer = kept.get("trainer", {})
     if isinstance(trainer.get("devices"), list):
         trainer["devices"] = len(trainer["devices"])

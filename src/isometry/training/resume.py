@@ -57,14 +57,14 @@ OF_THE_USER = (
     "rerun=",
     "split=",
 )
-"""How overrides begin that may stand beside a run's own config: what belongs to this machine and its
-user, not to the run.
+"""How overrides begin that may stand beside a run's own config: what belongs to this machine and
+its user, not to the run.
 """
 
 
 def at_home(config: DictConfig, given: DictConfig) -> DictConfig:
-    """The config of a run directory, which may be a stranger's, with this user's places: where files
-    lie and where it logs is not the directory's choice.
+    """The config of a run directory, which may be a stranger's, with this user's places: where
+    files lie and where it logs is not the directory's choice.
 
     Args:
         config: of the directory.

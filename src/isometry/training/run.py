@@ -65,6 +65,7 @@ def plan(config: DictConfig) -> tuple[RunDirectory, DictConfig, Decision]:
         config = at_home(frozen_config(Path(config.resume)), config)
     else:
         validate(resolved(config))
+        config = placed(config)
         study = Path(config.paths.runs) / config.study_name
         run = RunDirectory(study / run_id(resolved(config)))
     validate(resolved(config))
@@ -72,6 +73,15 @@ def plan(config: DictConfig) -> tuple[RunDirectory, DictConfig, Decision]:
     if why != "new":
         console.print(f"{run.run_id}: {why}", soft_wrap=True)
     return run, config, decision
+
+
+def placed(config: DictConfig) -> DictConfig:
+    """The config with whole paths: what is read from a run directory later is read from elsewhere."""
+    if config.data.get("raw_dir") is None:
+        return config
+    config = config.copy()
+    config.data.raw_dir = str(Path(config.data.raw_dir).absolute())
+    return config
 
 
 def go_on(run: RunDirectory, config: DictConfig, decision: Decision) -> dict[str, Any]:
