@@ -83,7 +83,9 @@ class Activation:
     def phi_prime(self, z: np.ndarray | float) -> np.ndarray:
         """φ'(z) in float64, elementwise; at a kink, the value torch's autograd uses."""
         x = _as_tensor(z).requires_grad_(True)
-        with torch.enable_grad():
+        # asked within a checkpointed layer, too, whose tensors are counted: these are none of them
+        own = torch.autograd.graph.saved_tensors_hooks(lambda kept: kept, lambda kept: kept)
+        with torch.enable_grad(), own:
             y = self._evaluate(x)
             if not y.requires_grad:
                 return np.zeros_like(x.detach().numpy())

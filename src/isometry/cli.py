@@ -124,7 +124,11 @@ def _task(verb: str, wants_traceback: bool) -> Callable[[Any], Any]:
     """
 
     def task(config: Any) -> Any:
+        from isometry.config.checks import validate_values
+        from isometry.config.compose import resolved
+
         try:
+            validate_values(resolved(config))
             module, function = VERBS[verb][0].split(":")
             return getattr(import_module(module), function)(config)
         except UserError as error:

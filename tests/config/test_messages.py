@@ -4,6 +4,7 @@ no half-made run.
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import subprocess
@@ -12,9 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from isometry import cli
-from isometry.config.checks import CHECKS
+from isometry.config.compose import compose, conf_dir
+from isometry.config.keys import FREE, KEYS
+from isometry.config.messages import leaves, options
 
 # arguments, and the words that the message must hold
 MISTAKES = [
@@ -29,7 +35,7 @@ MISTAKES = [
         ["model.chanels=3", "did you mean model.channels?"],
     ),
     (["train", "optimiser.lr=0.1"], ["optimiser.lr=0.1", "did you mean optimizer.lr?"]),
-    (["train", "model.depth=0"], ["model.depth=0", "at least 1"]),
+    (["train", "model.depth=0"], ["model.depth=0", "from 1 to 100000"]),
     (["train", "model.depth=deep"], ["model.depth=deep", "whole number"]),
     (["train", "model=convnet", "model.depth=1"], ["model.depth=1", "at least 2"]),
     (["train", "model=convnet", "model.kernel_size=2"], ["model.kernel_size=2", "odd"]),
@@ -39,7 +45,7 @@ MISTAKES = [
     (["train", "optimizer.lr=-0.1"], ["optimizer.lr=-0.1", "above 0"]),
     (
         ["train", "optimizer=adam", "optimizer.betas=[0.9,2.0]"],
-        ["betas=[0.9, 2.0]", "Invalid beta"],
+        ["betas=[0.9, 2.0]", "from 0 to below 1"],
     ),
     (["train", "+optimizer.speed=3"], ["speed=3", "unexpected keyword argument"]),
     (["train", "initializer=delta_orthogonal"], ["initializer=delta_orthogonal", "model=convnet"]),
@@ -126,11 +132,41 @@ def test_mistake(isometry, tmp_path, arguments, words):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("key", CHECKS)
-def test_every_checked_key_refuses_a_word_it_does_not_know(key):
-    accepts, allowed = CHECKS[key]
-    assert not accepts("no such/word")
-    assert allowed
+@pytest.mark.parametrize("key", KEYS)
+def test_every_key_refuses_what_it_cannot_be(key):
+    kind = KEYS[key]
+    assert kind.words
+    for value in (object(), {"a": 1}, [["x"]], "" if key != "tags" else 3):
+        assert not kind.accepts(value), value
+    if kind.accepts(1):
+        assert kind.accepts(True) is False
+        assert not kind.accepts(math.nan)
+        assert not kind.accepts(math.inf)
+        assert not kind.accepts(10**400)
+
+
+VERBS_WITH_OPTIONS = ("train", "diagnose", "plot", "theory", "figure", "report", "eval")
+
+
+@pytest.mark.parametrize("verb", VERBS_WITH_OPTIONS)
+def test_every_key_of_every_option_is_declared(verb):
+    """What a message, `--help` and the drawn values know of it."""
+    groups = sorted(path.name for path in conf_dir().iterdir() if path.is_dir())
+    lines = [[]] + [[f"{group}={option}"] for group in groups for option in options(group)]
+    undeclared = set()
+    for line in lines:
+        try:
+            config = compose(verb, line + (["run=x"] if verb == "eval" else []))
+        except (HydraException, OmegaConfBaseException):  # a group that the verb has not
+            continue
+        own = {key for key in leaves(config) if not key.startswith(("figure.", "hydra."))}
+        undeclared |= {key for key in own - KEYS.keys() if key.rpartition(".")[2] not in FREE}
+        for key in own & KEYS.keys():
+            value = OmegaConf.to_container(config, resolve=True)
+            for part in key.split("."):
+                value = value[part]
+            assert KEYS[key].accepts(value), (key, value)
+    assert not undeclared
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -16,8 +16,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import isometry
+from isometry.config.messages import options
 from isometry.signals import observer as module
 from isometry.signals.observer import Observer
+from isometry.training.run import train as train_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*`srun` command", "ignore:.*many workers")
 
@@ -168,3 +170,18 @@ def test_without_knowing_the_backward_pass_a_layer_counts_twice(how, monkeypatch
     monkeypatch.setattr(Observer, "backward_begins", lambda self: None)
     found = train(Net(how).double()).query("step == 0")[column]
     assert found.isna().tolist() == [True, True, False]  # of several uses there is none
+
+
+@pytest.mark.parametrize("name", options("activation"))
+def test_checkpointed_layers_of_every_activation_train(make_config, name):
+    """Where φ saturates is asked for inside of a checkpointed layer the first time (sine), or φ is
+    learned (PReLU); torch counts the tensors that are kept there.
+    """
+    if name == "own":
+        return
+    small = ["model.depth=3", "trainer.limit_val_batches=1", f"activation={name}"]
+    rows = []
+    for on in (False, True):
+        summary = train_run(make_config(*small, f"activation_checkpointing={on}"))
+        rows.append((summary["gradient_rate_init"], summary["train_loss"]))
+    assert rows[0] == rows[1]

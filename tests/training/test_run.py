@@ -209,7 +209,7 @@ def test_signals_are_read_once_at_the_end(make_config, monkeypatch, initializer)
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("model.depth=0", "model.depth=0: must be a whole number of at least 1"),
+        ("model.depth=0", "model.depth=0: must be a whole number from 1 to 100000"),
         ("optimizer.lr=nan", "optimizer.lr=nan"),
         ("initializer=delta_orthogonal", "model=convnet"),
         ("data.batch_size=5000", "data.batch_size=5000: is larger than the training set of 4000"),

@@ -31,7 +31,7 @@ def test_every_activation_has_a_card(option, capsys, tmp_path):
 def test_a_negative_bias_scale_is_the_users_mistake(capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.run(["isometry", "theory", "sigma_b=[-1]"])
-    assert "sigma_b=-1" in capsys.readouterr().err
+    assert "sigma_b=[-1]" in capsys.readouterr().err
 
 
 def test_squared_relu_has_no_critical_point_without_biases(make_config):

@@ -101,10 +101,9 @@ def read_cifar_batch(raw: bytes, label_key: str, where: str) -> tuple[Tensor, Te
     except BrokenFileError as error:
         raise BrokenFileError(f"{where}: {error}") from error
     except Exception as error:  # unpickling runs into whatever the bytes say
-        words = (
-            f"{where} is not a batch of CIFAR's python version ({type(error).__name__}: {error})"
-        )
-        raise BrokenFileError(f"{words}; {AGAIN}") from error
+        why = f"{type(error).__name__}: {error}"
+        words = f"{where} is not a batch of CIFAR's python version ({why}); {AGAIN}"
+        raise BrokenFileError(words) from error
     if len(images) != len(labels):
         raise BrokenFileError(f"{where} has {len(images)} images and {len(labels)} {label_key}")
     return torch.from_numpy(images), torch.from_numpy(labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from functools import cached_property
@@ -185,6 +186,13 @@ class ImageData(DataModule):
             augment=self.augment if train else None,
             share=self.trainer.limit_train_batches if train and self.trainer is not None else 1.0,
         )
+
+    def batches_in(self, split: str) -> int:
+        """How many batches a split has."""
+        if split == "train":
+            return len(self._rows[0]) // self.batch_size
+        count = len(self.images.test_labels) if split == "test" else len(self._rows[1])
+        return math.ceil(count / self.eval_batch_size)
 
     def train_dataloader(self) -> DeviceLoader:
         self.training = self._loader("train", train=True)

@@ -37,8 +37,8 @@ TIME_SCHEMA = pa.schema(
 
 
 LARGE_PART = 4_000
-"""Rows from which on a part is left alone: it takes ten milliseconds to write, and a run of a million
-rows has 250.
+"""Rows from which on a part is left alone: it takes ten milliseconds to write, and a run of a
+million rows has 250.
 """
 
 

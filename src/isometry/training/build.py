@@ -14,8 +14,9 @@ from torch import nn
 
 from isometry.activations import Activation, wrap
 from isometry.config.compose import resolved
+from isometry.config.keys import LARGEST_RATE
 from isometry.config.targets import instantiate, parameters_of
-from isometry.data.module import DataModule, check_module
+from isometry.data.module import SPLITS, DataModule, ImageData, check_module
 from isometry.errors import UserError, bad_value
 from isometry.initializers.base import InitializerError
 from isometry.layers.discover import remember
@@ -44,6 +45,24 @@ def build_data(config: DictConfig) -> DataModule:
     if "batch_size" not in config.data:
         raise bad_value("data.batch_size", "missing", "say what a batch of the data module is")
     return check_module(instantiate(config.data))
+
+
+def check_limits(config: DictConfig, data: DataModule) -> None:
+    """Refuse a share of an epoch that comes to no batch: Lightning would notice it when the test
+    begins.
+
+    Raises:
+        UserError: for such a share.
+    """
+    if not isinstance(data, ImageData):
+        return
+    for split in SPLITS:
+        key = f"limit_{split}_batches"
+        share = config.trainer[key]
+        batches = data.batches_in(split)
+        if isinstance(share, float) and int(share * batches) == 0:
+            words = f"of {batches} batch{'es' * (batches > 1)} is none; give a number, e.g. 1"
+            raise bad_value(f"trainer.{key}", share, words)
 
 
 def build_activation(node: DictConfig) -> Activation:
@@ -192,10 +211,11 @@ def scaled_rate(config: DictConfig) -> float:
         * config.trainer.accumulate_grad_batches
         / config.lr_scaling.reference_batch
     )
-    return float(
-        config.optimizer.lr
-        * {"none": 1.0, "linear": ratio, "sqrt": ratio**0.5}[config.lr_scaling.rule]
-    )
+    factor = {"none": 1.0, "linear": ratio, "sqrt": ratio**0.5}[config.lr_scaling.rule]
+    rate = float(config.optimizer.lr * factor)
+    if rate > LARGEST_RATE:
+        raise bad_value("optimizer.lr", config.optimizer.lr, f"lr_scaling makes it {rate:g}")
+    return rate
 
 
 def _scheduler(

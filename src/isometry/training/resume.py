@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from isometry.errors import UserError, bad_value
+from isometry.errors import Damaged, UserError, bad_value
 from isometry.runs.directory import RunDirectory
 from isometry.runs.metrics import MetricsFile
 from isometry.runs.signal_store import SignalStore
@@ -124,7 +124,10 @@ def load_checkpoint(path: Path, key: str = "checkpoint") -> dict[str, Any]:
     """
     if not path.is_file():
         raise bad_value(key, path, "no such file")
-    content = load_intact(path)
+    try:
+        content = load_intact(path)
+    except Damaged as damage:
+        raise bad_value(key, path, str(damage).removeprefix(f"{path}: ")) from damage
     if not isinstance(content, dict) or "state_dict" not in content:
         raise bad_value(key, path, "is not a checkpoint of a training")
     return content

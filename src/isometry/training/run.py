@@ -32,6 +32,7 @@ from isometry.training.build import (
     build_data,
     build_network,
     build_statistics,
+    check_limits,
     seed_everything,
 )
 from isometry.training.callbacks import Signals, Throughput
@@ -76,7 +77,7 @@ def plan(config: DictConfig) -> tuple[RunDirectory, DictConfig, Decision]:
 
 
 def placed(config: DictConfig) -> DictConfig:
-    """The config with whole paths: what is read from a run directory later is read from elsewhere."""
+    """The config with whole paths: a run directory is read from other folders later."""
     if config.data.get("raw_dir") is None:
         return config
     config = config.copy()
@@ -131,6 +132,7 @@ def prepare(config: DictConfig) -> tuple[DataModule, Classifier]:
         torch.set_num_threads(config.threads)
     seed_everything(config.seed)
     data = build_data(config)
+    check_limits(config, data)
     return data, build_classifier(config, build_network(config, data.input_shape, data.num_classes))
 
 

@@ -8,15 +8,15 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from isometry.config.checks import CHECKS
 from isometry.config.compose import conf_dir
+from isometry.config.keys import KEYS
 from isometry.errors import UserError
 from isometry.signals.own import Statistic
 
 
 @dataclass(frozen=True)
 class SignalOptions:
-    """`conf/callbacks/default.yaml` has the defaults, `config.checks` the ranges."""
+    """`conf/callbacks/default.yaml` has the defaults, `config.keys` the ranges."""
 
     every_n_steps: int | None
     """Record every so many optimizer steps, and always step 0 and the last one; None: never."""
@@ -49,9 +49,9 @@ def signal_options(chosen: dict[str, Any]) -> SignalOptions:
     for name, value in chosen.items():
         if name not in NAMES:
             raise UserError(f"isometry: {name}={value!r}: allowed are {', '.join(NAMES)}")
-        accepts, allowed = CHECKS[f"callbacks.signals.{name}"]
-        if not accepts(value):
-            raise UserError(f"isometry: {name}={value!r} {allowed}")
+        kind = KEYS[f"callbacks.signals.{name}"]
+        if not kind.accepts(value):
+            raise UserError(f"isometry: {name}={value!r} {kind.words}")
     defaults: Any = OmegaConf.load(conf_dir() / "callbacks" / "default.yaml")
     values: Any = OmegaConf.to_container(defaults.signals)
     return SignalOptions(**(values | chosen))

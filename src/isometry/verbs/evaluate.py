@@ -33,7 +33,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     validate(resolved(own))
     check_machine(own)
     path = _checkpoint_path(RunDirectory(folder), str(config.checkpoint))
-    state = load_checkpoint(path)["state_dict"]
+    state = load_checkpoint(path, "checkpoint")["state_dict"]
     data = build_data(own)
     classifier = build_classifier(own, build_network(own, data.input_shape, data.num_classes))
     machine = {

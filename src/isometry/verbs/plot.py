@@ -6,7 +6,6 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from isometry.config.compose import resolved
 from isometry.plots.nonlinearity import draw_activation
 from isometry.plots.style import save
 from isometry.training.build import build_activation
@@ -14,7 +13,6 @@ from isometry.training.build import build_activation
 
 def plot(config: DictConfig) -> None:
     """Draw φ and φ' of the configured activation and print where the picture is."""
-    resolved(config)
     activation = build_activation(config.activation)
     target = Path(config.paths.runs) / "plots" / f"activation-{config.activation.name}"
     (path,) = save(draw_activation(activation, config.reach), target)

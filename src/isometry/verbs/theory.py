@@ -10,9 +10,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from isometry.config.compose import resolved
 from isometry.console import wide_console
-from isometry.errors import bad_value
 from isometry.theory.fixed_points import Limit, fixed_points, limit
 from isometry.theory.meanfield import CriticalPoint, NoCriticalPoint, Nonlinearity, critical
 from isometry.training.build import build_activation
@@ -22,20 +20,9 @@ SCHEMES = {"LeCun, Glorot": 1.0, "He": math.sqrt(2), "torch default": 1 / math.s
 
 
 def theory(config: DictConfig) -> None:
-    """Print the card; draw the phase diagram if wanted.
-
-    Raises:
-        UserError: for a scale that is none.
-    """
-    plain = resolved(config)
-    for value in plain["sigma_b"]:
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-            raise bad_value("sigma_b", value, "must be numbers of at least 0, e.g. [0,0.05]")
-    for key in ("sigma_w_max", "sigma_b_max"):
-        if not isinstance(plain[key], int | float) or plain[key] <= 0:
-            raise bad_value(key, plain[key], "must be a positive number")
+    """Print the card; draw the phase diagram if wanted."""
     phi = build_activation(config.activation)
-    show(phi, [float(value) for value in plain["sigma_b"]])
+    show(phi, [float(value) for value in config.sigma_b])
     if config.phase_diagram:
         from isometry.plots.phase import draw_phase_diagram
         from isometry.plots.style import save

@@ -154,6 +154,11 @@ def early_stopping(
         return []
     return [
         RememberedStopping(
-            monitor, min_delta=min_delta, patience=patience, mode=mode, check_finite=False
+            monitor,
+            min_delta=min_delta,
+            patience=patience,
+            mode=mode,
+            check_finite=False,
+            check_on_train_epoch_end=False,  # an epoch that max_steps cuts short has no validation
         )
     ]
