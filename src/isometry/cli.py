@@ -13,6 +13,7 @@ from typing import Any
 
 from isometry.config.compose import conf_dir, extra_conf_dir
 from isometry.config.messages import explain, is_users
+from isometry.config.quoting import hydra_value
 from isometry.errors import UserError
 
 VERBS = {
@@ -89,8 +90,9 @@ def _as_override(verb: str, word: str) -> str:
     """`isometry eval RUN_DIR` is `isometry eval run=RUN_DIR`; `input=8,3` is a list, no sweep."""
     if verb == "diagnose" and re.fullmatch(r"input=[\d,]+", word):
         return f"input=[{word.removeprefix('input=')}]"
-    bare = verb in POSITIONAL and "=" not in word and not word.startswith(("-", "~", "+"))
-    return f"{POSITIONAL[verb]}={word}" if bare else word
+    named = os.path.exists(word) or "=" not in word
+    bare = verb in POSITIONAL and named and not word.startswith(("-", "~", "+"))
+    return f"{POSITIONAL[verb]}={hydra_value(word)}" if bare else word
 
 
 def _verb_of_completion() -> str:

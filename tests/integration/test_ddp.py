@@ -232,10 +232,11 @@ def test_processes_meet_where_nobody_else_comes(tmp_path):
     """Every port that a rank or the launcher listens at is on the loopback interface, and their
     store is a file in a folder of this user's.
     """
+    before = meetings()
     process = endless(tmp_path)
     family = [process.pid, *children(process.pid)]
     ports = list(itertools.chain.from_iterable(map(listening, family)))
-    (folder,) = (path.parent for path in Path(tempfile.gettempdir()).glob("isometry-*/processes"))
+    (folder,) = meetings() - before
     mode = folder.stat().st_mode
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=25)
@@ -243,6 +244,11 @@ def test_processes_meet_where_nobody_else_comes(tmp_path):
     assert {address for address, _ in ports} <= {"127.0.0.1", "::1"}
     assert stat.S_IMODE(mode) == 0o700
     assert not folder.exists()
+
+
+def meetings() -> set[Path]:
+    """Where processes meet; of a launcher that was killed the folder stays."""
+    return {path.parent for path in Path(tempfile.gettempdir()).glob("isometry-*/processes")}
 
 
 def children(pid: int) -> list[int]:
@@ -282,6 +288,36 @@ def test_a_killed_launcher_leaves_a_run_that_goes_on(tmp_path):
     run = RunDirectory(path)
     assert run.status()["state"] in ("running", "interrupted"), run.status()
     assert decide(run, None)[0] == "resume"
+
+
+@pytest.mark.slow
+def test_an_epoch_that_was_cut_short_has_the_metrics_of_one_that_was_not(tmp_path):
+    """Each process goes on with its own sums: to the last digit."""
+    more = ["trainer.max_epochs=2", "trainer.max_steps=-1", "callbacks.checkpoints.every_n_steps=5"]
+    more += ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
+    whole = run(tmp_path, *more)
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    body = "import later; later.start()"
+    (folder / "later.py").write_text(
+        "import os, pathlib, signal, threading, time\n"
+        "def later():\n"
+        f"    runs = pathlib.Path({str(folder)!r}) / 'runs'\n"
+        "    while not list(runs.glob('*/*/checkpoints/last.ckpt')):\n"
+        "        time.sleep(0.005)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "def start():\n"
+        "    threading.Thread(target=later, daemon=True).start()\n"
+    )
+    done = run_with_worker(folder, body, *more)
+    assert done.returncode == 130, done.stderr
+    (path,) = folder.glob("runs/*/*")
+    cut = torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert cut % 62
+    done = run_with_worker(folder, "pass", *more)
+    assert done.returncode == 0, done.stderr
+    a, b = (pd.read_csv(p / "metrics.csv").drop(columns="images_per_second") for p in (whole, path))
+    pd.testing.assert_frame_equal(a, b, check_exact=True)
 
 
 def endless(folder: Path, *more: str) -> subprocess.Popen[str]:

@@ -94,6 +94,34 @@ class Fails(Callback):
 """
 
 
+def test_what_only_building_shows_is_found_before_anything_runs(tmp_path, data_cache):
+    """The identity fits no network whose layers change their width."""
+    words = ["initializer=identity,glorot_normal", "model=convnet,mlp", "seed=0,1"]
+    code, text = sweep(tmp_path, data_cache, *words, "trainer.max_steps=2", "model.depth=4")
+    assert code != 0
+    assert "job #0 (initializer=identity model=convnet seed=0): initializer=identity" in text
+    assert "model.width" not in text
+    assert not list(tmp_path.glob("runs/*/*"))
+
+
+@pytest.mark.parametrize("again", [1, 2, 5])
+def test_ctrl_c_twice_is_one(tmp_path, data_cache, again):
+    """`timeout -s INT` sends one to the group and one to the command."""
+    endless = ["trainer.max_steps=1000000", "trainer.max_epochs=100000", "seed=0,1"]
+    process = start(tmp_path, data_cache, *endless)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("runs/s/*/lock.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    for _ in range(again):
+        os.killpg(process.pid, signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in out + err
+    assert "the same command goes on with what is left" in out + err
+
+
 def test_a_failing_job_does_not_stop_the_others(tmp_path, data_cache, monkeypatch):
     (tmp_path / "conf" / "callbacks").mkdir(parents=True)
     (tmp_path / "fails.py").write_text(FAILS)

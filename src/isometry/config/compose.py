@@ -14,6 +14,14 @@ from omegaconf.errors import OmegaConfBaseException
 from isometry.errors import UserError
 
 
+def _wandb_offline() -> bool:
+    return os.environ.get("WANDB_MODE", "offline") not in ("online", "run", "shared")
+
+
+# what `conf/` asks: the default is offline, and W&B's own variable outranks a default
+OmegaConf.register_new_resolver("wandb_offline", _wandb_offline, replace=True)
+
+
 def conf_dir() -> Path:
     """The installed `conf/`: inside the package in a wheel, beside `src/` in a checkout."""
     package = Path(__file__).resolve().parents[1]

@@ -48,7 +48,7 @@ class Identity(PerLayer):
             raise InitializerError(
                 f"initializer=identity: {spec.name} maps {weight.shape[1]} units to "
                 f"{weight.shape[0]}, which is not square; "
-                f"set model.width={weight.shape[1]}, or use initializer=orthogonal"
+                "initializer=orthogonal is the nearest that does"
             )
         (nn.init.eye_ if spec.map == "linear" else nn.init.dirac_)(weight)
         weight.mul_(float(self.gain))

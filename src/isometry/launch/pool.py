@@ -25,6 +25,7 @@ from isometry.errors import bad_value
 from isometry.launch.devices import Tokens, available, environment
 from isometry.launch.job import Job
 from isometry.launch.progress_table import ProgressTable, final
+from isometry.launch.rehearsal import rehearse
 from isometry.launch.sweep import (
     TASK,
     install_composer,
@@ -100,15 +101,15 @@ class Pool:
         console = plain_console(stderr=True)
         jobs = plan_jobs(self.composer, job_overrides, initial_job_idx)
         console.print(summary_line(jobs), soft_wrap=True)
-        try:
-            with _stoppable() as received:
+        with _stoppable() as received:
+            try:
                 self._run(jobs, received)
-        except KeyboardInterrupt:
-            stop_all(jobs)
-            final(jobs, console)
-            console.print("interrupted: the same command goes on with what is left", soft_wrap=True)
-            raise SystemExit(130) from None
+            except KeyboardInterrupt:
+                stop_all(jobs)
         final(jobs, console)
+        if received:
+            console.print("interrupted: the same command goes on with what is left", soft_wrap=True)
+            raise SystemExit(130)
         note_failures(jobs)
         return [returned(job) for job in jobs]
 
@@ -121,6 +122,7 @@ class Pool:
         waiting = [job for job in jobs if job.state == "waiting"]
         if not waiting:
             return
+        rehearse(self.context, waiting)
         tokens = Tokens(
             available(self.devices, str(waiting[0].config["trainer"]["accelerator"])),
             self.jobs_per_device,
@@ -191,7 +193,8 @@ def wait_for_all(jobs: Sequence[Job], seconds: float) -> None:
 
 @contextmanager
 def _stoppable() -> Iterator[list[int]]:
-    """`STOPS` end the sweep; yields the signals that came.
+    """`STOPS` end the sweep; yields the signals that came. Those behind the first (a terminal and
+    `timeout` each send one) are noted and cut no clean-up short.
 
     They are noted, too, because Python drops an exception that is raised in a finalizer: the jobs,
     which the terminal signals as well, would end, and the sweep would go on with the next ones.
@@ -200,7 +203,8 @@ def _stoppable() -> Iterator[list[int]]:
 
     def interrupt(number: int, frame: Any) -> None:
         received.append(number)
-        raise KeyboardInterrupt
+        if len(received) == 1:
+            raise KeyboardInterrupt
 
     before = on_signals(STOPS, interrupt)
     try:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isometry.errors import bad_value
-from isometry.training.epoch_sums import EpochSums
+from isometry.training.epoch_sums import EpochSums, share_of
 
 
 def _mean_squared_error(logits: Tensor, labels: Tensor) -> Tensor:
@@ -151,14 +151,14 @@ class Classifier(LightningModule):
         self._log_totals("test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        totals = {stage: sums.totals() for stage, sums in self.sums.items()}
-        kept = {stage: value.cpu() for stage, value in totals.items() if value is not None}
+        kept = {stage: sums.shares().cpu() for stage, sums in self.sums.items()}
         checkpoint["classifier"] = {"totals": kept, "metrics": dict(self.metrics)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["classifier"]
         self.sums = {
-            stage: EpochSums(value.to(self.device)) for stage, value in state["totals"].items()
+            stage: EpochSums(share_of(shares).to(self.device))
+            for stage, shares in state["totals"].items()
         }
         self.metrics = dict(state["metrics"])
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from isometry.signals.distributed import gathered, rank, world_size
+
 BATCHES = 32
 """Batches whose logits are kept before they are counted in one go: a few small kernels a batch add
 up.
@@ -57,3 +59,20 @@ class EpochSums:
         """
         self._count()
         return self.sums
+
+    def shares(self) -> Tensor:
+        """The totals of each process that trains, [processes, 3]: what a checkpoint keeps. Added up
+        they would be rounded in another order than those of an epoch without a break.
+        """
+        totals = self.totals()
+        own = torch.zeros(3, dtype=torch.float64) if totals is None else totals
+        return gathered(own[None])
+
+
+def share_of(shares: Tensor) -> Tensor:
+    """This process's row of `EpochSums.shares`; of another number of processes the first one has
+    them all.
+    """
+    if len(shares) == world_size():
+        return shares[rank()]
+    return shares.sum(0) if rank() == 0 else torch.zeros_like(shares[0])

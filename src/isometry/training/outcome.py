@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from isometry import gradient_rate as rates
+from isometry.config.quoting import override
 from isometry.console import console
 from isometry.errors import DiskFull
 from isometry.runs.directory import RunDirectory, State
@@ -119,7 +120,8 @@ def state_after(error: BaseException) -> State:
 def say_interrupted(run: RunDirectory) -> None:
     """How to go on."""
     console.print(
-        f"interrupted; the same command goes on, and so does: isometry train resume={run.path}",
+        "interrupted; the same command goes on, and so does: isometry train "
+        + override("resume", run.path),
         soft_wrap=True,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,6 +88,8 @@ def placed(config: DictConfig) -> DictConfig:
 
 def go_on(run: RunDirectory, config: DictConfig, decision: Decision) -> dict[str, Any]:
     """Do what was decided, in this process."""
+    if decision == "skip":
+        tell_agent_of_sweep(config, run)
     if decision in ("skip", "busy"):
         return run.summary() or {}
     parts = assemble(config, run, resuming=decision == "resume")
@@ -151,6 +154,19 @@ def assemble(config: DictConfig, run: RunDirectory, resuming: bool) -> Parts:
     throughput = Throughput()
     trainer = build_trainer(config, run, loggers, [signals, throughput])
     return Parts(config, run, resuming, data, classifier, signals, throughput, loggers, trainer)
+
+
+def tell_agent_of_sweep(config: DictConfig, run: RunDirectory) -> None:
+    """An agent of a W&B sweep that proposes a run which is over gets its summary, as a run of its
+    own.
+    """
+    if "WANDB_SWEEP_ID" not in os.environ or "wandb" not in config.logger.names:
+        return
+    from isometry.training.loggers.wandb import GuardedWandb, tell_agent
+
+    for logger in run_loggers(config, run, resuming=False):
+        if isinstance(logger, GuardedWandb):
+            tell_agent(logger, run.summary() or {})
 
 
 def run_loggers(config: DictConfig, run: RunDirectory, resuming: bool) -> list[Logger]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import pandas as pd
@@ -61,6 +62,8 @@ def report_study(study: Path, console: Console) -> None:
     print_wandb(runs_of(study), study, console)
 
 
+MOST_BROWSED = 1
+"""Lines that show how to look at a run in the terminal."""
 COLUMNS = ("kind", "backprop_norm", "displacement", "update_ratio")
 
 
@@ -175,10 +178,7 @@ def print_wandb(runs: list[RunDirectory], study: Path, console: Console) -> None
     folders = [path for run in runs for path in sorted(run.path.glob("wandb/offline-run-*"))]
     if not folders:
         return
-    console.print(f"W&B offline runs ({len(folders)}):")
-    for folder in folders:
-        console.print(f"  {folder}", soft_wrap=True, highlight=False)
-    console.print(
-        f"Upload:  wandb sync {study}/*/wandb/offline-run-*", soft_wrap=True, highlight=False
-    )
-    console.print(f"Browse:  wandb leet {folders[-1].parent}", soft_wrap=True, highlight=False)
+    console.print(f"W&B offline runs: {len(folders)}, in {study}/*/wandb", soft_wrap=True)
+    console.print(f"Upload:  wandb sync {quote(str(study))}/*/wandb/offline-run-*", soft_wrap=True)
+    for parent in sorted({folder.parent for folder in folders})[:MOST_BROWSED]:
+        console.print(f"Browse:  wandb leet {quote(str(parent))}", soft_wrap=True)

@@ -4,9 +4,6 @@ our own step.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,14 +13,7 @@ import isometry.training.run as train_module
 from isometry.runs.directory import RunDirectory
 from isometry.training.loggers.wandb import offline_runs
 from isometry.training.run import train
-
-
-def records(folder: Path) -> list[dict]:
-    """What the real SDK wrote, read back by its own tool."""
-    (path,) = folder.glob("*.wandb")
-    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    return [json.loads(line) for line in done.stdout.splitlines() if line.strip()]
+from wandb_files import records
 
 
 def history(folder: Path, key: str) -> dict[int, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -48,7 +49,12 @@ def build_loggers(
             make_wandb,
         )
 
-        loggers.append(make_wandb(run, attempt, config, project, entity, offline, patience))
+        try:
+            loggers.append(make_wandb(run, attempt, config, project, entity, offline, patience))
+        except Exception as error:  # its settings come from the environment, too
+            first = (str(error).strip().splitlines() or ["no reason given"])[0]
+            words = f"W&B: {type(error).__name__}: {first}. The run goes on without it"
+            warnings.warn(words, stacklevel=2)
     if "tensorboard" in names:
         loggers.append(make_tensorboard(run))
     return loggers

@@ -5,20 +5,33 @@ training goes on.
 from __future__ import annotations
 
 import functools
+import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from shlex import quote
+from typing import Any, ClassVar
 
 import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 
+from isometry.console import console
 from isometry.runs.directory import RunDirectory
 from isometry.runs.provenance import git_commit
 
 MAX_ID = 128
 STEP = "trainer/global_step"
 """The key under which Lightning sends the optimizer step."""
+
+
+class NoRun:
+    """In the place of a W&B run that could not be started: takes everything and does nothing."""
+
+    url = None
+    summary: ClassVar[dict[str, Any]] = {}
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *args, **kwargs: None
 
 
 class GuardedWandb(WandbLogger):
@@ -52,7 +65,7 @@ class GuardedWandb(WandbLogger):
             warnings.warn(
                 f"W&B: {type(error).__name__}: {first[0] if first else 'no answer'}. The run "
                 "goes on, its files are whole; "
-                f"what W&B missed is sent by: wandb sync {self.save_dir}/wandb/*run-*",
+                f"what W&B missed is sent by: wandb sync {quote(str(self.save_dir))}/wandb/*run-*",
                 stacklevel=4,
             )
 
@@ -76,14 +89,22 @@ class GuardedWandb(WandbLogger):
         for mode in (self._wandb_init.get("mode"), "offline", "disabled"):
             self._wandb_init["mode"] = mode
             if self.guarded(self._start) is not None:
-                break
-            wandb.teardown()  # the failed attempt holds the run id
+                self._say_where()
+                return
+            self.guarded(wandb.teardown)  # the failed attempt holds the run id
+        # Lightning would ask for another one at each step
+        self._experiment = NoRun()  # type: ignore[assignment]
+
+    def _say_where(self) -> None:
+        url = self.guarded(lambda: self.experiment.url)
+        if url:
+            console.print(f"W&B: {url}", soft_wrap=True)
 
     def _start(self) -> Any:
         """Start the W&B run without Lightning's definition of all keys, `*`: of two globs that
         match W&B takes either, and the per-layer keys of a large network, defined one by one, are
         hundreds."""
-        if self._offline:
+        if self._offline and os.environ.get("WANDB_MODE") != "disabled":
             self._wandb_init["mode"] = "offline"
         self._experiment = wandb.init(**self._wandb_init)
         self._experiment.define_metric(STEP)
@@ -145,9 +166,9 @@ def make_wandb(
         id=f"{run.study}-{run.run_id}-{attempt}"[-MAX_ID:],
         project=project,
         entity=entity,
-        group=run.study,
+        group=group_of(run),
         job_type="train",
-        tags=list(config.get("tags") or []),
+        tags=list(config.get("tags") or []) or None,  # None: WANDB_TAGS
         config={**config, "git_commit": git_commit()},
         save_dir=run.path,
         offline=offline,
@@ -156,6 +177,20 @@ def make_wandb(
     # Lightning still passes it; W&B prints a warning for it
     logger._wandb_init.pop("anonymous", None)
     return logger
+
+
+def group_of(run: RunDirectory) -> str:
+    """The study; the environment's WANDB_RUN_GROUP where no study was named."""
+    named = os.environ.get("WANDB_RUN_GROUP") if run.study == "single" else None
+    return named or run.study
+
+
+def tell_agent(logger: GuardedWandb, summary: Mapping[str, Any]) -> None:
+    """Show the known summary of a run that is not trained again as the one that a W&B sweep's agent
+    waits for.
+    """
+    logger.begin()
+    logger.finish(summary, failed=False)
 
 
 def finish(loggers: Sequence[Logger], summary: Mapping[str, Any], failed: bool) -> None:

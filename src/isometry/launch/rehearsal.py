@@ -1,0 +1,79 @@
+"""What only shows when a network is built, found before any job of a sweep runs."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any
+
+from isometry.errors import UserError
+from isometry.launch.job import Job
+from isometry.runs.identity import relevant
+from isometry.training.processes import STOPS, end_with_parent
+
+SECONDS = 20.0
+"""How long is rehearsed; what is not reached is told by the job itself."""
+
+
+def rehearse(context: Any, jobs: Sequence[Job]) -> None:
+    """Build data and network of every job that differs in more than its seed, in a process of its
+    own: what is imported there is not imported here.
+
+    Args:
+        context: of `multiprocessing`.
+        jobs: that are to run.
+
+    Raises:
+        UserError: for the first job that cannot be built.
+    """
+    kinds = {_kind(job.config): job for job in reversed(jobs)}
+    chosen = sorted(kinds.values(), key=lambda job: job.number)
+    ours, theirs = context.Pipe()
+    configs = [dict(job.config) for job in chosen]
+    process = context.Process(target=_build_all, args=(configs, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    failed: tuple[int, str] | None = None
+    with suppress(EOFError):  # it was killed, by its own memory, say: the job itself will tell
+        failed = ours.recv()
+    process.join()
+    if failed is not None:
+        job = chosen[failed[0]]
+        raise UserError(f"job #{job.number} ({job.words}): {failed[1]}")
+
+
+def _kind(config: Mapping[str, Any]) -> str:
+    """What makes a difference to the building."""
+    kept = relevant(config)
+    kept.pop("seed", None)
+    kept.get("data", {}).pop("seed", None)
+    return json.dumps(kept, sort_keys=True, default=str)
+
+
+def _build_all(configs: Sequence[dict[str, Any]], answer: Connection) -> None:
+    """In the other process: answers with the index of the first config that cannot be built and the
+    message, or None.
+    """
+    from omegaconf import OmegaConf
+
+    from isometry.training.run import prepare
+
+    for number in STOPS:  # nothing has to be tidied up
+        signal.signal(number, signal.SIG_DFL)
+    end_with_parent()
+    until = time.monotonic() + SECONDS
+    for index, config in enumerate(configs):
+        try:
+            prepare(OmegaConf.create(config))
+        except UserError as error:
+            answer.send((index, str(error)))
+            return
+        except Exception:  # a fault that is none of the user's: its job shows where
+            break
+        if time.monotonic() > until:
+            break
+    answer.send(None)

@@ -1,0 +1,101 @@
+"""W&B's own environment variables: they outrank a default of the config, and a mistake in one ends
+no training.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+
+from commands import run_of
+from isometry.config.compose import compose
+from isometry.runs.directory import RunDirectory
+from isometry.training.loggers import build_loggers
+from isometry.training.loggers.wandb import make_wandb
+from isometry.training.run import train
+from wandb_files import records
+
+SMALL = ["model.depth=3", "logger=wandb", "trainer.limit_val_batches=1"]
+
+
+def offline_run(run: RunDirectory):
+    (folder,) = run.path.glob("wandb/offline-run-*")
+    return records(folder)
+
+
+def test_the_environment_outranks_a_default_and_the_command_line_outranks_both(monkeypatch):
+    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    monkeypatch.setenv("WANDB_ENTITY", "team")
+    for mode, offline in (("online", False), ("offline", True), ("disabled", True)):
+        monkeypatch.setenv("WANDB_MODE", mode)
+        found = compose("train").logger
+        assert (found.project, found.entity, found.offline) == ("theirs", "team", offline)
+    found = compose("train", ["logger.project=mine", "logger.offline=false"]).logger
+    assert (found.project, found.offline) == ("mine", False)
+    for name in ("WANDB_PROJECT", "WANDB_ENTITY", "WANDB_MODE"):
+        monkeypatch.delenv(name)
+    found = compose("train").logger
+    assert (found.project, found.entity, found.offline) == ("isometry", None, True)
+
+
+def test_group_and_tags(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_RUN_GROUP", "their-group")
+    single, study = (RunDirectory(tmp_path / name / "run") for name in ("single", "study"))
+    arguments = ("isometry", None, True, 1.0)
+    assert make_wandb(single, 1, {}, *arguments)._wandb_init["group"] == "their-group"
+    assert make_wandb(study, 1, {}, *arguments)._wandb_init["group"] == "study"
+    tagged = make_wandb(study, 1, {"tags": ["mine"]}, *arguments)
+    assert tagged._wandb_init["tags"] == ["mine"]
+    assert make_wandb(study, 1, {}, *arguments)._wandb_init["tags"] is None
+
+
+def test_disabled_writes_nothing(make_config, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    config = make_config(*SMALL)
+    run = run_of(train(config), config)
+    assert run.status()["state"] == "finished"
+    assert not list(run.path.glob("wandb/offline-run-*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("WANDB_BASE_URL", ""), ("WANDB_SILENT", "maybe"), ("WANDB_X_STATS_SAMPLING_INTERVAL", "x")],
+)
+def test_a_mistake_in_a_variable_is_one_warning(make_config, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    config = make_config(*SMALL)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        summary = train(config)
+    assert summary["state"] == "finished"
+    # none where an earlier test of this process has made W&B read its variables
+    assert sum("W&B: " in str(w.message) for w in caught) <= 1
+
+
+def test_what_wandb_refuses_at_all_leaves_the_other_loggers(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise ValueError("bad setting")
+
+    monkeypatch.setattr("isometry.training.loggers.wandb.make_wandb", refuse)
+    run = RunDirectory(tmp_path)
+    with pytest.warns(UserWarning, match="W&B: ValueError: bad setting. The run goes on without"):
+        loggers = build_loggers(run, 1, {}, ["csv", "wandb"], "p", None, True, 1.0)
+    assert [type(logger).__name__ for logger in loggers] == ["MetricsLogger"]
+
+
+def test_an_agent_that_proposes_a_finished_run_gets_its_summary(make_config, monkeypatch):
+    config = make_config(*SMALL)
+    summary = train(config)
+    run = run_of(summary, config)
+    assert len(list(run.path.glob("wandb/offline-run-*"))) == 1
+    assert train(config) == summary
+    assert len(list(run.path.glob("wandb/offline-run-*"))) == 1  # nobody waits for it
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
+    assert train(config) == summary
+    told = sorted(run.path.glob("wandb/offline-run-*"))
+    assert len(told) == 2
+    updates = [record["summary"]["update"] for record in records(told[-1]) if "summary" in record]
+    known = {key: value for update in updates for key, value in update.items()}
+    assert known["test_accuracy"] == summary["test_accuracy"]
+    assert known["state"] == "finished"
