@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
+import pytest
+
 from commands import ISOMETRY
+from isometry import cli
+from isometry.cli import VERBS
+from isometry.runs.directory import RunDirectory
 
 
 def isometry(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -17,13 +25,104 @@ def isometry(*arguments: str, cwd: Path, **environment: str) -> subprocess.Compl
     )
 
 
-def test_help_fits_one_screen_and_has_three_examples(tmp_path):
-    text = isometry("train", "--help", cwd=tmp_path).stdout
-    assert len(text.splitlines()) <= 40
-    assert text.count("  isometry train ") >= 3
-    for group in ("activation:", "initializer:", "model:", "study:"):
-        assert group in text
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(typed, tmp_path, verb):
+    """Its groups and keys, those of no other verb, and lines that can be typed."""
+    text = typed(verb, "--help", cwd=tmp_path).stdout
+    assert text.startswith(f"isometry {verb}")
+    assert len(text.splitlines()) <= 66
+    assert max(map(len, text.splitlines())) <= 120
+    assert f"  isometry {verb} " in text
+    assert ("initializer " in text) == (verb in ("train", "diagnose"))
+    assert "paths. " in text
+    assert "wandb_sweep" not in text
+    assert "${" not in text
     assert not list(tmp_path.iterdir())
+
+
+def test_help_of_choices_and_of_a_key(typed, tmp_path):
+    text = typed("train", "model=convnet", "optimizer=adam", "--help", cwd=tmp_path).stdout
+    assert "channels=" in text
+    assert "betas=[0.9,0.999]" in text
+    text = typed("train", "--help", "model", cwd=tmp_path).stdout
+    assert "model.depth=10: a whole number from 1 to 100000" in text
+    done = typed("train", "--help", "model.widht", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "did you mean model.width?" in done.stderr
+
+
+def test_version_and_module(tmp_path):
+    env = {**os.environ, "PYTHONPATH": ""}
+    for command in ([ISOMETRY], [sys.executable, "-m", "isometry"]):
+        done = subprocess.run(
+            [*command, "--version"], cwd=tmp_path, env=env, capture_output=True, text=True
+        )
+        assert done.stdout.strip() == f"isometry {version('isometry')}"
+
+
+# what is typed, and the words of the answer
+LINES = [
+    (["trian"], "did you mean train?"),
+    (["train", "tanh"], "did you mean activation=tanh?"),
+    (["train", "--seed"], "values are given as seed=VALUE"),
+    (["train", "model.depth=[1"], "model.depth=[1: cannot be read as KEY=VALUE"),
+    (["eval"], "run: is missing"),
+    (["plot", "tnah"], "did you mean tanh?"),
+    (["plot", "tanh", "rleu"], "did you mean relu?"),
+    (["plot", "reach=abc"], "reach=abc: must lie between"),
+    (["theory", "tanh", "relu"], "isometry theory relu: not understood"),
+    (["report", "nothing"], "study_name=nothing: no runs"),
+    (["theory", "--sigma_b=[-1]"], "sigma_b=[-1]: must be a list of numbers"),
+    (["figure", "he2015"], "he2015"),
+]
+
+
+@pytest.mark.parametrize(("line", "words"), LINES, ids=lambda value: " ".join(value))
+def test_what_is_not_understood_is_said_in_one_line(typed, tmp_path, line, words):
+    done = typed(*line, cwd=tmp_path)
+    assert done.returncode == 2, done.stdout
+    assert words in done.stderr
+    assert done.stderr.count("isometry: ") == 1
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_dashes_are_taken_for_what_they_mean(typed, tmp_path):
+    done = typed("theory", "--activation=relu", "--sigma_b=[0]", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "relu: critical" in done.stdout
+
+
+def completed(monkeypatch, capfd, line: str) -> list[str]:
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    monkeypatch.setattr(sys, "argv", ["isometry"])
+    assert cli.run(["isometry", "-sc", "query=bash"]) == 0
+    return capfd.readouterr().out.split()
+
+
+def test_completion(monkeypatch, capfd, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in ("one/run-a", "one/run-b", "two/run-c"):
+        RunDirectory(tmp_path / "runs" / name).begin("")
+    asked = functools.partial(completed, monkeypatch, capfd)
+    assert asked("isometry ") == list(VERBS)
+    assert asked("isometry tr") == ["train"]
+    assert asked("isometry figure he2015-fig") == ["he2015-fig2", "he2015-fig3"]
+    assert asked("isometry plot ta") == ["tanh"]
+    assert asked("isometry report ") == ["one", "two"]
+    assert asked("isometry eval runs/two") == ["runs/two/run-c"]
+    assert asked("isometry train resume=runs/one/run-b") == ["resume=runs/one/run-b"]
+    assert "model.depth=" in asked("isometry train model.d")
+
+
+@pytest.mark.parametrize("names", [("sigmoid",), ("sigmoid", "tanh", "relu"), ("sine", "prelu")])
+def test_several_activations_in_one_picture(typed, tmp_path, names):
+    done = typed("plot", *names, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines[:-1]] == list(names)
+    assert (tmp_path / lines[-1]).read_bytes().startswith(b"\x89PNG")
 
 
 def test_bare_command_lists_the_verbs(tmp_path):

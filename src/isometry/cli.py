@@ -5,16 +5,20 @@ from __future__ import annotations
 import atexit
 import gc
 import os
-import re
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from importlib.metadata import version
 from typing import Any
 
+from isometry.completion import complete
 from isometry.config.compose import conf_dir, extra_conf_dir
 from isometry.config.messages import explain, is_users
-from isometry.config.quoting import hydra_value
-from isometry.errors import UserError
+from isometry.config.words import as_overrides, asks_for_help
+from isometry.errors import UserError, nearest
+
+INTERRUPTED = 130
+"""The exit code that shells give Ctrl-C."""
 
 VERBS = {
     "train": ("isometry.launch.ddp:train", "train one network, or a grid of them with -m"),
@@ -42,9 +46,6 @@ VERBS = {
 }
 """Verb to its task, and one line of help."""
 
-POSITIONAL = {"eval": "run", "figure": "figure", "diagnose": "network"}
-"""A verb's key that may be given as a bare word."""
-
 USAGE = "isometry VERB [KEY=VALUE ...]\n\n" + "\n".join(
     f"  {verb:9} {text}" for verb, (_, text) in VERBS.items()
 )
@@ -60,23 +61,38 @@ def main() -> None:
 
 
 def run(argv: list[str]) -> int:
-    """Run one command line; returns the exit code: 0 fine, 2 the user's own mistake. Anything else
-    raises.
+    """Run one command line; returns the exit code: 0 fine, 2 the user's own mistake, 130 Ctrl-C.
+    Anything else raises.
     """
     if len(argv) > 1 and argv[1] in ("-sc", "--shell-completion"):
-        argv = [argv[0], _verb_of_completion(), *argv[1:]]
+        return complete(argv[0], argv[2:], VERBS, lambda verb, words: _hydra(verb, words, False))
     if len(argv) < 2 or argv[1] in ("-h", "--help", "help"):
         print(f"{USAGE}\n\nMore: isometry VERB --help")
         return 0
+    if argv[1] == "--version":
+        print(f"isometry {version('isometry')}")
+        return 0
     verb = argv[1]
     if verb not in VERBS:
-        return _complain(f"isometry {verb}: no such verb; allowed are {', '.join(VERBS)}")
-    arguments = [_as_override(verb, word) for word in argv[2:]]
+        suggestion = nearest(verb, VERBS)
+        allowed = ", ".join(VERBS)
+        return _complain(f"isometry {verb}: no such verb{suggestion}; allowed are {allowed}")
+    return _run_verb(verb, argv)
+
+
+def _run_verb(verb: str, argv: list[str]) -> int:
+    arguments = argv[2:]
     before = os.environ.get("HYDRA_FULL_ERROR", "0")
     # Hydra then hands its exceptions on instead of ending the process
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
+        if asks_for_help(arguments):
+            print(help_for(verb, arguments))
+            return 0
+        arguments = as_overrides(verb, arguments)
         _hydra(verb, [argv[0], *arguments], wants_traceback=before == "1")
+    except KeyboardInterrupt:  # outside of a training, which has its own way to stop
+        return INTERRUPTED
     except Exception as error:
         if before == "1" or not is_users(error):
             raise
@@ -86,27 +102,13 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _as_override(verb: str, word: str) -> str:
-    """`isometry eval RUN_DIR` is `isometry eval run=RUN_DIR`; `input=8,3` is a list, no sweep."""
-    if verb == "diagnose" and re.fullmatch(r"input=[\d,]+", word):
-        return f"input=[{word.removeprefix('input=')}]"
-    named = os.path.exists(word) or "=" not in word
-    bare = verb in POSITIONAL and named and not word.startswith(("-", "~", "+"))
-    return f"{POSITIONAL[verb]}={hydra_value(word)}" if bare else word
+def help_for(verb: str, arguments: list[str]) -> str:
+    """The help of a verb, for the choices beside `--help`."""
+    from isometry.config.help import help_of
 
-
-def _verb_of_completion() -> str:
-    """Take the verb out of the line that is being completed: Hydra's script knows of none.
-
-    The script sets COMP_LINE to what the user typed so far, `isometry train mod`; Hydra has to see
-    `isometry mod`.
-    """
-    words = os.environ.get("COMP_LINE", "").split(" ")
-    verb = words[1] if len(words) > 1 and words[1] in VERBS else "train"
-    if len(words) > 2 and words[1] == verb:
-        os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
-        os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", "0")) - len(verb) - 1)
-    return verb
+    words = [word for word in arguments if word not in ("--help", "-h")]
+    asked = next((word for word in words if "=" not in word), None)
+    return help_of(verb, [word for word in words if "=" in word], asked)
 
 
 def _hydra(verb: str, argv: list[str], wants_traceback: bool) -> None:

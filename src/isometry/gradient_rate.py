@@ -83,6 +83,23 @@ def gradient_ratio(profile: Sequence[float] | NDArray[np.float64]) -> float:
     return first / last
 
 
+Learned = Literal["learned", "chance"]
+
+
+def learned(accuracy: float, examples: int, classes: int) -> Learned:
+    """Whether an accuracy is above that of guessing: by more than three standard errors of a guess,
+    which chance alone passes once in 700 runs.
+
+    Args:
+        accuracy: share of right answers.
+        examples: how many were asked for.
+        classes: how many answers there are, equally frequent.
+    """
+    guess = 1 / classes
+    error = math.sqrt(guess * (1 - guess) / examples)
+    return "learned" if accuracy > guess + 3 * error else "chance"
+
+
 def verdict(ratio: float, vanishing_below: float, exploding_above: float) -> Verdict | None:
     """Vanishing, healthy or exploding, from the ratio of `gradient_ratio`; None where there is no
     ratio.

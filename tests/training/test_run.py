@@ -18,6 +18,7 @@ from isometry.training.run import train
 
 SUMMARY_KEYS = [
     "state",
+    "outcome",
     "test_accuracy",
     "val_accuracy",
     "train_loss",
@@ -26,6 +27,7 @@ SUMMARY_KEYS = [
     "gradient_rate_predicted",
     "gradient_ratio_init",
     "verdict_init",
+    "saturation_init",
     "clipped_share",
     "first_nonfinite_kind",
     "first_nonfinite_layer",

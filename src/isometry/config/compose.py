@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from isometry.errors import UserError
 
@@ -45,6 +45,9 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     """
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        key = error.full_key or "config"
+        raise UserError(f"{key}: is missing; give {key}=...") from error
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from error
     assert isinstance(plain, dict)
@@ -59,6 +62,18 @@ def compose(verb: str = "train", overrides: Iterable[str] = ()) -> DictConfig:
 
     with hydra_of_our_own() as search:
         return hydra_compose(verb, [*overrides, *search])
+
+
+def compose_for_help(verb: str, overrides: Iterable[str]) -> tuple[DictConfig, dict[str, Any], str]:
+    """The config of a verb, the option of each of its groups, and its help text."""
+    from hydra import compose as hydra_compose
+
+    with hydra_of_our_own() as search:
+        config = hydra_compose(verb, [*overrides, *search], return_hydra_config=True)
+    choices: Any = OmegaConf.to_container(config.hydra.runtime.choices)
+    template = str(OmegaConf.to_container(config.hydra.help, resolve=False)["template"])  # type: ignore[index,call-overload]
+    del config.hydra
+    return config, choices, template
 
 
 def compose_option(group: str, option: str) -> DictConfig:

@@ -198,6 +198,7 @@ KEYS: dict[str, Kind] = {
     "vocabulary": or_null(integer(2)),
     "tries": listed(text(100), "must be a list of initializers"),
     "plot": flag(),
+    "also": listed(text(100), "must be a list of activations, e.g. [tanh,relu]"),
     "phase_diagram": flag(),
     "reach": number(1e-3, 1e6),
     "sigma_b": listed(number(0), "must be a list of numbers of at least 0"),

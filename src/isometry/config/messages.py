@@ -32,7 +32,14 @@ def explain(error: Exception, verb: str, arguments: Sequence[str]) -> str:
         verb: of the command line.
         arguments: behind the verb.
     """
+    from hydra.errors import OverrideParseException
+
     text = str(error)
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override}: cannot be read as KEY=VALUE; a value with spaces, commas, brackets "
+            "or quotes is itself quoted: 'KEY=\"a, b\"'"
+        )
     if found := re.search(
         r"Could not override '([^']+)'|Key '[^']+' is not in struct\s+full_key: (\S+)", text
     ):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import shlex
 
-PLAIN = re.compile(r"[A-Za-z0-9_.~-]*/[A-Za-z0-9_./~-]*")
-"""A path that neither of the two takes for anything else: a number, null."""
+NAME = r"(?!(?i:null|true|false|nan|inf)$)[A-Za-z_][A-Za-z0-9_.:-]*"
+PLAIN = re.compile(rf"{NAME}|[A-Za-z0-9_.~-]*/[A-Za-z0-9_./~-]*")
+"""A name or a path that neither of the two takes for anything else: a number, null."""
 
 
 def hydra_value(text: str) -> str:

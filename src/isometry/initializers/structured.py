@@ -45,10 +45,10 @@ class Identity(PerLayer):
             fill(weight, 1 / math.sqrt(spec.fan_in), "gaussian", generator)
             return 1.0
         if weight.shape[0] != weight.shape[1]:
+            narrower = f"set model.width={weight.shape[1]}, or " if spec.map == "linear" else ""
             raise InitializerError(
                 f"initializer=identity: {spec.name} maps {weight.shape[1]} units to "
-                f"{weight.shape[0]}, which is not square; "
-                "initializer=orthogonal is the nearest that does"
+                f"{weight.shape[0]}, which is not square; {narrower}use initializer=orthogonal"
             )
         (nn.init.eye_ if spec.map == "linear" else nn.init.dirac_)(weight)
         weight.mul_(float(self.gain))

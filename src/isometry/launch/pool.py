@@ -103,6 +103,7 @@ class Pool:
         console.print(summary_line(jobs), soft_wrap=True)
         with _stoppable() as received:
             try:
+                rehearse(self.context, [job for job in jobs if job.state == "waiting"])
                 self._run(jobs, received)
             except KeyboardInterrupt:
                 stop_all(jobs)
@@ -122,7 +123,6 @@ class Pool:
         waiting = [job for job in jobs if job.state == "waiting"]
         if not waiting:
             return
-        rehearse(self.context, waiting)
         tokens = Tokens(
             available(self.devices, str(waiting[0].config["trainer"]["accelerator"])),
             self.jobs_per_device,

@@ -30,6 +30,8 @@ def rehearse(context: Any, jobs: Sequence[Job]) -> None:
     Raises:
         UserError: for the first job that cannot be built.
     """
+    if not jobs:
+        return
     kinds = {_kind(job.config): job for job in reversed(jobs)}
     chosen = sorted(kinds.values(), key=lambda job: job.number)
     ours, theirs = context.Pipe()

@@ -1,40 +1,53 @@
-"""φ and φ' of an activation, with the stretches on which it saturates."""
+"""φ and φ' of activations, where they saturate, and the variance they let through."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from isometry.plots import style
+from isometry.theory.meanfield import second_moment
+
+VARIANCES = np.geomspace(1e-3, 1e3, 61)
+SHARE = 0.05
+"""Of max |φ'|: what DESIGN.md calls saturated."""
 
 
-def draw_activation(activation: Any, reach: float = 8.0) -> Figure:
-    """φ on the left, φ' on the right; shaded where |φ'| is under 5 % of its maximum.
+def draw_activations(activations: Sequence[Any], reach: float = 8.0) -> Figure:
+    """φ, φ' and E φ(√q z)² against q, a line an activation.
 
     Args:
-        activation: has `name`, `phi`, `phi_prime`, `slope_max` and `saturated_intervals`.
-        reach: half width of the axis.
+        activations: each has `name`, `phi`, `phi_prime`, `slope_max` and `kinks`.
+        reach: half width of the axis of φ and φ'.
     """
-    z = np.linspace(-reach, reach, 2001)
-    figure, ((left, right),) = style.figure(1, 2, (3.6, 3.0))
-    left.plot(z, activation.phi(z), color=style.COLOURS[0])
-    left.set(xlabel="preactivation $z$", ylabel=r"$\varphi(z)$", title=activation.name)
-    right.plot(z, activation.phi_prime(z), color=style.COLOURS[1], linestyle="--")
-    right.set(
-        xlabel="preactivation $z$",
-        ylabel=r"$\varphi'(z)$",
-        title=rf"largest slope {activation.slope_max:.4g}",
+    z = np.linspace(-reach, reach, 4001)
+    figure, ((left, middle, right),) = style.figure(1, 3, (3.4, 3.1))
+    for index, activation in enumerate(activations):
+        look = style.look(index) | {"marker": ""}
+        left.plot(z, activation.phi(z), label=activation.name, **look)
+        _draw_slope(middle, z, activation, look)
+        let_through = [second_moment(activation, float(q)) for q in VARIANCES]
+        right.plot(VARIANCES, let_through, **look)
+    left.set(xlabel="preactivation $z$", ylabel=r"$\varphi(z)$", title=r"$\varphi$")
+    middle.set(xlabel="preactivation $z$", title=r"$\varphi'$; broad: saturated")
+    right.plot(VARIANCES, VARIANCES, color="0.7", linewidth=0.8, zorder=0)
+    right.set(xscale="log", yscale="log", xlabel="variance in, $q$", title="second moment out")
+    right.set(ylabel=r"$E\,\varphi(\sqrt{q}\,z)^2$, $z \sim N(0, 1)$")
+    left.legend(fontsize=8)
+    figure.supxlabel(
+        r"saturated: $|\varphi'|$ under 5 % of its maximum; grey: out = in", fontsize=8
     )
-    for axis in (left, right):
-        for low, high in activation.saturated_intervals or ():
-            axis.axvspan(max(low, -reach), min(high, reach), color="0.88", zorder=0)
-    if activation.saturated_intervals:
-        where = ", ".join(
-            f"[{low:.3g}, {high:.3g}]" for low, high in activation.saturated_intervals
-        )
-        figure.supxlabel(
-            rf"grey: saturated, $|\varphi'|$ under 5 % of its maximum, $z$ in {where}", fontsize=8
-        )
     return figure
+
+
+def _draw_slope(axis: Axes, z: np.ndarray, activation: Any, look: dict[str, Any]) -> None:
+    """φ', broad where it is small: intervals without end (a sine) draw like any other."""
+    slope = activation.phi_prime(z)
+    small = np.abs(slope) < SHARE * activation.slope_max
+    colour = look["color"]
+    axis.plot(z, np.where(small, slope, np.nan), color=colour, linewidth=5, alpha=0.35)
+    axis.plot(z, slope, **look)

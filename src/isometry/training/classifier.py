@@ -62,6 +62,7 @@ class Classifier(LightningModule):
 
     Attributes:
         sums: loss and accuracy of the epoch in progress, by stage.
+        examples: how many the latest metrics of a stage are of.
         metrics: the latest value of each metric.
     """
 
@@ -81,6 +82,7 @@ class Classifier(LightningModule):
         self.make_optimizer = make_optimizer
         self.make_scheduler = make_scheduler
         self.sums: dict[str, EpochSums] = {}
+        self.examples: dict[str, int] = {}
         self.metrics: dict[str, float] = {}
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -138,6 +140,7 @@ class Classifier(LightningModule):
         loss, correct, count = self.trainer.strategy.reduce(totals, reduce_op="sum").tolist()
         values = {f"{stage}_loss": loss / count, f"{stage}_accuracy": correct / count}
         self.metrics |= values
+        self.examples[stage] = int(count)
         self.log_dict(values, logger=False)  # for callbacks that monitor
         log_scalars(self.trainer, values)
 

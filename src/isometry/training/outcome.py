@@ -43,6 +43,8 @@ class Outcome:
         anomaly: the operation whose gradient was not finite, where `trainer.detect_anomaly` stopped
             the training before its step was recorded.
         metrics: the latest value of each.
+        tested: examples of the test.
+        classes: answers it had.
         steps: optimizer steps taken.
         images_per_second: of the training, without validation.
         summary: the content of `summary.json`; empty in processes that do not write.
@@ -54,6 +56,8 @@ class Outcome:
     divergent_batch: int | None = None
     anomaly: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    tested: int = 0
+    classes: int = 0
     steps: int = 0
     images_per_second: float | None = None
     summary: dict[str, Any] = field(default_factory=dict)
@@ -144,6 +148,7 @@ def summarise(
     divergence = outcome.divergence
     return {
         "state": outcome.state,
+        "outcome": learned(outcome),
         **{key: _number(outcome.metrics.get(key, math.nan)) for key in accuracies},
         **summarise_signals(config.verdict, rows, outcome.prediction),
         "first_nonfinite_kind": divergence.kind if divergence else outcome.anomaly and "gradient",
@@ -166,6 +171,7 @@ def summarise_signals(
 ) -> dict[str, Any]:
     """Rates and verdict from the stored profiles of the hidden layers."""
     hidden = rows.query("kind == 'hidden'").dropna(subset=["backprop_norm"])
+    hidden_at_start = rows.query("kind == 'hidden' and step == 0")
     profiles = [group.backprop_norm.to_numpy() for _, group in hidden.groupby("step")]
     ratio = rates.gradient_ratio(profiles[0]) if profiles else math.nan
     found = [rates.gradient_rate(profile).rate for profile in profiles[:1] + profiles[-1:]]
@@ -175,8 +181,19 @@ def summarise_signals(
         "gradient_rate_predicted": prediction.get("gradient_rate_predicted"),
         "gradient_ratio_init": _number(ratio),
         "verdict_init": rates.verdict(ratio, **thresholds),
+        "saturation_init": _number(hidden_at_start["saturation"].max()),
         "clipped_share": clipped_share(rows),
     }
+
+
+def learned(outcome: Outcome) -> str | None:
+    """`learned`, `chance` or `diverged`; None where nothing was tested."""
+    if outcome.state == "diverged":
+        return "diverged"
+    accuracy = outcome.metrics.get("test_accuracy")
+    if accuracy is None or not outcome.tested:
+        return None
+    return rates.learned(accuracy, outcome.tested, outcome.classes)
 
 
 def clipped_share(rows: pd.DataFrame) -> float | None:
@@ -212,12 +229,17 @@ def _number(value: float) -> float | None:
 
 
 def describe(outcome: Outcome) -> str:
-    """One line for the terminal."""
+    """Two lines for the terminal: how it ended, and what the gradient did at step 0."""
     summary = outcome.summary
-    words = [f"state {summary['state']}", f"verdict {summary['verdict_init']}"]
-    for key in ("gradient_rate_init", "test_accuracy", "first_nonfinite_step"):
-        if summary[key] is not None:
-            words.append(f"{key} {summary[key]:.4g}")
+    words = [f"state {summary['state']}"]
+    words += [summary["outcome"]] if summary["outcome"] in ("learned", "chance") else []
+    words += _given(summary, "test_accuracy", "first_nonfinite_step")
     words.append(f"{summary['steps']} steps in {summary['wall_seconds']:.1f} s")
-    line = ", ".join(words)
-    return f"{line}; {outcome.reason}" if outcome.reason else line
+    start = [f"at step 0: verdict {summary['verdict_init']}"]
+    start += _given(summary, "gradient_rate_init", "gradient_ratio_init", "saturation_init")
+    lines = [", ".join(words), ", ".join(start)]
+    return "\n".join([*lines, outcome.reason] if outcome.reason else lines)
+
+
+def _given(summary: Mapping[str, Any], *keys: str) -> list[str]:
+    return [f"{key} {summary[key]:.4g}" for key in keys if summary[key] is not None]

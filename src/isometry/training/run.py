@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -247,7 +248,18 @@ def execute(parts: Parts) -> dict[str, Any]:
             conclude(parts, outcome)
     if is_first():
         console.print(describe(outcome), soft_wrap=True)
+        say_what_is_there(parts.run)
     return outcome.summary
+
+
+def say_what_is_there(run: RunDirectory) -> None:
+    """The pictures of a run, and what can be done with it."""
+    pictures = [str(path) for path in (run.path / "profile.png", run.path / "heatmap.png")]
+    if drawn := [path for path in pictures if Path(path).exists()]:
+        console.print(f"pictures: {'  '.join(drawn)}", soft_wrap=True)
+    console.print(f"next: isometry eval {quote(str(run.path))}", soft_wrap=True)
+    if run.study != "single":
+        console.print(f"      isometry report {run.study}", soft_wrap=True)
 
 
 def start(parts: Parts, outcome: Outcome) -> None:
@@ -277,6 +289,8 @@ def fit(parts: Parts, outcome: Outcome) -> None:
     if outcome.state == "finished":
         parts.trainer.test(parts.classifier, parts.data, verbose=False)
     outcome.metrics = parts.classifier.metrics
+    outcome.tested = parts.classifier.examples.get("test", 0)
+    outcome.classes = parts.data.num_classes
     outcome.steps = parts.trainer.global_step
     outcome.images_per_second = parts.throughput.images_per_second
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
 from isometry.console import console, wide_console
 from isometry.initialization.advise import depth_of_fall
 
 PAIRS = ("forward_second_moment", "backprop_norm", "sample_weight_grad_rms")
 """Measured columns that have a prediction beside them."""
+
+
+LEGEND = (
+    "q: mean of h² over batch and units. backprop: √ of the mean over examples of ‖δ‖², δ the "
+    "gradient of the summed loss with respect to h. sample grad: likewise ‖∂L/∂W‖ of one example. "
+    "saturated: share of units with |φ'| under 5 % of its maximum."
+)
+BANDS = " ×/÷ f: one standard deviation over seeds is a factor f."
 
 
 def show(diagnosis: dict[str, Any]) -> None:
@@ -30,11 +36,10 @@ def show(diagnosis: dict[str, Any]) -> None:
         if predicted:
             table.add_column("predicted", justify="right", no_wrap=True)
     table.add_column("saturated", justify="right", no_wrap=True)
-    shown = _thinned(rows)
-    for row in shown:
+    for row in rows:
         table.add_row(*_cells(row, predicted))
-    if len(shown) < len(rows):
-        table.caption = f"{len(shown)} of {len(rows)} layers; all are in diagnosis.json"
+    table.caption = LEGEND + (BANDS if predicted else "")
+    table.caption_justify = "left"
     wide_console().print(table)
     for line in conclusions(diagnosis):
         console.print(line, soft_wrap=True, highlight=False)
@@ -49,13 +54,6 @@ def _cells(row: dict[str, Any], predicted: bool) -> list[str]:
         if predicted:
             cells.append(_with_band(row[f"{name}_predicted_log10"], row[f"{name}_std"]))
     return [*cells, "-" if row["saturation"] is None else f"{row['saturation']:.0%}"]
-
-
-def _thinned(rows: list[dict[str, Any]], most: int = 24) -> list[dict[str, Any]]:
-    """All rows of a shallow network, evenly chosen ones of a deep one."""
-    if len(rows) <= most:
-        return rows
-    return [rows[i] for i in sorted({round(x) for x in np.linspace(0, len(rows) - 1, most)})]
 
 
 def _short(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""`isometry plot activation=sigmoid`."""
+"""`isometry plot sigmoid tanh relu`."""
 
 from __future__ import annotations
 
@@ -6,21 +6,52 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from isometry.plots.nonlinearity import draw_activation
+from isometry.activations import Activation
+from isometry.config.compose import compose_option
+from isometry.config.messages import options
+from isometry.errors import bad_value, nearest
+from isometry.plots.nonlinearity import draw_activations
 from isometry.plots.style import save
 from isometry.training.build import build_activation
 
 
 def plot(config: DictConfig) -> None:
-    """Draw φ and φ' of the configured activation and print where the picture is."""
-    activation = build_activation(config.activation)
-    target = Path(config.paths.runs) / "plots" / f"activation-{config.activation.name}"
-    (path,) = save(draw_activation(activation, config.reach), target)
-    intervals = activation.saturated_intervals
-    where = (
-        "nowhere"
-        if not intervals
-        else ", ".join(f"[{low:.4g}, {high:.4g}]" for low, high in intervals)
-    )
-    print(f"{activation.name}: largest slope {activation.slope_max:.4g}; saturated on {where}")
+    """Draw φ, φ' and the variance that they let through, of one activation or several; print where
+    they saturate and where the picture is.
+
+    Raises:
+        UserError: for an activation that is none.
+    """
+    chosen = [build_activation(config.activation), *map(named_activation, config.also)]
+    name = "-".join([config.activation.name, *config.also])
+    target = Path(config.paths.runs) / "plots" / f"activation-{name}"
+    (path,) = save(draw_activations(chosen, config.reach), target)
+    for activation in chosen:
+        print(
+            f"{activation.name}: largest slope {activation.slope_max:.4g}; {saturation(activation)}"
+        )
     print(path)
+
+
+def named_activation(name: str) -> Activation:
+    """The activation of an option of `conf/activation/`.
+
+    Raises:
+        UserError: where there is none of that name.
+    """
+    allowed = options("activation")
+    if name not in allowed:
+        words = f"no such activation{nearest(name, allowed)}; allowed are {', '.join(allowed)}"
+        raise bad_value("also", name, words)
+    return build_activation(compose_option("activation", name))
+
+
+def saturation(activation: Activation) -> str:
+    """Where |φ'| is under 5 % of its maximum, in words."""
+    if activation.slope is not None:
+        return "saturated around each of its extrema, again and again"
+    intervals = activation.saturated_intervals
+    if intervals is None:
+        return "its slope is learned, or has no maximum: saturated nowhere"
+    where = ", ".join(f"[{low:.4g}, {high:.4g}]" for low, high in intervals)
+    return f"saturated on {where or 'nowhere'}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -10,10 +10,11 @@ from typing import Any
 import pandas as pd
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from isometry.console import wide_console
+from isometry.console import plain_console, wide_console
 from isometry.errors import Damaged, bad_value
 from isometry.runs.directory import RunDirectory
 from isometry.runs.signal_store import read_signals
@@ -54,7 +55,7 @@ def report_study(study: Path, console: Console) -> None:
     damages = [*table.get("reason", pd.Series(dtype=str)).dropna()]
     damages += [rows for rows in signals.values() if isinstance(rows, str)]
     varying = varying_choices(table)
-    console.print(rich_table(table, whole, varying, study.name))
+    console.print(fitting_table(table, whole, varying, study.name, console.width))
     for damage in dict.fromkeys(damages):
         console.print(f"left out: {damage}", soft_wrap=True)
     figure = draw_study(study, table, whole, varying)
@@ -83,41 +84,82 @@ def varying_choices(table: pd.DataFrame) -> list[str]:
     ]
 
 
-def rich_table(
-    table: pd.DataFrame, signals: Mapping[str, pd.DataFrame], varying: list[str], title: str
+def fitting_table(
+    table: pd.DataFrame,
+    signals: Mapping[str, pd.DataFrame],
+    varying: list[str],
+    title: str,
+    width: int,
 ) -> Table:
-    """One row a run: what it is, how it ended, and whether the gradient reached the first layer."""
-    shown = Table(title=f"study {title}")
-    for column in varying:
-        shown.add_column(column)
-    for column in ("state", "verdict"):
-        shown.add_column(column)
-    for column in (
-        "gradient\nrate",
-        "layer 1 /\nlast",
-        "layer 1\nmoved by",
-        "largest\nupdate",
-        "test\naccuracy",
-    ):
-        shown.add_column(column, justify="right")
-    for row in table.to_dict("records"):
-        cells = _cells(row, signals.get(row["path"]))
-        shown.add_row(*(str(row[column]) for column in varying), *cells)
+    """`rich_table` without the columns for which a terminal has no room: no number is cut."""
+    left_out: list[str] = []
+    shown = rich_table(table, signals, varying, title, left_out)
+    for column in DISPENSABLE:
+        if Measurement.get(plain_console(width=1000), ROOMY, shown).maximum <= width:
+            break
+        left_out.append(column)
+        shown = rich_table(table, signals, varying, title, left_out)
     return shown
 
 
-def _cells(row: dict[Any, Any], signals: pd.DataFrame | None) -> list[Text | str]:
+def rich_table(
+    table: pd.DataFrame,
+    signals: Mapping[str, pd.DataFrame],
+    varying: list[str],
+    title: str,
+    left_out: Sequence[str] = (),
+) -> Table:
+    """One row a run: what it is, how it ended, and whether the gradient reached the first layer."""
+    shown = Table(title=f"study {title}", caption=_legend(left_out), caption_justify="left")
+    for column in varying:
+        shown.add_column(column)
+    kept = [column for column in COLUMNS_OF_RUN if column not in left_out]
+    for column in kept:
+        words = column in ("state", "outcome", "verdict")
+        heading = "\n".join(column.rsplit(" ", 1))
+        shown.add_column(heading, justify="left" if words else "right", no_wrap=True)
+    for row in table.to_dict("records"):
+        cells = _cells(row, signals.get(row["path"]))
+        shown.add_row(*(str(row[column]) for column in varying), *(cells[name] for name in kept))
+    return shown
+
+
+def _legend(left_out: Sequence[str]) -> str:
+    words = LEGEND
+    return words + (f" No room here for: {'; '.join(left_out)}." if left_out else "")
+
+
+COLUMNS_OF_RUN = (
+    *("state", "outcome", "verdict", "saturated", "gradient rate", "layer 1 / last"),
+    *("layer 1 moved", "largest update", "test accuracy"),
+)
+DISPENSABLE = ("largest update", "layer 1 moved", "gradient rate", "saturated", "layer 1 / last")
+"""Columns in the order in which they are left out where there is no room."""
+LEGEND = (
+    "verdict, at step 0: vanishing where backprop_norm of layer 1 is under 1e-2 of the last hidden "
+    "layer's, exploding over 1e2 (the defaults of verdict.*); saturated: largest share of a "
+    "layer's units at step 0; outcome: learned where the test is above guessing by 3 standard errors."
+)
+ROOMY = plain_console(width=1000).options
+
+
+def _cells(row: dict[Any, Any], signals: pd.DataFrame | None) -> dict[str, Text | str]:
     state = str(row["state"])
     verdict = row.get("verdict_init")
     verdict = verdict if isinstance(verdict, str) else "-"
-    return [
-        Text(state + _where(row), STATE_COLOURS.get(state, "white")),
-        Text(verdict, VERDICT_COLOURS.get(verdict, "white")),
-        _number(row.get("gradient_rate_init"), ".3f"),
-        _number(row.get("gradient_ratio_init"), ".2e"),
-        *(_number(value, ".1e") for value in _movement(signals, state)),
-        _number(row.get("test_accuracy"), ".3f"),
-    ]
+    outcome = row.get("outcome")
+    moved, largest = _movement(signals, state)
+    return {
+        "state": Text(state + _where(row), STATE_COLOURS.get(state, "white")),
+        "outcome": outcome if isinstance(outcome, str) else "-",
+        "verdict": Text(verdict, VERDICT_COLOURS.get(verdict, "white")),
+        "saturated": _number(row.get("saturation_init"), ".0%"),
+        "gradient rate": _number(row.get("gradient_rate_init"), ".3f"),
+        "layer 1 / last": _number(row.get("gradient_ratio_init"), ".2e"),
+        "layer 1 moved": _number(moved, ".1e"),
+        "largest update": _number(largest, ".1e"),
+        "test accuracy": _number(row.get("test_accuracy"), ".3f"),
+    }
 
 
 def _where(row: dict[Any, Any]) -> str:

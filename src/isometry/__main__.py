@@ -1,0 +1,5 @@
+"""`python -m isometry` is `isometry`."""
+
+from isometry.cli import main
+
+main()

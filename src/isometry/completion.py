@@ -1,0 +1,80 @@
+"""Completion in the shell: verbs, figure ids, activations, studies and run directories; keys and
+options are Hydra's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from isometry.config.compose import conf_dir, extra_conf_dir
+
+
+def complete(
+    program: str,
+    arguments: Sequence[str],
+    verbs: Iterable[str],
+    hydra: Callable[[str, list[str]], None],
+) -> int:
+    """Answer the shell. Hydra's script, which `-sc install=bash` prints, asks with `-sc query=bash`
+    and what was typed so far in COMP_LINE: `isometry train mod`.
+
+    Args:
+        program: `isometry`.
+        arguments: behind `-sc`.
+        verbs: of the command line.
+        hydra: runs Hydra on a verb and its words.
+
+    Returns:
+        the exit code.
+    """
+    typed = os.environ.get("COMP_LINE", "").split(" ")
+    verbs = list(verbs)
+    asked = any(word.startswith("query=") for word in arguments)
+    if asked and len(typed) <= 2:
+        print("\n".join(verb for verb in verbs if verb.startswith(typed[-1])))
+        return 0
+    verb = typed[1] if len(typed) > 2 and typed[1] in verbs else "train"
+    own = bare_words(verb, typed[-1]) if asked else []
+    if own:
+        print("\n".join(own))
+        return 0
+    if len(typed) > 2 and typed[1] == verb:  # Hydra has to see `isometry mod`
+        os.environ["COMP_LINE"] = " ".join([typed[0], *typed[2:]])
+        os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", "0")) - len(verb) - 1)
+    hydra(verb, [program, "-sc", *arguments])
+    return 0
+
+
+def bare_words(verb: str, typed: str) -> list[str]:
+    """What a bare word of a verb may be, as far as it has been typed."""
+    known = {
+        "figure": lambda: _options("figure"),
+        "plot": lambda: _options("activation"),
+        "theory": lambda: _options("activation"),
+        "report": lambda: [folder.name for folder in _studies()],
+        "eval": _run_directories,
+    }
+    if verb == "train" and typed.startswith("resume="):
+        return [
+            f"resume={path}" for path in _run_directories() if f"resume={path}".startswith(typed)
+        ]
+    found = known[verb]() if verb in known else []
+    return sorted(word for word in found if word.startswith(typed))
+
+
+def _options(group: str) -> list[str]:
+    folders = [conf_dir() / group]
+    if (extra := extra_conf_dir()) is not None:
+        folders.append(extra / group)
+    return [path.stem for folder in folders for path in folder.glob("*.yaml")]
+
+
+def _studies() -> list[Path]:
+    runs = Path(os.environ.get("ISOMETRY_RUNS", "runs"))
+    return sorted({path.parents[1] for path in runs.glob("*/*/status.json")})
+
+
+def _run_directories() -> list[str]:
+    return [str(path.parent) for study in _studies() for path in study.glob("*/status.json")]

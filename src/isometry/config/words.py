@@ -1,0 +1,90 @@
+"""What a user types, as Hydra reads it: bare words, `--key=value`, lists with commas."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+
+from isometry.config.compose import conf_dir
+from isometry.config.quoting import hydra_value
+from isometry.errors import UserError
+
+BARE = {
+    "eval": "run",
+    "figure": "figure",
+    "diagnose": "network",
+    "report": "study_name",
+    "plot": "activation",
+    "theory": "activation",
+}
+"""A verb's key that may be given as a bare word."""
+
+SEVERAL = {"plot": "also"}
+"""A verb's key for the bare words behind the first."""
+
+FLAGS = (
+    *("--cfg", "--config-dir", "--config-name", "--config-path", "--experimental-rerun", "--help"),
+    *("--hydra-help", "--info", "--multirun", "--package", "--resolve", "--run", "--version"),
+    "--shell-completion",
+)
+"""Hydra's own."""
+
+
+def asks_for_help(words: Sequence[str]) -> bool:
+    """Whether `--help` or `-h` is among them."""
+    return "--help" in words or "-h" in words
+
+
+def as_overrides(verb: str, words: Sequence[str]) -> list[str]:
+    """The words behind a verb as Hydra's grammar wants them.
+
+    Raises:
+        UserError: for a bare word where none has a meaning.
+    """
+    plain = [_without_dashes(verb, word) for word in words]
+    bare = [word for index, word in enumerate(plain) if _is_bare(plain, index)]
+    if not bare:
+        return [_listed(verb, word) for word in plain]
+    if verb not in BARE or (len(bare) > 1 and verb not in SEVERAL):
+        word = bare[0] if verb not in BARE else bare[1]
+        raise UserError(f"isometry {verb} {word}: not understood; {_meant(word)}")
+    first = f"{BARE[verb]}={hydra_value(bare[0])}"
+    more = [f"{SEVERAL[verb]}=[{','.join(map(hydra_value, bare[1:]))}]"] if len(bare) > 1 else []
+    others = [_listed(verb, word) for word in plain if word not in bare]
+    return [first, *more, *others]
+
+
+def _meant(word: str) -> str:
+    """`tanh` is an option of the group `activation`."""
+    found = [path.parent.name for path in conf_dir().glob(f"*/{word}.yaml")]
+    return f"did you mean {found[0]}={word}?" if found else "choices are KEY=VALUE"
+
+
+def _is_bare(words: Sequence[str], index: int) -> bool:
+    """Whether a word is neither `key=value`, nor a flag, nor what belongs to a flag."""
+    word = words[index]
+    behind_flag = index > 0 and words[index - 1] in ("--cfg", "-c", "--info", "-i", "-p", "-sc")
+    named = os.path.exists(word) or "=" not in word
+    return named and not behind_flag and not word.startswith(("-", "~", "+"))
+
+
+def _without_dashes(verb: str, word: str) -> str:
+    """`--model.depth=30` is what other programs want.
+
+    Raises:
+        UserError: for `--model.depth`, whose value would be the next word.
+    """
+    name = word.partition("=")[0]
+    if not word.startswith("--") or name in FLAGS or word == "--":
+        return word
+    if "=" not in word:
+        raise UserError(f"isometry {verb} {word}: values are given as {word[2:]}=VALUE")
+    return word[2:]
+
+
+def _listed(verb: str, word: str) -> str:
+    """`input=8,3` is a list, no sweep."""
+    if verb == "diagnose" and re.fullmatch(r"input=[\d,]+", word):
+        return f"input=[{word.removeprefix('input=')}]"
+    return word
