@@ -27,3 +27,11 @@ OVER_TIME = (
     *("saturation", "backprop_norm"),
 )
 """The measured columns of `signals_over_time.parquet`: recurrent layers, by gate and time step."""
+
+SUMMARY_NUMBERS = (
+    *("test_accuracy", "val_accuracy", "train_loss", "gradient_rate_init", "gradient_rate_final"),
+    *("gradient_rate_predicted", "gradient_ratio_init", "saturation_init", "clipped_share"),
+    *("first_nonfinite_layer", "first_nonfinite_step", "steps", "wall_seconds"),
+    "images_per_second",
+)
+"""Keys of `summary.json` that are numbers, or null."""

@@ -13,7 +13,7 @@ from isometry.data.cache import cache_name, cached, write
 from isometry.data.loader import DeviceLoader, Normalization
 from isometry.data.module import ImageData
 from isometry.data.sources import Images, stratified_split
-from isometry.errors import UserError
+from isometry.errors import DiskFull, UserError
 
 
 def small_images(count=40):
@@ -193,6 +193,17 @@ def test_what_is_no_file_in_the_caches_place_is_told(tmp_path):
     for name in ("pipe", "folder"):
         with pytest.raises(UserError, match="it is no file"):
             cached(tmp_path / f"{name}.safetensors", small_images)
+
+
+@pytest.mark.parametrize("error", [PermissionError("read-only"), DiskFull("no room")])
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch, error):
+    def refuse(*_):
+        raise error
+
+    monkeypatch.setattr("isometry.data.cache.write", refuse)
+    with pytest.warns(UserWarning, match="cannot be kept"):
+        images = cached(tmp_path / "a.safetensors", small_images)
+    assert torch.equal(images.train_images, small_images().train_images)
 
 
 def test_a_cache_of_other_tensors_is_told(tmp_path):

@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -120,6 +121,40 @@ def test_ctrl_c_twice_is_one(tmp_path, data_cache, again):
     assert process.returncode == 130
     assert "Traceback" not in out + err
     assert "the same command goes on with what is left" in out + err
+
+
+SEARCH = ["hydra/sweeper=optuna", "hydra.sweeper.n_jobs=2", "hydra.sweeper.sampler.seed=0"]
+
+
+def test_optuna_searches_through_the_pool(tmp_path, data_cache):
+    """Runs that diverge are the worst there are, and end no search."""
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    words = [*SEARCH, "hydra.sweeper.n_trials=6", "hydra.sweeper.direction=maximize"]
+    words += ["metric=val_accuracy", "optimizer.lr=choice(0.1,1000)", "trainer.max_steps=70"]
+    code, text = sweep(tmp_path, data_cache, *words, "activation=relu", "hydra.sweeper.n_trials=8")
+    assert code == 0, text
+    assert set(states(tmp_path)) == {"finished", "diverged"}
+    found = re.search(r"Best: val_accuracy (\S+) with optimizer.lr=0.1", text)
+    assert found is not None, text
+    best = max(
+        summary["val_accuracy"] or 0 for summary in map(RunDirectory.summary, runs(tmp_path))
+    )
+    assert float(found[1]) == pytest.approx(best, abs=1e-3)
+
+
+def test_a_search_without_a_metric_is_refused(tmp_path, data_cache):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    code, text = sweep(tmp_path, data_cache, *SEARCH, "optimizer.lr=choice(0.1,0.2)")
+    assert code == 2
+    assert "metric=null: a sweeper that searches needs one" in text
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_sweep_leaves_nothing_where_it_was_typed(tmp_path, data_cache):
+    """Hydra writes a multirun.yaml."""
+    code, text = sweep(tmp_path, data_cache, "seed=0,1", "trainer.max_steps=2")
+    assert code == 0, text
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
 def test_a_failing_job_does_not_stop_the_others(tmp_path, data_cache, monkeypatch):

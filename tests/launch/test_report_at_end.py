@@ -10,6 +10,7 @@ from isometry.launch.report_at_end import ReportAtEnd
 from isometry.runs.directory import RunDirectory
 from isometry.verbs import report
 
+NEEDED = {"metric": None, "hydra": {"sweep": {"dir": "nowhere"}}}
 RUN = "activation: {name: tanh}\nseed: 0"
 
 
@@ -20,7 +21,7 @@ def study(tmp_path, monkeypatch):
     run = RunDirectory(tmp_path / "s" / "run")
     run.begin(RUN)
     run.end("interrupted")
-    return OmegaConf.create({"paths": {"runs": str(tmp_path)}, "study_name": "s"})
+    return OmegaConf.create({**NEEDED, "paths": {"runs": str(tmp_path)}, "study_name": "s"})
 
 
 def test_runs_that_recorded_nothing_are_reported(study, capsys):
@@ -54,6 +55,6 @@ def test_a_report_that_fails_does_not_hide_it(study, capsys, monkeypatch):
 def test_a_study_without_runs_is_no_mistake(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sweep, "failures", [])
     ReportAtEnd().on_multirun_end(
-        OmegaConf.create({"paths": {"runs": str(tmp_path)}, "study_name": "s"})
+        OmegaConf.create({**NEEDED, "paths": {"runs": str(tmp_path)}, "study_name": "s"})
     )
     assert capsys.readouterr().out == ""

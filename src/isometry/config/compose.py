@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +22,15 @@ def _wandb_offline() -> bool:
 
 # what `conf/` asks: the default is offline, and W&B's own variable outranks a default
 OmegaConf.register_new_resolver("wandb_offline", _wandb_offline, replace=True)
+
+
+@functools.cache
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    """Until this process ends, for what Hydra insists on writing."""
+    return tempfile.TemporaryDirectory(prefix="isometry-", ignore_cleanup_errors=True)
+
+
+OmegaConf.register_new_resolver("scratch_folder", lambda: _scratch().name, replace=True)
 
 
 def conf_dir() -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from isometry.columns import MEASURED
+from isometry.columns import MEASURED, SUMMARY_NUMBERS
 from isometry.config.kinds import (
     Kind,
     above,
@@ -180,6 +180,7 @@ KEYS: dict[str, Kind] = {
     "study_name": matching(
         NAME, "must be text: up to 40 letters, digits, . _ - (a number needs quotes: '\"2024\"')"
     ),
+    "metric": one_of(None, *SUMMARY_NUMBERS),
     "tags": listed(text(64), "must be a list of texts of up to 64 characters, e.g. [a,b]"),
     "print_config": flag(),
     "pictures": flag(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -13,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from isometry.data.sources import Images, flaw
-from isometry.errors import UserError
+from isometry.errors import DiskFull, UserError
 from isometry.runs.files import write_bytes
 
 
@@ -28,7 +29,11 @@ def cached(path: Path, decode: Callable[[], Images]) -> Images:
     if path.exists():
         return read(path)
     images = decode()
-    write(path, images)
+    try:
+        write(path, images)
+    except (OSError, DiskFull) as error:
+        words = f"the decoded data cannot be kept ({error}): it is decoded again each time"
+        warnings.warn(words, stacklevel=2)
     return images
 
 

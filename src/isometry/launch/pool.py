@@ -33,6 +33,7 @@ from isometry.launch.sweep import (
     plan_jobs,
     returned,
     summary_line,
+    worst_score,
 )
 from isometry.training.processes import GRACE_SECONDS, STOPS, on_signals
 
@@ -89,6 +90,7 @@ class Pool:
         self.context.set_forkserver_preload(["isometry.launch.preload"])
         forkserver.ensure_running()  # imports while we compose
         self.composer = install_composer(hydra_context, config)
+        self.worst = worst_score(config)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -112,7 +114,7 @@ class Pool:
             console.print("interrupted: the same command goes on with what is left", soft_wrap=True)
             raise SystemExit(130)
         note_failures(jobs)
-        return [returned(job) for job in jobs]
+        return [returned(job, self.worst) for job in jobs]
 
     def _run(self, jobs: Sequence[Job], received: Sequence[int] = ()) -> None:
         """Run what waits; `received` holds the signals that came meanwhile.

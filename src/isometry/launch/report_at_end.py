@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 
 class ReportAtEnd(Callback):
@@ -18,9 +18,18 @@ class ReportAtEnd(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         fine = _report(Path(config.paths.runs) / config.study_name)
+        _say_best(Path(config.hydra.sweep.dir) / "optimization_results.yaml", config.metric)
         sweep = sys.modules.get("isometry.launch.sweep")
         if not fine or (sweep is not None and sweep.failures):
             raise SystemExit(1)
+
+
+def _say_best(path: Path, metric: str | None) -> None:
+    """What a searching sweeper has found: its own file, where there is one."""
+    if path.is_file():
+        found = OmegaConf.load(path)
+        words = ", ".join(f"{key}={value}" for key, value in found.best_params.items())
+        print(f"Best: {metric} {found.best_value:.4g} with {words}")
 
 
 def _report(study: Path) -> bool:

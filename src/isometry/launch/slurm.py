@@ -70,6 +70,7 @@ class Slurm:
     def setup(self, hydra_context: Any, config: DictConfig) -> None:
         """Called by Hydra before the sweep."""
         self.composer = sweep.install_composer(hydra_context, config)
+        self.worst = sweep.worst_score(config)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -100,7 +101,7 @@ class Slurm:
         if self.wait or not waiting:
             final(jobs, console)
             sweep.note_failures(jobs)
-        return [sweep.returned(job) for job in jobs]
+        return [sweep.returned(job, self.worst) for job in jobs]
 
     def _executor(self, job: Job) -> Any:
         try:

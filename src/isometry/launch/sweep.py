@@ -4,7 +4,8 @@ left to run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from omegaconf import DictConfig
 
 from isometry.config.checks import validate
 from isometry.config.compose import resolved
-from isometry.errors import UserError
+from isometry.errors import UserError, bad_value
 from isometry.launch.fast_compose import Composer
 from isometry.launch.job import Job
 from isometry.runs.decision import decide
@@ -116,10 +117,38 @@ def note_failures(jobs: Sequence[Job]) -> None:
     failures.extend(job.number for job in jobs if job.state in ("failed", "interrupted"))
 
 
-def returned(job: Job) -> JobReturn:
-    """What Hydra's sweeper wants to hear; failures are told by the exit code, after all jobs have
-    run.
+def returned(job: Job, worst: float) -> JobReturn:
+    """What Hydra's sweeper wants to hear: the summary, or the number of it that `metric` names;
+    failures are told by the exit code, after all jobs have run.
     """
     result = JobReturn(overrides=job.words.split(), status=JobStatus.COMPLETED)
-    result.return_value = dict(job.run.summary() or {})
+    summary = dict(job.run.summary() or {})
+    metric = job.config.get("metric")
+    result.return_value = summary if metric is None else score(summary, metric, worst)
     return result
+
+
+def score(summary: Mapping[str, Any], metric: str, worst: float) -> float:
+    """The number that a searching sweeper compares.
+
+    Args:
+        summary: of the run.
+        metric: a key of it.
+        worst: of a run that has none, as it diverged or failed.
+    """
+    value = summary.get(metric)
+    return worst if value is None else float(value)
+
+
+def worst_score(config: DictConfig) -> float:
+    """What a run without the metric counts for: nothing is worse in the sweeper's direction.
+
+    Raises:
+        UserError: for a sweeper that searches without saying what for.
+    """
+    sweeper = config.hydra.sweeper
+    if sweeper._target_ != "hydra._internal.core_plugins.basic_sweeper.BasicSweeper" and (
+        config.metric is None
+    ):
+        raise bad_value("metric", "null", "a sweeper that searches needs one: metric=val_accuracy")
+    return math.inf if "minimize" in str(sweeper.get("direction")) else -math.inf

@@ -16,6 +16,7 @@ IRRELEVANT = (
     "data.cache_dir",
     "hydra",
     "logger",
+    "metric",
     "paths",
     "pictures",
     "print_config",

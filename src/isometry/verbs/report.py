@@ -138,7 +138,8 @@ DISPENSABLE = ("largest update", "layer 1 moved", "gradient rate", "saturated", 
 LEGEND = (
     "verdict, at step 0: vanishing where backprop_norm of layer 1 is under 1e-2 of the last hidden "
     "layer's, exploding over 1e2 (the defaults of verdict.*); saturated: largest share of a "
-    "layer's units at step 0; outcome: learned where the test is above guessing by 3 standard errors."
+    "layer's units at step 0; outcome: learned where the test is above guessing by 3 standard "
+    "errors."
 )
 ROOMY = plain_console(width=1000).options
 
