@@ -75,7 +75,8 @@ def test_a_run_that_others_trained_while_this_process_was_building_is_not_traine
         pass
     assert run.status() == before
     assert not (run.path / "lock.json").exists()
-    take(run, "train", "all").release()  # who asked for everything anew gets it
+    config.rerun = "all"
+    take(run, "train", config).release()  # who asked for everything anew gets it
 
 
 def test_a_lock_that_is_held_is_told_with_the_run(make_config):

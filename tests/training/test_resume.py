@@ -435,6 +435,39 @@ def test_early_stopping_is_remembered(make_config, tmp_path, monkeypatch, hook):
     assert_same(state_of(whole), state_of(cut))
 
 
+def test_a_finished_run_goes_on_to_more_epochs(make_config, typed, tmp_path, data_cache):
+    """As a run that was as long from the beginning; another attempt, and the same folder."""
+    words = [*SMALL, "scheduler=constant"]
+    whole = make_config(*words, f"paths.runs={tmp_path}/whole", "trainer.max_epochs=5")
+    train(whole)
+    short = make_config(*words, f"paths.runs={tmp_path}/short", "trainer.max_epochs=2")
+    train(short)
+    run = state_of(short)[0]
+    words = [f"resume={run.path}", "trainer.max_epochs=5", f"paths.data={data_cache}"]
+    done = typed("train", *words, "logger=csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "goes on, as more is asked for" in done.stderr
+    assert run.status()["attempt"] == 2
+    assert OmegaConf.load(run.config).trainer.max_epochs == 5
+    found = list(state_of(short))
+    # the last step of the first attempt is recorded beside every third one
+    found[2] = found[2][found[2].step != 19].reset_index(drop=True)
+    # and its test stands in the row of its last step
+    ended = found[3].step == 20
+    expected = state_of(whole)
+    assert found[3].loc[ended, "test_accuracy"].notna().all()
+    found[3].loc[ended, ["test_accuracy", "test_loss", "epoch"]] = expected[3].loc[ended]
+    assert_same(expected, found)
+    done = typed("train", *words, "logger=csv", cwd=tmp_path)
+    assert "finished already; rerun=all" in done.stderr
+    for limit in ("trainer.max_epochs=3", "trainer.max_steps=7"):
+        done = typed("train", f"resume={run.path}", limit, f"paths.data={data_cache}", cwd=tmp_path)
+        assert "finished already; rerun=all" in done.stderr
+    done = typed("train", f"resume={run.path}", "optimizer.lr=1", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "leave out optimizer.lr=1" in done.stderr
+
+
 def test_a_copied_run_keeps_its_best_checkpoint(cut, tmp_path, monkeypatch):
     """Lightning compares the folder's path, and forgets the score."""
     with monkeypatch.context() as patch:

@@ -24,6 +24,12 @@ def check_machine(config: DictConfig) -> None:
             accelerator,
             "this machine has no CUDA GPU that torch can use; cpu or auto work",
         )
+    on_cpu = accelerator == "cpu" or (
+        accelerator == "auto" and not torch.accelerator.is_available()
+    )
+    if on_cpu and config.trainer.precision == "16-mixed":
+        words = "a CPU has no 16-mixed (Lightning would silently train in bf16-mixed, and say 16)"
+        raise bad_value("trainer.precision", "16-mixed", words)
     if accelerator == "mps" and not torch.backends.mps.is_available():
         raise bad_value(
             "trainer.accelerator", accelerator, "this machine has no Apple GPU; cpu or auto work"

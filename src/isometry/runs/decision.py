@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from isometry.runs.directory import RunDirectory
+import yaml
+
+from isometry.runs.directory import LOADER, RunDirectory
 from isometry.runs.lock import holder
 from isometry.runs.provenance import sources_digest
 
@@ -15,7 +18,9 @@ _OVER = ("finished", "diverged")
 _CUT_SHORT = ("interrupted", "running", "failed")
 
 
-def decide(run: RunDirectory, rerun: str | None) -> tuple[Decision, str]:
+def decide(
+    run: RunDirectory, rerun: str | None, limits: Mapping[str, Any] | None = None
+) -> tuple[Decision, str]:
     """Whether to train, resume or skip this run, or to leave it to the process that trains it; and
     why, for the user.
 
@@ -23,16 +28,20 @@ def decide(run: RunDirectory, rerun: str | None) -> tuple[Decision, str]:
         run: its directory, which need not exist.
         rerun: None skips what is over and goes on with what is not, failed runs included;
             `failed` trains failed runs anew; `all` trains everything anew.
+        limits: the section `trainer` of the config that is to be trained with; a finished run goes
+            on where it asks for more than the run's own.
     """
     owner = holder(run.path)
     return (
         ("busy", f"is being trained by {owner}")
         if owner is not None
-        else decide_by_status(run, rerun)
+        else decide_by_status(run, rerun, limits)
     )
 
 
-def decide_by_status(run: RunDirectory, rerun: str | None) -> tuple[Decision, str]:
+def decide_by_status(
+    run: RunDirectory, rerun: str | None, limits: Mapping[str, Any] | None = None
+) -> tuple[Decision, str]:
     """`decide`, but for who holds the lock: what its holder asks."""
     status = run.status()
     if status is None:
@@ -42,6 +51,8 @@ def decide_by_status(run: RunDirectory, rerun: str | None) -> tuple[Decision, st
     sources = "" if same else ", with other sources of isometry"
     if rerun == "all":
         return "train", f"was {state}"
+    if state == "finished" and limits is not None and _more_is_wanted(run, limits):
+        return "resume", f"finished already{sources}; goes on, as more is asked for"
     if state in _OVER:
         return "skip", f"{state} already{sources}; rerun=all trains it again"
     anew = state == "failed" and rerun == "failed"
@@ -51,6 +62,23 @@ def decide_by_status(run: RunDirectory, rerun: str | None) -> tuple[Decision, st
             f"was {state}{sources}; goes on from its last checkpoint (rerun=all starts over)",
         )
     return "train", f"was {state}"
+
+
+def _more_is_wanted(run: RunDirectory, limits: Mapping[str, Any]) -> bool:
+    """Whether neither limit is lower than the run's own, and one is higher."""
+    config = yaml.load(run.config_text() or "", LOADER)
+    own = config.get("trainer", {}) if isinstance(config, dict) else {}
+    differences = [_limit(limits, key) - _limit(own, key) for key in ("max_epochs", "max_steps")]
+    return any(d > 0 for d in differences) and not any(d < 0 for d in differences)
+
+
+def _limit(trainer: Mapping[str, Any], key: str) -> float:
+    """A limit as a number; without one, more than any."""
+    value = trainer.get(key)
+    return UNLIMITED if value in (None, -1) else float(value)
+
+
+UNLIMITED = 1e15
 
 
 def clear(run: RunDirectory) -> None:

@@ -78,9 +78,11 @@ class RunDirectory:
 
     def next_attempt(self, resuming: bool = False) -> int:
         """The number of the attempt that is about to begin: 1, 2, ...; a resume goes on with the
-        last one.
+        last one, unless that has come to its end.
         """
-        return int((self.status() or {}).get("attempt", 0)) + (0 if resuming else 1)
+        status = self.status() or {}
+        same = resuming and status.get("state") != "finished"
+        return int(status.get("attempt", 0)) + (0 if same else 1)
 
     def begin(self, config_yaml: str, resuming: bool = False) -> None:
         """Make the folder, write the config and `state: running`.

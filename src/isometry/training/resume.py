@@ -56,9 +56,11 @@ OF_THE_USER = (
     "print_config=",
     "rerun=",
     "split=",
+    "trainer.max_epochs=",
+    "trainer.max_steps=",
 )
 """How overrides begin that may stand beside a run's own config: what belongs to this machine and
-its user, not to the run.
+its user, not to the run, and how long it is trained.
 """
 
 
@@ -78,6 +80,9 @@ def at_home(config: DictConfig, given: DictConfig) -> DictConfig:
     for text in _overrides():
         if text.startswith("data.raw_dir="):
             config.data.raw_dir = text.partition("=")[2]
+        for limit in ("max_epochs", "max_steps"):  # more of them, say
+            if text.startswith(f"trainer.{limit}="):
+                config.trainer[limit] = given.trainer[limit]
     if "logger" in given:
         names = given.logger.names if _says("logger") else config.logger.get("names")
         config.logger = OmegaConf.merge(given.logger, {"names": names})

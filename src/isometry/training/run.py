@@ -72,7 +72,7 @@ def plan(config: DictConfig) -> tuple[RunDirectory, DictConfig, Decision]:
         study = Path(config.paths.runs) / config.study_name
         run = RunDirectory(study / run_id(resolved(config)))
     validate(resolved(config))
-    decision, why = decide(run, config.rerun)
+    decision, why = decide(run, config.rerun, config.trainer)
     if why != "new":
         console.print(f"{run.run_id}: {why}", soft_wrap=True)
     return run, config, decision
@@ -193,7 +193,7 @@ def begun(config: DictConfig, run: RunDirectory, decision: Decision) -> Iterator
     """
     with written_below("paths.runs", config.paths.runs):
         run.path.mkdir(parents=True, exist_ok=True)
-        lock = take(run, decision, config.rerun)
+        lock = take(run, decision, config)
     try:
         with written_below("paths.runs", config.paths.runs):
             begin(config, run, resuming=decision == "resume")
@@ -205,7 +205,7 @@ def begun(config: DictConfig, run: RunDirectory, decision: Decision) -> Iterator
         lock.release()
 
 
-def take(run: RunDirectory, decision: Decision, rerun: str | None) -> RunLock:
+def take(run: RunDirectory, decision: Decision, config: DictConfig) -> RunLock:
     """The lock of a run for which `decision` still holds: building takes a while, and others may
     train it meanwhile.
     """
@@ -214,7 +214,7 @@ def take(run: RunDirectory, decision: Decision, rerun: str | None) -> RunLock:
         lock.acquire()
     except RunBusy as busy:
         raise RunBusy(f"{run.run_id} {busy}") from None
-    now, why = decide_by_status(run, rerun)
+    now, why = decide_by_status(run, config.rerun, config.trainer)
     if now != decision:
         lock.release()
         raise RunBusy(f"{run.run_id}: another process has trained it in the meantime: {why}")
