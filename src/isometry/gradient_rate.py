@@ -71,11 +71,13 @@ def gradient_rate(
 
 
 def gradient_ratio(profile: Sequence[float] | NDArray[np.float64]) -> float:
-    """`backprop_norm` of layer 1 over the last hidden layer; nan where that is 0/0 or there is no
-    hidden layer.
+    """`backprop_norm` of layer 1 over the last hidden layer; inf where it overflows on the way; nan
+    where it is 0/0 or there is no hidden layer.
     """
     if len(profile) == 0:
         return math.nan
+    if np.isinf(profile).any():  # what comes below an inf may be inf - inf
+        return math.inf
     first = float(profile[0])
     last = float(profile[-1])
     if last == 0:

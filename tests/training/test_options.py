@@ -150,8 +150,8 @@ def test_anomaly_detection_names_the_operation_of_a_divergence(make_config):
 def test_weights_that_the_last_update_loses_are_no_finished_run(make_config, every):
     """No step comes behind it that would notice."""
     config = make_config(
-        "model.depth=4",
-        "optimizer.lr=1e38",
+        "model.depth=20",
+        "optimizer.lr=1e30",
         "optimizer.momentum=0",
         "trainer.max_steps=1",
         "activation=relu",

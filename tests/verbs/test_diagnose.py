@@ -2,6 +2,7 @@
 advice is computed.
 """
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -16,6 +17,7 @@ from isometry.config.compose import compose
 from isometry.initialization.advise import Situation, advise, depth_of_fall
 from isometry.initialization.jacobian import jacobian_singular_values
 from isometry.training.build import build_data, build_network
+from isometry.training.run import train
 from isometry.verbs.diagnose import diagnose
 
 TEN = [
@@ -186,3 +188,33 @@ def test_gain_auto_declares_the_critical_scale(make_config, group, activation):
     assert float(weight.detach().std()) == pytest.approx(expected / 10, rel=0.05)
     assert build_data(config).num_classes == 10
     assert Path(config.paths.runs).name == "runs"
+
+
+# a gradient, or h itself, that overflows: in float32 beyond 1e38, in float64 beyond 1e308
+OVERFLOWS = [
+    ["activation=relu", "initializer=normal", "model.depth=60"],
+    ["activation=relu", "initializer=normal", "model.depth=200"],
+    ["activation=relu", "initializer=normal", "model.depth=420"],
+    ["activation=squared_relu", "initializer=he_normal", "model.depth=14"],
+    ["activation=linear", "initializer=gaussian", "initializer.sigma_w=30", "model.depth=250"],
+]
+
+
+@pytest.mark.parametrize("words", OVERFLOWS, ids=" ".join)
+def test_what_overflows_explodes(run, make_config, words):
+    """Never vanishing, and never no verdict; how far it goes, theory says in its logarithm."""
+    found = run(" ".join(words) + " model.width=50")
+    assert found["verdict_init"] == "exploding"
+    layers = [row for row in found["layers"] if row["kind"] == "hidden"]
+    logs = [row["backprop_norm_predicted_log10"] for row in layers]
+    if found["verdict_source"] == "measured":
+        assert all(a > b for a, b in itertools.pairwise(logs))
+    summary = train(make_config(*words, "model.width=50", "trainer.max_steps=2"))
+    assert summary["state"] == "diverged"
+    assert summary["verdict_init"] == "exploding"
+
+
+def test_what_underflows_vanishes(run):
+    """Also where nothing is left of it in float64."""
+    found = run("initializer=normal_small model.depth=400 activation=linear")
+    assert found["verdict_init"] == "vanishing"

@@ -101,6 +101,11 @@ def _noise(now: Situation) -> list[str]:
         return []
     return [
         "seeds differ: the ratio of first to last layer's gradient varies by a factor of "
-        f"{10**now.spread:.2g} (one standard "
+        f"{_power(now.spread)} (one standard "
         f"deviation) over seeds; a larger model.width or a smaller depth narrows it"
     ]
+
+
+def _power(log10: float) -> str:
+    """10^x in two digits, also where that is no float."""
+    return f"{10**log10:.2g}" if log10 < 300 else f"10^{log10:.0f}"

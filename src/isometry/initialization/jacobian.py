@@ -25,7 +25,8 @@ def jacobian_singular_values(
             passed through.
 
     Returns:
-        None for fewer than two hidden layers, or more than `LIMIT` units in one of the two.
+        None for fewer than two hidden layers, more than `LIMIT` units in one of the two, and a
+        product that overflows.
     """
     with preactivations(network) as found:
         network(image)
@@ -36,6 +37,8 @@ def jacobian_singular_values(
     end = hidden[-1]
     rows = torch.eye(end.numel(), dtype=end.dtype, device=end.device).view(-1, *end.shape)
     (jacobian,) = torch.autograd.grad(end, start, rows, is_grads_batched=True)
+    if not torch.isfinite(jacobian).all():  # it overflows on the way
+        return None
     values: NDArray[np.float64] = (
         torch.linalg.svdvals(jacobian.reshape(len(rows), -1)).double().cpu().numpy()
     )

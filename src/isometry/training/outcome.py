@@ -173,7 +173,8 @@ def summarise_signals(
     hidden = rows.query("kind == 'hidden'").dropna(subset=["backprop_norm"])
     hidden_at_start = rows.query("kind == 'hidden' and step == 0")
     profiles = [group.backprop_norm.to_numpy() for _, group in hidden.groupby("step")]
-    ratio = rates.gradient_ratio(profiles[0]) if profiles else math.nan
+    count = int(rows.query("kind == 'hidden'")["layer"].nunique())
+    ratio = rates.gradient_ratio(profiles[0]) if profiles else predicted_ratio(prediction, count)
     found = [rates.gradient_rate(profile).rate for profile in profiles[:1] + profiles[-1:]]
     return {
         "gradient_rate_init": _number(found[0]) if found else None,
@@ -194,6 +195,17 @@ def learned(outcome: Outcome) -> str | None:
     if accuracy is None or not outcome.tested:
         return None
     return rates.learned(accuracy, outcome.tested, outcome.classes)
+
+
+def predicted_ratio(prediction: Mapping[str, Any], hidden: int) -> float:
+    """What theory expects of `gradient_ratio`, for a network so extreme that it diverges before its
+    gradient can be measured; nan where there is no prediction.
+    """
+    rate = prediction.get("gradient_rate_predicted")
+    if rate is None or hidden < 2:
+        return math.nan
+    log_ratio = (hidden - 1) * math.log(rate)
+    return math.exp(log_ratio) if log_ratio < 709 else math.inf
 
 
 def clipped_share(rows: pd.DataFrame) -> float | None:

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from isometry import gradient_rate as rates
+from isometry.columns import MEASURED
 from isometry.config.checks import validate
 from isometry.config.compose import compose_option, resolved
 from isometry.console import console, quiet
@@ -71,7 +72,7 @@ def _of_config(config: DictConfig, plain: dict[str, Any]) -> tuple[str, dict[str
     images, measured = measure(network, data, config)
     prediction = predict_network(layers_of(network), images, config.data.batch_size)
     diagnosis = compare(layers_of(network), measured, prediction)
-    diagnosis |= verdict_of(diagnosis, config)
+    diagnosis |= verdict_of(layers_of(network), measured, prediction, config)
     diagnosis |= summarise_limit(layers_of(network), config.data.batch_size)
     diagnosis |= jacobian_of(network, images)
     others = alternatives(config, data, images)
@@ -84,8 +85,9 @@ def _of_function(config: DictConfig) -> tuple[str, dict[str, Any]]:
     """Name and diagnosis of the network that somebody's function makes."""
     shape = None if config.input is None else list(config.input)
     own = build_own(config.network, shape, config.vocabulary, config.seed)
-    diagnosis = compare(own.layers, own.measure(), own.prediction())
-    diagnosis |= verdict_of(diagnosis, config)
+    measured = own.measure()
+    diagnosis = compare(own.layers, measured, own.prediction())
+    diagnosis |= verdict_of(own.layers, measured, own.prediction(), config)
     unknown = ("chi_1", "q_star", "phase", "jacobian_singular_values")
     diagnosis |= dict.fromkeys(unknown)
     diagnosis["advice"] = advise(situation(diagnosis, own.prediction()), [], "the depth")
@@ -116,11 +118,11 @@ def measure(
 def compare(
     layers: Sequence[LayerSpec], measured: dict[str, NDArray[np.float64]], prediction: Prediction
 ) -> dict[str, Any]:
-    """`layers`, the rates, and why something is not predicted."""
+    """`layers`, the rates, and why something is not predicted. Of a network whose loss is not
+    finite, in float64, nothing is measured.
+    """
     if not measured:
-        raise UserError(
-            "the loss or a gradient is not finite at initialization: nothing can be diagnosed"
-        )
+        measured = dict.fromkeys(MEASURED, np.full(len(layers), np.nan))
     predicted = predicted_logs(layers, measured["backprop_norm"], prediction)
     rows = []
     for index, spec in enumerate(layers):
@@ -193,14 +195,29 @@ def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def verdict_of(diagnosis: dict[str, Any], config: DictConfig) -> dict[str, Any]:
-    """Ratio and verdict of the measured profile."""
-    profile = [
-        row["backprop_norm"] or 0.0 for row in diagnosis["layers"] if row["kind"] == "hidden"
-    ]
-    ratio = rates.gradient_ratio(profile)
+def verdict_of(
+    layers: Sequence[LayerSpec],
+    measured: dict[str, NDArray[np.float64]],
+    prediction: Prediction,
+    config: DictConfig,
+) -> dict[str, Any]:
+    """Ratio and verdict of the measured profile; where nothing finite was measured those of the
+    predicted one, which is a logarithm and never overflows.
+    """
+    hidden = [i for i, spec in enumerate(layers) if spec.kind == "hidden"]
     thresholds = {key: config.verdict[key] for key in ("vanishing_below", "exploding_above")}
-    return {"gradient_ratio": _number(ratio), "verdict_init": rates.verdict(ratio, **thresholds)}
+    ratio = rates.gradient_ratio(measured["backprop_norm"][hidden]) if measured else math.nan
+    source = "measured"
+    if math.isnan(ratio) and hidden:
+        source = "predicted"
+        ratio = _exp(0.5 * (prediction.log_delta[hidden[0]] - prediction.log_delta[hidden[-1]]))
+    verdict = rates.verdict(ratio, **thresholds)
+    source_of = {"verdict_source": None if verdict is None else source}
+    return {"gradient_ratio": _number(ratio), "verdict_init": verdict, **source_of}
+
+
+def _exp(log: float) -> float:
+    return math.inf if log > 709 else math.exp(log)
 
 
 def summarise_limit(layers: Sequence[LayerSpec], batch: int) -> dict[str, Any]:

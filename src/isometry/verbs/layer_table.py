@@ -70,7 +70,10 @@ def _with_band(log10: float | None, std: float | None) -> str:
         if -4 <= exponent < 5
         else f"{10 ** (log10 - exponent):.2f}e{exponent:+d}"
     )
-    return number if not std or std < 0.005 else f"{number} ×/÷ {math.exp(std):.2f}"
+    if not std or std < 0.005:
+        return number
+    factor = f"{math.exp(std):.2f}" if std < 10 else f"10^{std / math.log(10):.0f}"
+    return f"{number} ×/÷ {factor}"
 
 
 def conclusions(diagnosis: dict[str, Any]) -> list[str]:
@@ -93,7 +96,8 @@ def conclusions(diagnosis: dict[str, Any]) -> list[str]:
         lines.append(
             f"phase           {diagnosis['phase']} (χ₁ = {diagnosis['chi_1']:.4g}, q* = {q_star})"
         )
-    lines.append(f"verdict         {diagnosis['verdict_init'] or 'none'}")
+    how = " (predicted; nothing finite was measured)" * (diagnosis["verdict_source"] == "predicted")
+    lines.append(f"verdict         {diagnosis['verdict_init'] or 'none'}{how}")
     values = diagnosis["jacobian_singular_values"]
     if values:
         middle = values[len(values) // 2]
