@@ -18,9 +18,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from isometry import cli
+from isometry.config.checks import SECTIONS, validate
 from isometry.config.compose import compose, conf_dir
 from isometry.config.keys import FREE, KEYS
 from isometry.config.messages import leaves, options
+from isometry.errors import UserError
 
 # arguments, and the words that the message must hold
 MISTAKES = [
@@ -143,6 +145,19 @@ def test_every_key_refuses_what_it_cannot_be(key):
         assert not kind.accepts(math.nan)
         assert not kind.accepts(math.inf)
         assert not kind.accepts(10**400)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+@pytest.mark.parametrize("value", ["x", 3, [1], None])
+def test_a_section_that_is_none_is_refused(section, value):
+    config = OmegaConf.to_container(compose("train"), resolve=True)
+    *parents, last = section.split(".")
+    node = config
+    for parent in parents:
+        node = node[parent]
+    node[last] = value
+    with pytest.raises(UserError, match=f"{section}="):
+        validate(config)
 
 
 VERBS_WITH_OPTIONS = ("train", "diagnose", "plot", "theory", "figure", "report", "eval")

@@ -8,8 +8,19 @@ from typing import Any
 
 from isometry.config.keys import KEYS
 from isometry.config.targets import check_all_are_built, check_targets
-from isometry.errors import bad_value
+from isometry.errors import bad_value, nearest
 from isometry.runs.table import lookup
+
+_PARTS = [key.split(".") for key in KEYS]
+SECTIONS = sorted({".".join(parts[:n]) for parts in _PARTS for n in range(1, len(parts))})
+"""Everything that stands above a key."""
+CLOSED = (
+    *("callbacks.signals", "callbacks.checkpoints", "callbacks.early_stopping"),
+    *("logger", "lr_scaling", "verdict"),
+)
+"""Sections that have the declared keys and no others: what Hydra sees to on a command line, and
+nobody in the file of a run directory.
+"""
 
 
 def validate_values(config: Mapping[str, Any]) -> None:
@@ -18,9 +29,24 @@ def validate_values(config: Mapping[str, Any]) -> None:
     Raises:
         UserError: for the first value that is not of its key's kind.
     """
+    for section in SECTIONS:
+        if has(config, section) and not isinstance(lookup(config, section), Mapping):
+            raise bad_value(section, _short(lookup(config, section)), "must be a section of keys")
+    for section in CLOSED:
+        _check_closed(config, section)
     for key, kind in KEYS.items():
         if has(config, key) and not kind.accepts(lookup(config, key)):
             raise bad_value(key, _short(lookup(config, key)), kind.words)
+
+
+def _check_closed(config: Mapping[str, Any], section: str) -> None:
+    if not has(config, section):
+        return
+    declared = {key.removeprefix(f"{section}.") for key in KEYS if key.startswith(f"{section}.")}
+    found = set(map(str, lookup(config, section)))
+    for key in sorted(found ^ declared):
+        why = "is missing" if key in declared else f"no such key{nearest(key, declared)}"
+        raise bad_value(f"{section}.{key}", "", why)
 
 
 def _short(value: Any) -> str:

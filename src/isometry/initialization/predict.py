@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from isometry.layers.spec import LayerSpec
+from isometry.theory.pairs import Batch
 from isometry.theory.propagation import LayerRecord, Prediction, predict
 
 EXAMPLES = 64
@@ -64,17 +65,38 @@ def input_moments(images: Tensor, layers: Sequence[LayerSpec]) -> NDArray[np.flo
     """Mean square of the input units of each example: [examples, 1, 1], or [examples, height,
     width] for a convolution.
     """
-    chosen = images[:: max(1, len(images) // EXAMPLES)][:EXAMPLES].detach().double().square()
+    chosen = _chosen(images).square()
     dims = 1 if layers[0].map == "conv" else (1, 2, 3)
     moments: NDArray[np.float64] = chosen.mean(dims, keepdim=True).squeeze(1).cpu().numpy()
     return moments
 
 
-def predict_network(layers: Sequence[LayerSpec], images: Tensor, batch: int) -> Prediction:
-    """Predict an initialized network on given images (normalized, [N, C, H, W]); `batch` is what
-    batch norm sees.
+def predict_network(
+    layers: Sequence[LayerSpec], images: Tensor, batch: int, measured: int | None = None
+) -> Prediction:
+    """Predict an initialized network.
+
+    Args:
+        layers: its map.
+        images: like those that it is measured on, normalized, [N, C, H, W].
+        batch: examples that batch norm sees.
+        measured: examples over which its statistics are averaged; None: `batch`.
     """
-    return predict(records(layers), input_moments(images, layers), batch)
+    examples = _batch(layers, images, batch if measured is None else measured)
+    return predict(records(layers), input_moments(images, layers), batch, examples)
+
+
+def _batch(layers: Sequence[LayerSpec], images: Tensor, size: int) -> Batch:
+    """What the fluctuations of a batch depend on: how its inputs and its labels correlate."""
+    if not layers or layers[0].map != "linear":
+        return Batch.of_one()  # convolutions have no result for them
+    chosen = _chosen(images).flatten(1).cpu().numpy()
+    return Batch.of(size, chosen, int(layers[-1].size[0]))
+
+
+def _chosen(images: Tensor) -> Tensor:
+    """Up to `EXAMPLES` of them, evenly, in float64."""
+    return images[:: max(1, len(images) // EXAMPLES)][:EXAMPLES].detach().double()
 
 
 def predicted_rate(

@@ -16,6 +16,10 @@ with a = 1 - σ_b²/q_{l+1}, k = d log E φ²/d log q and s = d log E φ'²/d lo
 logarithm lies under the logarithm of the mean by half of each variance: for relu -2.5/n a layer,
 with variance 5/n (Hanin & Rolnick 2018, theorem 5).
 
+Of two examples the covariances of their noises stand in the place of the variances: of E φ_a² φ_b²,
+of E φ'_a² φ'_b² (1 + 2 ρ²) with ρ the correlation of their gradients, of 2 c² (`theory.pairs`); an
+average over a batch follows from both.
+
 Orthogonal weights keep ‖W x‖ and ‖Wᵀ δ‖: the parts of ε, η along h² and g² vanish (all of them for
 a linear network).
 """
@@ -30,7 +34,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from isometry.theory.hermite import PairMoments, at, pair_moments
+from isometry.theory.log_mean import log_mean
 from isometry.theory.moments import Moments, MomentTable
+from isometry.theory.pairs import Batch, Correlations, correlations
 
 Array = NDArray[np.float64]
 
@@ -75,14 +82,55 @@ class Fluctuations:
 
 
 def fluctuations(
-    layers: Sequence[Layer], tables: Sequence[MomentTable | None], log_q: Sequence[float]
+    layers: Sequence[Layer],
+    tables: Sequence[MomentTable | None],
+    log_q: Sequence[float],
+    batch: Batch,
 ) -> Fluctuations:
-    """First order in 1/width, for one example; averaging over a batch only narrows it.
+    """Of q and ‖δ‖² averaged over a batch, with the logarithms' variances of first order in
+    1/width.
+
+    log ‖δ_a‖² of an example has variance V₁ over networks, that of two examples covariance V₂: a
+    common part, and one of its own that the average over B examples narrows (`log_mean`), the less
+    the deeper the network: in the end few examples carry the gradient. The expectation of an
+    average is that of one example.
 
     Args:
         layers: a fully connected network without batch norm, the readout last.
         tables: moments of each layer's φ.
         log_q: log of the expected q_l.
+        batch: over which is averaged.
+    """
+    one = _of_pairs(layers, tables, log_q, _of_one(layers, tables, log_q))
+    if batch.size == 1 or not len(batch.inputs):
+        return one
+    two = _of_pairs(layers, tables, log_q, overlaps_of(layers, tables, log_q, batch))
+    q = _averaged(one.q_shift, one.q_std, two.q_std, batch.size)
+    delta = _averaged(one.delta_shift, one.delta_std, two.delta_std, batch.size)
+    sample = _averaged(one.sample_shift, one.sample_std, two.sample_std, batch.size)
+    last = len(layers) - 2
+    rate = 0.5 * float(delta[1][0]) / last if last > 0 else math.nan
+    return Fluctuations(*q, *delta, *sample, rate)
+
+
+def _averaged(shift: Array, std_one: Array, std_two: Array, size: int) -> tuple[Array, Array]:
+    """Shift and standard deviation of the logarithm of an average over examples."""
+    common = np.minimum(std_two, std_one) ** 2
+    own = [log_mean(float(v), size) for v in std_one**2 - common]
+    means = np.array([mean for mean, _ in own])
+    variances = np.array([variance for _, variance in own])
+    expectation = shift + 0.5 * std_one**2
+    return expectation - 0.5 * common + means, np.sqrt(common + variances)
+
+
+def _of_pairs(
+    layers: Sequence[Layer],
+    tables: Sequence[MomentTable | None],
+    log_q: Sequence[float],
+    overlaps: Sequence[Overlap],
+) -> Fluctuations:
+    """Shifts, and roots of the covariances of two examples' logarithms, of one example with itself
+    the standard deviations.
     """
     count = len(layers)
     # noises, three of each layer: ε, η, ζ; a logarithm is a row of coefficients
@@ -105,7 +153,7 @@ def fluctuations(
         normalized = layer.normalization != "none"
         above = layers[i + 1] if i + 1 < count else layer
         moments = table.at(0.0 if normalized else log_q[i])
-        covariance[i] = _covariance(moments, layer, above, log_q[i], normalized)
+        covariance[i] = _covariance(moments, layer, above, log_q[i], normalized, overlaps[i])
         k = 0.0 if normalized else 0.5 * (float(moments.tilt) - 1)
         s = 0.0 if normalized else 0.5 * (float(moments.slope_tilt) - 1)
         outputs[i] = k * length[i]
@@ -133,8 +181,8 @@ def fluctuations(
     own[np.arange(count), 3 * np.arange(count) + 2] += 1
     readout = np.array(
         [
-            _own_units(layer) if table is None else 0.0
-            for layer, table in zip(layers, tables, strict=True)
+            2.0 * overlap.square / layer.outputs if table is None else 0.0
+            for layer, table, overlap in zip(layers, tables, overlaps, strict=True)
         ]
     )
     return Fluctuations(
@@ -148,8 +196,81 @@ def fluctuations(
     )
 
 
-def _own_units(layer: Layer) -> float:
-    return 2.0 / layer.outputs
+@dataclass(frozen=True)
+class Overlap:
+    """Of one layer, means over pairs of examples; of an example with itself 1 and its own moments.
+
+    Attributes:
+        linear, square: of c and c².
+        error: of ρ², the squared correlation of the gradients that arrive from above.
+        kurtosis, slope_kurtosis, cross: E φ_a² φ_b²/(E φ²)², the same of φ' times (1 + 2 ρ²), and
+            E φ_a² φ'_b²/(E φ² E φ'²).
+    """
+
+    linear: float = 1.0
+    square: float = 1.0
+    error: float = 1.0
+    kurtosis: float = 1.0
+    slope_kurtosis: float = 1.0
+    cross: float = 1.0
+
+
+def _of_one(
+    layers: Sequence[Layer], tables: Sequence[MomentTable | None], log_q: Sequence[float]
+) -> list[Overlap]:
+    """An example with itself."""
+    found = []
+    for layer, table, q in zip(layers, tables, log_q, strict=True):
+        if table is None:
+            found.append(Overlap())
+            continue
+        own = table.at(0.0 if layer.normalization != "none" else q)
+        slope_kurtosis = 3 * float(own.slope_kurtosis)
+        found.append(
+            Overlap(
+                kurtosis=float(own.kurtosis), slope_kurtosis=slope_kurtosis, cross=float(own.cross)
+            )
+        )
+    return found
+
+
+def overlaps_of(
+    layers: Sequence[Layer],
+    tables: Sequence[MomentTable | None],
+    log_q: Sequence[float],
+    batch: Batch,
+) -> list[Overlap]:
+    """Two different examples of a batch."""
+    pairs: list[PairMoments | None] = [
+        None
+        if table is None
+        else pair_moments(table.phi, 0.0 if layer.normalization != "none" else q)
+        for layer, table, q in zip(layers, tables, log_q, strict=True)
+    ]
+    shares = [_share_of_weights(layer, q) for layer, q in zip(layers, log_q, strict=True)]
+    logits = math.exp(min(log_q[-1], 700.0))
+    widths = [layer.outputs for layer in layers]
+    found = correlations(batch, pairs, shares, widths, logits)
+    arriving = [each.error for each in (*found[1:], found[-1])]
+    return [_overlap(*each) for each in zip(pairs, found, arriving, strict=True)]
+
+
+def _overlap(pair: PairMoments | None, found: Correlations, error: Array) -> Overlap:
+    c = found.mean
+    spread = found.variance
+    linear = float(c.mean())
+    square = float((c**2 + spread).mean())
+    if pair is None:
+        return Overlap(linear, square, float(error.mean()))
+    slopes = at(pair.slope_squares, c, spread) * (1 + 2 * error)
+    return Overlap(
+        linear,
+        square,
+        float(error.mean()),
+        float(at(pair.squares, c, spread).mean()),
+        float(slopes.mean()),
+        float(at(pair.cross, c, spread).mean()),
+    )
 
 
 def _share_of_weights(layer: Layer, log_q: float) -> float:
@@ -159,36 +280,38 @@ def _share_of_weights(layer: Layer, log_q: float) -> float:
     )
 
 
-def _covariance(m: Moments, layer: Layer, above: Layer, log_q: float, normalized: bool) -> Array:
-    """Covariances of ε, η, ζ of one layer.
+def _covariance(
+    m: Moments, layer: Layer, above: Layer, log_q: float, normalized: bool, overlap: Overlap
+) -> Array:
+    """Covariances of ε, η, ζ of one layer, averaged over a batch: means over pairs of examples.
 
     Args:
         m: moments of φ at this layer.
         layer, above: this layer and the next one, whose Wᵀ carries the gradient.
         log_q: log of the expected q of this layer.
         normalized: whether z is held at length √n by a normalization.
+        overlap: of the examples.
     """
     kept = _isometric(layer.inputs, layer.outputs) if layer.distribution == "orthogonal" else 0.0
-    forward = kept * _share_of_weights(layer, log_q) ** 2
-    held = 1.0 if normalized else forward
-    along = 1.0 * (
+    fixed = kept * _share_of_weights(layer, log_q) ** 2
+    held = overlap.square if normalized else fixed * overlap.square
+    along = overlap.error * (
         _isometric(above.outputs, above.inputs) if above.distribution == "orthogonal" else 0.0
     )
     output = float(m.tilt) - 1
     slope = float(m.slope_tilt) - 1
-    epsilon = float(m.kurtosis) - 1 - 0.5 * held * output**2
-    eta = 3 * float(m.slope_kurtosis) - 1 - 2 * along - 0.5 * held * slope**2
-    cross = float(m.cross) - 1 - 0.5 * held * output * slope
+    epsilon = overlap.kurtosis - 1 - 0.5 * held * output**2
+    eta = overlap.slope_kurtosis - 1 - 2 * along - 0.5 * held * slope**2
+    cross = overlap.cross - 1 - 0.5 * held * output * slope
     if layer.normalization == "layer":  # which holds the mean of z, too
         lean = float(m.lean)
         slope_lean = float(m.slope_lean)
-        epsilon = epsilon - lean**2
-        eta = eta - slope_lean**2
-        cross = cross - lean * slope_lean
-    zeta = 2 * (1 - forward)
-    with_epsilon, with_eta = (
-        (1 - held) * value if not normalized else 0.0 for value in (output, slope)
-    )
+        epsilon = epsilon - overlap.linear * lean**2
+        eta = eta - overlap.linear * slope_lean**2
+        cross = cross - overlap.linear * lean * slope_lean
+    free = overlap.square * (1 - fixed)
+    zeta = 2 * free
+    with_epsilon, with_eta = (free * value if not normalized else 0.0 for value in (output, slope))
     return (
         np.array(
             [[epsilon, cross, with_epsilon], [cross, eta, with_eta], [with_epsilon, with_eta, zeta]]

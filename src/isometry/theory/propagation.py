@@ -24,6 +24,7 @@ from isometry.theory.batch_norm import batch_norm_limit
 from isometry.theory.fluctuations import Fluctuations, fluctuations
 from isometry.theory.meanfield import Nonlinearity
 from isometry.theory.moments import MomentTable, moments_of
+from isometry.theory.pairs import Batch
 
 Array = NDArray[np.float64]
 
@@ -86,7 +87,9 @@ class Prediction:
     reason: str | None
 
 
-def predict(layers: Sequence[LayerRecord], inputs: Array, batch: int) -> Prediction:
+def predict(
+    layers: Sequence[LayerRecord], inputs: Array, batch: int, measured: Batch | None = None
+) -> Prediction:
     """Predict a network from its layers and its inputs.
 
     Args:
@@ -94,6 +97,7 @@ def predict(layers: Sequence[LayerRecord], inputs: Array, batch: int) -> Predict
         inputs: mean square of the input units of each example, [examples, height, width] (1 x 1 for
             linear networks).
         batch: examples that batch norm sees.
+        measured: the examples over which q and ‖δ‖² are averaged; None: one example.
     """
     reason = obstacle(layers)
     nothing = np.full(len(layers), np.nan)
@@ -103,7 +107,7 @@ def predict(layers: Sequence[LayerRecord], inputs: Array, batch: int) -> Predict
     if layers[0].normalization == "batch":
         return _with_batch_norm(layers, tables, inputs, batch)
     with np.errstate(invalid="ignore"):  # what is not known is nan, and stays so
-        return _example_by_example(layers, tables, inputs)
+        return _example_by_example(layers, tables, inputs, measured or Batch.of_one())
 
 
 def obstacle(layers: Sequence[LayerRecord]) -> str | None:
@@ -143,7 +147,10 @@ class _Forward:
 
 
 def _example_by_example(
-    layers: Sequence[LayerRecord], tables: Sequence[MomentTable | None], inputs: Array
+    layers: Sequence[LayerRecord],
+    tables: Sequence[MomentTable | None],
+    inputs: Array,
+    measured: Batch,
 ) -> Prediction:
     with np.errstate(divide="ignore"):
         log_p = np.log(inputs)
@@ -169,19 +176,80 @@ def _example_by_example(
     log_sample = log_delta + np.stack(log_sizes)
     last = len(layers) - 2 if len(layers) > 1 else 0
     anchor = _mean_of(log_delta[last])
-    linear = all(layer.convolution is None for layer in layers)
-    reason = None if linear else CONVOLUTIONS
-    return Prediction(
-        np.array([_mean_of(_log_mean(state.log_q)) for state in states]),
-        np.array([_mean_of(row) for row in log_delta]) - anchor,
-        np.array([_mean_of(row) for row in log_sample]) - anchor
-        if linear
-        else np.full(len(layers), np.nan),
-        fluctuations(layers, tables, [float(np.median(s.log_q)) for s in states])
-        if linear
-        else None,
-        reason,
-    )
+    nothing = np.full(len(layers), np.nan)
+    log_q = np.array([_mean_of(_log_mean(state.log_q)) for state in states])
+    deltas = np.array([_mean_of(row) for row in log_delta]) - anchor
+    samples = np.array([_mean_of(row) for row in log_sample]) - anchor
+    if any(layer.convolution is not None for layer in layers):
+        return Prediction(log_q, deltas, nothing, None, CONVOLUTIONS)
+    middle = [float(np.median(state.log_q)) for state in states]
+    share = outlier(layers, tables, middle, deltas)
+    deltas = deltas + np.log1p(share)
+    samples = samples + np.log1p(share)
+    if share.max() > SMALL:
+        return Prediction(log_q, deltas, samples, None, OUTLIER)
+    found = fluctuations(layers, tables, middle, measured)
+    if abs(second_order(layers, tables, middle, found.q_std)) > SMALL * found.delta_std[0]:
+        return Prediction(log_q, deltas, samples, None, SENSITIVE)
+    return Prediction(log_q, deltas, samples, found, None)
+
+
+SMALL = 0.1
+OUTLIER = (
+    "much of the gradient points along the activations themselves, which change their length from "
+    "layer to layer: no result for its fluctuations over networks"
+)
+
+
+SENSITIVE = (
+    "the length of the activations differs so much between networks that their gradients differ in "
+    "kind: no result for the fluctuations over networks"
+)
+STEP = 0.05
+
+
+def second_order(
+    layers: Sequence[LayerRecord],
+    tables: Sequence[MomentTable | None],
+    log_q: Sequence[float],
+    q_std: Array,
+) -> float:
+    """What the first order of log ‖δ_1‖² leaves out: half of the curvature of log χ(q) times the
+    variance of log q, summed over the hidden layers. (A kink in χ(q), or an unstable q*, makes it
+    large.)
+    """
+    total = 0.0
+    for layer, table, q, std in list(zip(layers, tables, log_q, q_std, strict=True))[:-2]:
+        if table is not None and layer.normalization == "none":
+            up, down = (float(table.at(q + step).slope_tilt) for step in (STEP, -STEP))
+            total += 0.5 * float(std) ** 2 * 0.5 * (up - down) / (2 * STEP)
+    return total
+
+
+def outlier(
+    layers: Sequence[LayerRecord],
+    tables: Sequence[MomentTable | None],
+    log_q: Sequence[float],
+    log_delta: Array,
+) -> Array:
+    """What the one direction along the activations adds to ‖δ_l‖², as a share of it, [L].
+
+    A direction at random gains Π χ. That of h_l itself changes the length of all layers behind it:
+    (q_l/q_L) Π (dq'/dq)², which may be far more, and is Π χ for relu and linear networks, where all
+    directions are alike. One of n is that one.
+    """
+    share = np.zeros(len(layers))
+    growth = 0.0
+    for i in range(len(layers) - 3, -1, -1):
+        table = tables[i]
+        if table is None or layers[i].normalization != "none":
+            return share
+        above = layers[i + 1]
+        through = 1 - above.sigma_b**2 * math.exp(min(-log_q[i + 1], 700.0))
+        slope = 0.5 * (float(table.at(log_q[i]).tilt) - 1) * through
+        growth += 2 * math.log(max(abs(slope), 1e-300)) + log_q[i + 1] - log_q[i]
+        share[i] = math.expm1(min(growth - log_delta[i], 700.0)) / layers[i].outputs
+    return share
 
 
 def _backward(layers: Sequence[LayerRecord], states: Sequence[_Forward]) -> Array:

@@ -70,7 +70,8 @@ def _of_config(config: DictConfig, plain: dict[str, Any]) -> tuple[str, dict[str
     data = build_data(config)
     network = build_network(config, data.input_shape, data.num_classes)
     images, measured = measure(network, data, config)
-    prediction = predict_network(layers_of(network), images, config.data.batch_size)
+    size = config.data.batch_size
+    prediction = predict_network(layers_of(network), images, size, size * config.batches)
     diagnosis = compare(layers_of(network), measured, prediction)
     diagnosis |= verdict_of(layers_of(network), measured, prediction, config)
     diagnosis |= summarise_limit(layers_of(network), config.data.batch_size)
