@@ -63,7 +63,7 @@ def test_the_rate_of_a_batch(make_config, words, rate, tolerance, of_one):
     assert found == pytest.approx(rate, abs=tolerance)
     assert spread < 0.02
     _, _, _, (one, wide) = measured(make_config, words, 1, 1)
-    assert one == pytest.approx(of_one, abs=0.005)
+    assert one == pytest.approx(of_one, abs=0.02)
     assert wide > 2 * spread
 
 
