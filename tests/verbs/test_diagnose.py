@@ -16,6 +16,7 @@ from isometry import activations
 from isometry.config.compose import compose
 from isometry.initialization.advise import Situation, advise, depth_of_fall
 from isometry.initialization.jacobian import jacobian_singular_values
+from isometry.theory.fixed_points import settled
 from isometry.training.build import build_data, build_network
 from isometry.training.run import train
 from isometry.verbs.diagnose import diagnose
@@ -218,3 +219,24 @@ def test_what_underflows_vanishes(run):
     """Also where nothing is left of it in float64."""
     found = run("initializer=normal_small model.depth=400 activation=linear")
     assert found["verdict_init"] == "vanishing"
+
+
+def test_the_limit_is_the_one_to_which_this_network_goes(run):
+    """gelu at σ_w = 1.52 has an unstable point at q = 1.136: from 2.2 lengths grow for ever, from
+    0.1 they vanish.
+    """
+    words = "activation=gelu initializer=gaussian initializer.sigma_w=1.52 model.depth=30"
+    found = run(f"{words} model.width=300")
+    assert found["layers"][0]["forward_second_moment"] > 2
+    assert found["q_star"] is None
+    assert found["chi_1"] == pytest.approx(1.155, abs=0.001)
+    assert found["phase"] == "chaotic"
+    assert settled(phi_of("gelu"), 1.52, 0.0, 2.2) == math.inf
+    assert settled(phi_of("gelu"), 1.52, 0.0, 0.1) == 0.0
+
+
+def test_batch_norm_over_few_examples_has_no_limit(run):
+    """It was layer norm's that was printed."""
+    found = run("normalization=batch activation=relu model.depth=10 data.batch_size=4 batches=2")
+    assert (found["chi_1"], found["phase"]) == (None, None)
+    assert "no finite expectation" in found["reason"]

@@ -127,11 +127,11 @@ class Limit:
     xi_gradient: float
 
 
-def limit(phi: Nonlinearity, sigma_w: float, sigma_b: float) -> Limit:
-    """The limit of depth, from inputs of q = 1."""
-    q_star = settled(phi, sigma_w, sigma_b)
+def limit(phi: Nonlinearity, sigma_w: float, sigma_b: float, start: float = 1.0) -> Limit:
+    """The limit of depth, from the second moment `start` of the first layer."""
+    q_star = settled(phi, sigma_w, sigma_b, start)
     usable = float(
-        np.clip(1.0 if math.isnan(q_star) else q_star, math.exp(LOWEST), math.exp(HIGHEST))
+        np.clip(start if math.isnan(q_star) else q_star, math.exp(LOWEST), math.exp(HIGHEST))
     )
     chi_1 = chi(phi, usable, sigma_w)
     c_star = chi_c = xi_q = xi_c = None
@@ -154,17 +154,17 @@ def limit(phi: Nonlinearity, sigma_w: float, sigma_b: float) -> Limit:
     )
 
 
-def settled(phi: Nonlinearity, sigma_w: float, sigma_b: float) -> float:
-    """Where q goes from 1: the stable fixed point on the side to which the map moves it; nan if it
-    stays wherever it is.
+def settled(phi: Nonlinearity, sigma_w: float, sigma_b: float, start: float = 1.0) -> float:
+    """Where q goes from `start`: the fixed point on the side to which the map moves it (a map with
+    an unstable one has several); nan if it stays wherever it is.
     """
-    here = variance_map(phi, 1.0, sigma_w, sigma_b)
+    factor = variance_map(phi, start, sigma_w, sigma_b) / start
     points = fixed_points(phi, sigma_w, sigma_b)
-    if abs(here - 1) < _NEUTRAL and not any(abs(p.q - 1) < 1e-6 for p in points):
+    if abs(factor - 1) < _NEUTRAL and not any(abs(p.q / start - 1) < 1e-6 for p in points):
         return math.nan
-    if here > 1:
-        return next((p.q for p in points if p.q >= 1 - 1e-9), math.inf)
-    return next((p.q for p in reversed(points) if p.q <= 1 + 1e-9), 0.0)
+    if factor > 1:
+        return next((p.q for p in points if p.q >= start * (1 - 1e-9)), math.inf)
+    return next((p.q for p in reversed(points) if p.q <= start * (1 + 1e-9)), 0.0)
 
 
 def phase_of(chi_1: float) -> Phase:
@@ -184,8 +184,13 @@ def depth_scale(factor: float) -> float:
 
 
 def limit_of(
-    phi: Nonlinearity, normalization: str, sigma_w: float, sigma_b: float, batch: int
-) -> tuple[float, float, Phase]:
+    phi: Nonlinearity,
+    normalization: str,
+    sigma_w: float,
+    sigma_b: float,
+    batch: int,
+    start: float = 1.0,
+) -> tuple[float, float, Phase] | None:
     """χ₁ (the growth of E‖δ‖² a layer going back), q* and phase of a network with a normalization,
     deep and wide.
 
@@ -193,12 +198,18 @@ def limit_of(
     `batch_norm_limit`.
 
     Args:
-        batch: examples that batch norm sees (at least 5).
+        batch: examples that batch norm sees.
+        start: second moment of the first layer.
+
+    Returns:
+        None for batch norm over fewer than 5 examples: its gradient has no expectation.
     """
     if normalization == "none":
-        found = limit(phi, sigma_w, sigma_b)
+        found = limit(phi, sigma_w, sigma_b, start)
         return found.chi_1, found.q_star, found.phase
-    if normalization == "batch" and batch >= 5:
+    if normalization == "batch" and batch < 5:
+        return None
+    if normalization == "batch":
         settled_norm = batch_norm_limit(phi, batch)
         growth = settled_norm.growth
         q_star = sigma_w**2 * settled_norm.second_moment + sigma_b**2

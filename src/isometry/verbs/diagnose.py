@@ -74,7 +74,7 @@ def _of_config(config: DictConfig, plain: dict[str, Any]) -> tuple[str, dict[str
     prediction = predict_network(layers_of(network), images, size, size * config.batches)
     diagnosis = compare(layers_of(network), measured, prediction)
     diagnosis |= verdict_of(layers_of(network), measured, prediction, config)
-    diagnosis |= summarise_limit(layers_of(network), config.data.batch_size)
+    diagnosis |= summarise_limit(layers_of(network), size, prediction)
     diagnosis |= jacobian_of(network, images)
     others = alternatives(config, data, images)
     diagnosis["advice"] = advise(situation(diagnosis, prediction), others)
@@ -221,16 +221,25 @@ def _exp(log: float) -> float:
     return math.inf if log > 709 else math.exp(log)
 
 
-def summarise_limit(layers: Sequence[LayerSpec], batch: int) -> dict[str, Any]:
-    """χ₁, q* and phase of the network's hidden layers, were there infinitely many."""
+def summarise_limit(
+    layers: Sequence[LayerSpec], batch: int, prediction: Prediction
+) -> dict[str, Any]:
+    """χ₁, q* and phase of the network's hidden layers, were there infinitely many behind the first
+    layer's length.
+    """
     hidden = [record for record in records(layers) if record.kind == "hidden"]
     if not hidden or hidden[-1].activation is None:
         return {"chi_1": None, "q_star": None, "phase": None}
     layer = hidden[-1]
     assert layer.activation is not None
-    chi_1, q_star, phase = limit_of(
-        layer.activation, layer.normalization, layer.sigma_w, layer.sigma_b, batch
+    first = float(prediction.log_q[0])
+    start = math.exp(first) if abs(first) < 700 else 1.0  # nan where nothing is predicted
+    found = limit_of(
+        layer.activation, layer.normalization, layer.sigma_w, layer.sigma_b, batch, start
     )
+    if found is None:
+        return {"chi_1": None, "q_star": None, "phase": None}
+    chi_1, q_star, phase = found
     return {"chi_1": chi_1, "q_star": _number(q_star), "phase": phase}
 
 
