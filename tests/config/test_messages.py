@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from commands import composed
 from isometry import cli
 from isometry.config.checks import SECTIONS, validate
 from isometry.config.compose import compose, conf_dir
@@ -167,12 +168,13 @@ VERBS_WITH_OPTIONS = ("train", "diagnose", "plot", "theory", "figure", "report",
 def test_every_key_of_every_option_is_declared(verb):
     """What a message, `--help` and the drawn values know of it."""
     groups = sorted(path.name for path in conf_dir().iterdir() if path.is_dir())
-    lines = [[]] + [[f"{group}={option}"] for group in groups for option in options(group)]
+    choices = [[f"{group}={option}"] for group in groups for option in options(group)]
     undeclared = set()
-    for line in lines:
+    for line in [[], *(choices if verb == "train" else [])]:  # whose groups are those of all verbs
         try:
-            config = compose(verb, line + (["run=x"] if verb == "eval" else []))
-        except (HydraException, OmegaConfBaseException):  # a group that the verb has not
+            more = ["run=x"] if verb == "eval" else []
+            config = composed(*line) if verb == "train" else compose(verb, more)
+        except (HydraException, OmegaConfBaseException):  # a group that is no training's
             continue
         own = {key for key in leaves(config) if not key.startswith(("figure.", "hydra."))}
         undeclared |= {key for key in own - KEYS.keys() if key.rpartition(".")[2] not in FREE}
