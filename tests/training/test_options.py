@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -317,6 +318,28 @@ def test_every_data_set_trains_three_steps_from_its_own_files(make_config, tmp_p
     summary = train(make_config("model.depth=3", f"data={source}", f"data.raw_dir={raw}", *small))
     assert summary["steps"] == 3
     assert summary["gradient_rate_init"] > 0
+
+
+def test_files_are_found_from_another_folder_and_where_they_were_moved(typed, tmp_path, data_cache):
+    """A relative `data.raw_dir` is written down whole; eval and resume take another one."""
+    here, there = tmp_path / "here", tmp_path / "there, too"
+    (here / "raw").mkdir(parents=True)
+    there.mkdir()
+    write_raw_files("mnist", here / "raw")
+    small = ["model.depth=3", "trainer=cpu", "logger=csv", "pictures=false", "trainer.max_steps=2"]
+    small += ["data=mnist", "data.batch_size=8", "data.val_size=20", "data.raw_dir=raw"]
+    done = typed("train", *small, cwd=here)
+    assert done.returncode == 0, done.stderr
+    (run,) = (path.parent for path in here.glob("runs/*/*/status.json"))
+    places = [f"paths.data={there}/cache", f"paths.runs={there}/runs"]
+    places = [f'{word.partition("=")[0]}="{word.partition("=")[2]}"' for word in places]
+    assert typed("eval", str(run), *places, cwd=there).returncode == 0
+    shutil.move(here / "raw", there / "moved")
+    gone = typed("eval", str(run), *places, cwd=there)
+    assert gone.returncode == 2
+    assert "raw" in gone.stderr
+    again = typed("eval", str(run), *places, "data.raw_dir=moved", cwd=there)
+    assert again.returncode == 0, again.stderr
 
 
 @pytest.mark.parametrize("option", ["auto", "cpu"])

@@ -79,7 +79,7 @@ def at_home(config: DictConfig, given: DictConfig) -> DictConfig:
         config.data.cache_dir = given.paths.data
     for text in _overrides():
         if text.startswith("data.raw_dir="):
-            config.data.raw_dir = text.partition("=")[2]
+            config.data.raw_dir = given.data.raw_dir
         for limit in ("max_epochs", "max_steps"):  # more of them, say
             if text.startswith(f"trainer.{limit}="):
                 config.trainer[limit] = given.trainer[limit]
