@@ -38,7 +38,9 @@ def test_squared_relu_has_no_critical_point_without_biases(make_config):
     """χ₁ = 4/3 at every fixed point: σ_w²·3q²/2 = q gives σ_w²·2q = 4/3."""
     with pytest.raises(NoCriticalPoint, match="squared_relu"):
         critical(activations.squared_relu())
-    assert row("squared_relu", activations.squared_relu())[1] == "none"
+    cells = row("squared_relu", activations.squared_relu())
+    assert cells[1] == "none"
+    assert cells[-3:] == ["∞", "∞", "0"]  # not where the computed range of q ends
     with_bias = critical(activations.squared_relu(), 0.2)
     assert with_bias.sigma_w**2 * 2 * with_bias.q_star == pytest.approx(1.0, rel=1e-9)  # E φ'² = 2q
 

@@ -87,8 +87,8 @@ def scheme_cells(phi: Nonlinearity, sigma_w: float) -> list[str]:
     points = ", ".join(f"{_q(p.q)} ({p.kind})" for p in fixed_points(phi, sigma_w, 0.0))
     return [
         f"{sigma_w:.4g}",
-        f"{found.chi_1:.4g}",
-        f"{math.sqrt(found.chi_1):.4g}",
+        _chi(found.chi_1),
+        _chi(found.chi_1, root=True),
         found.phase,
         _q(found.q_star),
         "-" if found.c_star is None else f"{found.c_star:.3g}",
@@ -101,7 +101,7 @@ def scheme_cells(phi: Nonlinearity, sigma_w: float) -> list[str]:
 def row(name: str, phi: Nonlinearity) -> list[str]:
     """One line of the table of all activations in `docs/theory.md`."""
     points = [point_or_none(phi, value) for value in (0.0, 0.05, 0.2)]
-    chis = [f"{limit(phi, sigma_w, 0.0).chi_1:.4g}" for sigma_w in SCHEMES.values()]
+    chis = [_chi(limit(phi, sigma_w, 0.0).chi_1) for sigma_w in SCHEMES.values()]
     scales = ["none" if point is None else f"{point.sigma_w**2:.5g}" for point in points]
     first = points[0]
     if first is None:
@@ -121,6 +121,20 @@ def point_or_none(phi: Nonlinearity, sigma_b: float) -> CriticalPoint | None:
         return critical(phi, sigma_b)
     except NoCriticalPoint:
         return None
+
+
+UNBOUNDED = 1e6
+"""A χ₁ over it is that of the largest q that is computed, under its inverse of the smallest: where
+lengths grow or vanish for ever and χ with them.
+"""
+
+
+def _chi(value: float, root: bool = False) -> str:
+    if value > UNBOUNDED:
+        return "∞"
+    if value < 1 / UNBOUNDED:
+        return "0"
+    return f"{math.sqrt(value) if root else value:.4g}"
 
 
 def _q(value: float) -> str:
