@@ -15,10 +15,7 @@ from isometry.completion import complete
 from isometry.config.compose import conf_dir, extra_conf_dir
 from isometry.config.messages import explain, is_users
 from isometry.config.words import as_overrides, asks_for_help
-from isometry.errors import UserError, nearest
-
-INTERRUPTED = 130
-"""The exit code that shells give Ctrl-C."""
+from isometry.errors import INTERRUPTED, UserError, nearest
 
 VERBS = {
     "train": ("isometry.launch.ddp:train", "train one network, or a grid of them with -m"),

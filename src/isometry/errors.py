@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+INTERRUPTED = 130
+"""The exit code that shells give Ctrl-C; Lightning would say 1."""
+
 
 class UserError(Exception):
     """Something the user can mend. The message names the key, the value and what is allowed; exit

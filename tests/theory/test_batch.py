@@ -80,12 +80,23 @@ BANDS = [
 ]
 
 
+NARROW = [
+    "activation=relu initializer=he_normal model.depth=20",
+    "activation=relu initializer=he_normal model.depth=50",
+]
+"""Whose band is printed and too narrow: increments of log ‖δ‖ correlate over many layers."""
+SETTINGS = [
+    *((words, 256) for words in BANDS),
+    *((words, 1) for words in BANDS if "model.depth=50" not in words),
+    *(
+        pytest.param(words, 256, marks=pytest.mark.xfail(strict=True, reason="too narrow"))
+        for words in NARROW
+    ),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("words", "batch"),
-    [(words, 256) for words in BANDS]
-    + [(words, 1) for words in BANDS if "model.depth=50" not in words],
-)
+@pytest.mark.parametrize(("words", "batch"), SETTINGS)
 def test_the_band_holds(make_config, words, batch):
     """At least 88 % of layers and seeds inside 95 % (24 seeds whose layers are not independent: two
     standard errors under it), and the band at most 1.6 times what is measured.

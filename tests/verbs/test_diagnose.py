@@ -27,7 +27,7 @@ TEN = [
     "activation=tanh initializer=critical model.depth=50",
     (
         "activation=tanh initializer=gaussian initializer.sigma_w=1.5 initializer.sigma_b=0.2 "
-        "model.depth=20 seed=1"  # seed 0 lies 3.9 standard deviations off
+        "model.depth=20 seed=1"  # seed 0: MISSED
     ),
     "activation=gelu initializer=critical model.depth=20",
     "activation=selu initializer=lecun_normal model.depth=40",
@@ -53,7 +53,18 @@ def run(tmp_path, data_cache):
     return call
 
 
-@pytest.mark.parametrize("words", TEN)
+MISSED = (
+    "activation=tanh initializer=gaussian initializer.sigma_w=1.5 initializer.sigma_b=0.2 "
+    "model.depth=20"
+)
+"""Seed 0: 3.9 standard deviations under the predicted rate; logarithms of averages have a longer
+tail than the band knows.
+"""
+
+
+@pytest.mark.parametrize(
+    "words", [*TEN, pytest.param(MISSED, marks=pytest.mark.xfail(strict=True, reason="tail"))]
+)
 def test_the_measurement_lies_in_the_predicted_band(run, words):
     """Rate inside 95 % (± rounding for a network that does not fluctuate); layers inside 3.5
     standard deviations.

@@ -9,12 +9,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from isometry.activations import SATURATION_SHARE
 from isometry.plots import style
 from isometry.theory.meanfield import second_moment
 
 VARIANCES = np.geomspace(1e-3, 1e3, 61)
-SHARE = 0.05
-"""Of max |φ'|: what DESIGN.md calls saturated."""
 
 
 def draw_activations(activations: Sequence[Any], reach: float = 8.0) -> Figure:
@@ -47,7 +46,7 @@ def draw_activations(activations: Sequence[Any], reach: float = 8.0) -> Figure:
 def _draw_slope(axis: Axes, z: np.ndarray, activation: Any, look: dict[str, Any]) -> None:
     """φ', broad where it is small: intervals without end (a sine) draw like any other."""
     slope = activation.phi_prime(z)
-    small = np.abs(slope) < SHARE * activation.slope_max
+    small = np.abs(slope) < SATURATION_SHARE * activation.slope_max
     colour = look["color"]
     axis.plot(z, np.where(small, slope, np.nan), color=colour, linewidth=5, alpha=0.35)
     axis.plot(z, slope, **look)

@@ -17,15 +17,12 @@ from omegaconf import DictConfig
 from isometry import gradient_rate as rates
 from isometry.config.quoting import override
 from isometry.console import console
-from isometry.errors import DiskFull
+from isometry.errors import INTERRUPTED, DiskFull
 from isometry.runs.directory import RunDirectory, State
 from isometry.runs.provenance import git_commit
 from isometry.signals.flush import Divergence
 from isometry.training.loggers import close_loggers
 from isometry.training.processes import is_first, launcher_is_gone
-
-INTERRUPTED = 130
-"""The exit code that shells give Ctrl-C; Lightning would say 1."""
 
 STOPPED = "stopped by the user"
 """Why an interrupted run ended."""

@@ -289,7 +289,8 @@ def _rate_with(
         layers = layers_of(build_network(changed, data.input_shape, data.num_classes))
     except UserError:  # an initializer that does not suit the network
         return None
-    return predicted_rate(predict_network(layers, images, config.data.batch_size), layers)[0]
+    size = config.data.batch_size
+    return predicted_rate(predict_network(layers, images, size, size * config.batches), layers)[0]
 
 
 # ---- stored -------------------------------------------------------------------------------------

@@ -63,8 +63,6 @@ def report_study(study: Path, console: Console) -> None:
     print_wandb(runs_of(study), study, console)
 
 
-MOST_BROWSED = 1
-"""Lines that show how to look at a run in the terminal."""
 COLUMNS = ("kind", "backprop_norm", "displacement", "update_ratio")
 
 
@@ -125,8 +123,7 @@ def rich_table(
 
 
 def _legend(left_out: Sequence[str]) -> str:
-    words = LEGEND
-    return words + (f" No room here for: {'; '.join(left_out)}." if left_out else "")
+    return LEGEND + (f" No room here for: {'; '.join(left_out)}." if left_out else "")
 
 
 COLUMNS_OF_RUN = (
@@ -223,5 +220,4 @@ def print_wandb(runs: list[RunDirectory], study: Path, console: Console) -> None
         return
     console.print(f"W&B offline runs: {len(folders)}, in {study}/*/wandb", soft_wrap=True)
     console.print(f"Upload:  wandb sync {quote(str(study))}/*/wandb/offline-run-*", soft_wrap=True)
-    for parent in sorted({folder.parent for folder in folders})[:MOST_BROWSED]:
-        console.print(f"Browse:  wandb leet {quote(str(parent))}", soft_wrap=True)
+    console.print(f"Browse:  wandb leet {quote(str(folders[-1].parent))}", soft_wrap=True)
