@@ -9,7 +9,6 @@ import signal
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -232,11 +231,10 @@ def test_processes_meet_where_nobody_else_comes(tmp_path):
     """Every port that a rank or the launcher listens at is on the loopback interface, and their
     store is a file in a folder of this user's.
     """
-    before = meetings()
     process = endless(tmp_path)
     family = [process.pid, *children(process.pid)]
     ports = list(itertools.chain.from_iterable(map(listening, family)))
-    (folder,) = meetings() - before
+    (folder,) = meetings(tmp_path)
     mode = folder.stat().st_mode
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=25)
@@ -246,9 +244,9 @@ def test_processes_meet_where_nobody_else_comes(tmp_path):
     assert not folder.exists()
 
 
-def meetings() -> set[Path]:
-    """Where processes meet; of a launcher that was killed the folder stays."""
-    return {path.parent for path in Path(tempfile.gettempdir()).glob("isometry-*/processes")}
+def meetings(folder: Path) -> list[Path]:
+    """Where the processes of `endless` meet."""
+    return [path.parent for path in folder.glob("tmp/isometry-*/processes")]
 
 
 def children(pid: int) -> list[int]:
@@ -330,7 +328,13 @@ def endless(folder: Path, *more: str) -> subprocess.Popen[str]:
         "trainer.accelerator=cpu",
         f"paths.runs={folder}/runs",
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ISOMETRY_DATA": str(folder / "data")}
+    (folder / "tmp").mkdir()  # of its own: other tests' launchers meet at the same time
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "ISOMETRY_DATA": str(folder / "data"),
+        "TMPDIR": str(folder / "tmp"),
+    }
     process = subprocess.Popen(
         [*command, *ENDLESS, *more], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
     )
