@@ -176,6 +176,21 @@ def test_an_initializer_used_again_is_that_of_the_second_network(initializer):
     assert vars(initializer) == before
 
 
+def test_critical_takes_the_biases_that_go_with_the_activation():
+    """gelu: σ_w² = 1.98306, σ_b² = 0.17292 (Roberts, Yaida & Hanin 2022, sec. 5.3.4); where layers
+    have no biases, the point without.
+    """
+    network = mlp((1, 10, 10), 10, activations.gelu(), depth=4, width=400)
+    hidden = draw(critical(sigma_b="auto"), network)[1:-1]
+    assert [spec.sigma_w**2 for spec in hidden] == pytest.approx([1.98306] * 2, rel=1e-5)
+    assert [spec.sigma_b**2 for spec in hidden] == pytest.approx([0.17292] * 2, rel=1e-4)
+    # of 800 draws the variance lies within 4 of its standard errors
+    drawn = torch.cat([spec.bias.detach() for spec in hidden]).var()
+    assert float(drawn) == pytest.approx(0.17292, rel=4 * math.sqrt(2 / 800))
+    without = mlp((1, 10, 10), 10, activations.gelu(), depth=4, width=9, bias=False)
+    assert [spec.sigma_w for spec in draw(critical(sigma_b="auto"), without)[:-1]] == [2.0] * 3
+
+
 def test_the_projections_of_attention_are_drawn_one_by_one():
     """Their fans are those of a matrix, not of the three that are stacked."""
     torch.manual_seed(0)

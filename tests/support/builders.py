@@ -92,8 +92,8 @@ def gaussian(
     return initializers.Gaussian(sigma_w, sigma_b, distribution)
 
 
-def critical(distribution: str = "gaussian") -> initializers.Critical:
-    return initializers.Critical(0.0, distribution)
+def critical(distribution: str = "gaussian", sigma_b: float | str = 0.0) -> initializers.Critical:
+    return initializers.Critical(sigma_b, distribution)
 
 
 def orthogonal(gain: float | str = 1.0) -> initializers.Orthogonal:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from builders import phi_of
 from isometry import activations
 from isometry.theory.correlation import correlation_map
+from isometry.theory.critical import NoCriticalPoint, critical
 from isometry.theory.fixed_points import fixed_points, limit, limit_of
-from isometry.theory.meanfield import NoCriticalPoint, chi, critical, variance_map
+from isometry.theory.meanfield import chi, variance_map
 
 NAMES = [
     "linear",
@@ -81,11 +82,48 @@ def test_a_fixed_point_is_left_alone_and_a_stable_one_attracts(name, sigma_w, si
 
 @pytest.mark.parametrize("name", ["gelu", "silu"])
 def test_gelus_critical_point_says_that_it_is_unstable(name):
-    point = critical(phi_of(name))
+    point = critical(phi_of(name), 0.0)
     assert not point.stable
     assert "unstable" in point.note
     assert critical(activations.tanh()).stable
     assert "χ does not depend on q" in critical(activations.relu(), 0.1).note
+
+
+@pytest.mark.parametrize(
+    ("name", "sigma_w2", "sigma_b2", "q_star"),
+    [
+        ("gelu", 1.98305826, 0.17292239, (3 + math.sqrt(17)) / 2),
+        ("silu", 1.98800468, 0.55514317, 14.32017362),
+    ],
+)
+def test_without_a_stable_point_the_half_stable_one_is_taken(name, sigma_w2, sigma_b2, q_star):
+    """Roberts, Yaida & Hanin 2022, sec. 5.3.4; our q* to the 1e-6 of the table of moments."""
+    point = critical(phi_of(name))
+    assert point.kind == "half_stable"
+    assert point.sigma_w**2 == pytest.approx(sigma_w2, rel=1e-6)
+    assert point.sigma_b**2 == pytest.approx(sigma_b2, rel=3e-6)
+    assert point.q_star == pytest.approx(q_star, rel=3e-6)
+    assert "from one side" in point.note
+
+
+@pytest.mark.parametrize("name", ["gelu", "silu", "mish", "swish"])
+def test_lengths_hardly_move_at_the_half_stable_point(name):
+    """Over 100 layers from 0.7 or 1.3 q* by less than a half, and χ stays within 2 % of 1; at the
+    point without biases they leave for good.
+    """
+    phi = phi_of(name)
+    point = critical(phi)
+    for start in (0.7, 1.3):
+        q = start * point.q_star
+        for _ in range(100):
+            q = variance_map(phi, q, point.sigma_w, point.sigma_b)
+        assert 0.6 * point.q_star < q < 1.5 * point.q_star
+        assert chi(phi, q, point.sigma_w) == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.mark.parametrize("name", ["tanh", "selu", "sigmoid", "softplus", "sine"])
+def test_a_point_without_biases_is_kept_where_there_is_no_better_one(name):
+    assert critical(phi_of(name)) == critical(phi_of(name), 0.0)
 
 
 def test_normalized_networks():

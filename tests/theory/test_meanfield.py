@@ -7,7 +7,8 @@ import pytest
 
 from builders import phi_of
 from isometry import activations
-from isometry.theory.meanfield import chi, critical, second_moment, slope_moment, variance_map
+from isometry.theory.critical import critical
+from isometry.theory.meanfield import chi, second_moment, slope_moment, variance_map
 from isometry.theory.quadrature import error_estimate, expectation
 
 
@@ -60,7 +61,7 @@ def test_selu_has_its_fixed_point_at_one():
     ],
 )
 def test_critical_points_without_bias(activation, sigma_w_squared, kind):
-    point = critical(activation)
+    point = critical(activation, 0.0)
     assert point.sigma_w**2 == pytest.approx(sigma_w_squared, rel=1e-4)
     assert point.kind == kind
 

@@ -188,13 +188,13 @@ def test_depth_of_fall_and_advice_for_a_healthy_network():
 @pytest.mark.parametrize("group", ["he_normal", "glorot_uniform", "orthogonal"])
 @pytest.mark.parametrize("activation", ["tanh", "relu", "sigmoid", "gelu"])
 def test_gain_auto_declares_the_critical_scale(make_config, group, activation):
-    from isometry.theory.meanfield import critical
+    from isometry.theory.critical import critical
 
     config = make_config(
         "model.depth=4", f"initializer={group}", "initializer.gain=auto", f"activation={activation}"
     )
     layers = map_of(build_network(config, (1, 28, 28), 10))
-    expected = critical(phi_of(activation)).sigma_w
+    expected = critical(phi_of(activation), 0.0).sigma_w
     assert layers[1].sigma_w == pytest.approx(expected, rel=1e-9)  # a square layer
     weight = layers[1].weight
     assert float(weight.detach().std()) == pytest.approx(expected / 10, rel=0.05)

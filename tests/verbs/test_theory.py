@@ -6,7 +6,7 @@ import pytest
 from isometry import activations, cli
 from isometry.config.compose import conf_dir
 from isometry.plots.phase import chi_grid, draw_phase_diagram
-from isometry.theory.meanfield import NoCriticalPoint, critical
+from isometry.theory.critical import NoCriticalPoint, critical
 from isometry.verbs.theory import row
 
 
@@ -37,7 +37,7 @@ def test_a_negative_bias_scale_is_the_users_mistake(capsys):
 def test_squared_relu_has_no_critical_point_without_biases(make_config):
     """χ₁ = 4/3 at every fixed point: σ_w²·3q²/2 = q gives σ_w²·2q = 4/3."""
     with pytest.raises(NoCriticalPoint, match="squared_relu"):
-        critical(activations.squared_relu())
+        critical(activations.squared_relu(), 0.0)
     cells = row("squared_relu", activations.squared_relu())
     assert cells[1] == "none"
     assert cells[-3:] == ["∞", "∞", "0"]  # not where the computed range of q ends

@@ -71,6 +71,11 @@ def validate(config: Mapping[str, Any]) -> None:
         raise bad_value(
             "model.depth", config["model"]["depth"], "must be at least 2 for model=convnet"
         )
+    if (
+        lookup(config, "initializer.sigma_b") == "auto"
+        and "critical" not in str(lookup(config, "initializer._target_")).lower()
+    ):
+        raise bad_value("initializer.sigma_b", "auto", "is for initializer=critical")
     _check_batch_norm(config)
     _check_memory(config)
     _check_verdict(config)

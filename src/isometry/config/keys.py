@@ -80,7 +80,7 @@ KEYS: dict[str, Kind] = {
     "activation.kinks": listed(any_number(), "must be a list of numbers, e.g. [0.0]"),
     "initializer.name": name_of_option,
     "initializer.sigma_w": number(0),
-    "initializer.sigma_b": number(0),
+    "initializer.sigma_b": or_word("auto", number(0)),
     "initializer.std": number(0),
     "initializer.gain": or_word("auto", above(0)),
     "initializer.a": number(0),

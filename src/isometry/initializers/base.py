@@ -11,15 +11,18 @@ import torch
 from torch import Generator
 
 from isometry.layers.spec import LayerSpec
-from isometry.theory.meanfield import NoCriticalPoint, critical
+from isometry.theory.critical import CriticalPoint, NoCriticalPoint, critical
 
 
 class InitializerError(ValueError):
     """An initializer that cannot serve the network it is given."""
 
 
-def critical_scale(layers: list[LayerSpec], sigma_b: float) -> float:
-    """σ_w with χ₁ = 1 for the φ of the hidden layers (`theory.meanfield.critical`).
+def critical_point(layers: list[LayerSpec], sigma_b: float | None) -> CriticalPoint:
+    """Scales with χ₁ = 1 for the φ of the hidden layers (`theory.critical`).
+
+    Args:
+        sigma_b: the bias scale; None: the one that goes with the φ, 0 where there are no biases.
 
     Raises:
         InitializerError: for a network without a hidden layer, or a φ without a critical point.
@@ -29,8 +32,10 @@ def critical_scale(layers: list[LayerSpec], sigma_b: float) -> float:
         raise InitializerError(
             "initializer=critical and gain=auto need a hidden layer: model.depth=1 has none"
         )
+    if not any(spec.bias is not None for spec in layers if spec.kind == "hidden"):
+        sigma_b = sigma_b or 0.0
     try:
-        return critical(activation, sigma_b).sigma_w
+        return critical(activation, sigma_b)
     except NoCriticalPoint as error:
         raise InitializerError(
             f"{error}; set initializer.sigma_b above 0, or a gain or sigma_w by hand"
@@ -79,7 +84,7 @@ class PerLayer(ABC):
         if getattr(self, "gain", None) != "auto":
             return self
         fitted = copy.copy(self)
-        fitted.gain = critical_scale(layers, self.sigma_b)
+        fitted.gain = critical_point(layers, self.sigma_b).sigma_w
         return fitted
 
     @abstractmethod

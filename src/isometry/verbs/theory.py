@@ -11,8 +11,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from isometry.console import wide_console
+from isometry.theory.critical import CriticalPoint, NoCriticalPoint, critical
 from isometry.theory.fixed_points import Limit, fixed_points, limit
-from isometry.theory.meanfield import CriticalPoint, NoCriticalPoint, Nonlinearity, critical
+from isometry.theory.meanfield import Nonlinearity
 from isometry.training.build import build_activation
 
 SCHEMES = {"LeCun, Glorot": 1.0, "He": math.sqrt(2), "torch default": 1 / math.sqrt(3)}
@@ -43,17 +44,10 @@ def show(phi: Nonlinearity, sigma_b: Sequence[float]) -> None:
     for heading in ("σ_b", "σ_w", "σ_w²", "q*", "what kind of point"):
         criticals.add_column(heading)
     for value in sigma_b:
-        point = point_or_none(phi, value)
-        if point is None:
-            criticals.add_row(f"{value:g}", "-", "-", "-", "no fixed point has χ₁ = 1")
-            continue
-        criticals.add_row(
-            f"{value:g}",
-            f"{point.sigma_w:.5g}",
-            f"{point.sigma_w**2:.5g}",
-            _q(point.q_star),
-            point.note,
-        )
+        criticals.add_row(f"{value:g}", *point_cells(point_or_none(phi, value)))
+    best = point_or_none(phi)
+    if best is not None and best.kind == "half_stable":
+        criticals.add_row(f"{best.sigma_b:.5g} (auto)", *point_cells(best))
     schemes = Table(title="the usual initializers, equal widths, no bias", box=SIMPLE_HEAD)
     for heading in (
         "initializer",
@@ -79,6 +73,14 @@ def show(phi: Nonlinearity, sigma_b: Sequence[float]) -> None:
             f"gain: initializer.gain={gain.sigma_w:.6g} (initializer.gain=auto takes it) with "
             "fan-in scaling"
         )
+
+
+def point_cells(point: CriticalPoint | None) -> list[str]:
+    """σ_w, σ_w², q* and the kind of a point as text."""
+    if point is None:
+        return ["-", "-", "-", "no fixed point has χ₁ = 1"]
+    scales = [f"{point.sigma_w:.5g}", f"{point.sigma_w**2:.5g}"]
+    return [*scales, _q(point.q_star), point.note]
 
 
 def scheme_cells(phi: Nonlinearity, sigma_w: float) -> list[str]:
@@ -115,8 +117,8 @@ def row(name: str, phi: Nonlinearity) -> list[str]:
     ]
 
 
-def point_or_none(phi: Nonlinearity, sigma_b: float) -> CriticalPoint | None:
-    """The critical point, None where there is none."""
+def point_or_none(phi: Nonlinearity, sigma_b: float | None = None) -> CriticalPoint | None:
+    """The critical point (`theory.critical`), None where there is none."""
     try:
         return critical(phi, sigma_b)
     except NoCriticalPoint:
