@@ -197,7 +197,9 @@ KEYS: dict[str, Kind] = {
         Kind(_is_shape, "must be whole numbers of at least 1, examples first, e.g. 8,3,224,224")
     ),
     "vocabulary": or_null(integer(2)),
-    "tries": listed(text(100), "must be a list of initializers"),
+    "tries": listed(text(200), "must be a list of words of a command line, e.g. [model.depth=10]"),
+    "trial": or_word("auto", flag()),
+    "curvature": or_word("auto", flag()),
     "plot": flag(),
     "also": listed(text(100), "must be a list of activations, e.g. [tanh,relu]"),
     "phase_diagram": flag(),

@@ -1,10 +1,13 @@
-"""What to change, computed: the predicted rate of the same network under other choices."""
+"""What to change, found out: networks that were predicted, and trained for some steps, beside the
+present one.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from isometry.gradient_rate import Verdict
 
@@ -16,68 +19,164 @@ is called lost.
 BETTER = 0.5
 """A choice is worth a line if it brings |log rate| under this share of the present one."""
 
+LOWER = 0.9
+"""A trained choice is worth a line if its loss is under this share of the present one's."""
+
+LINES = 4
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came out of a short training.
+
+    Attributes:
+        steps: that were taken.
+        loss: of the validation set after them; nan if the training diverged.
+        accuracy: likewise.
+        outcome: `learned` (above guessing by three standard errors), `chance` or `diverged`.
+    """
+
+    steps: int
+    loss: float
+    accuracy: float
+    outcome: Literal["learned", "chance", "diverged"]
+
+    def __str__(self) -> str:
+        if self.outcome == "diverged":
+            return f"diverges within {self.steps} steps"
+        return f"loss {self.loss:.3g} after {self.steps} steps ({self.accuracy:.0%} right)"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A network, as it is or changed.
+
+    Attributes:
+        override: what was changed, as on a command line.
+        rate: gradient rate: predicted, or (of the present one, without a prediction) measured.
+        verdict: of its gradient at this depth.
+        trial: None where it was not tried.
+    """
+
+    override: str
+    rate: float | None
+    verdict: Verdict | None
+    trial: Trial | None = None
+
 
 @dataclass(frozen=True)
 class Situation:
     """What advice depends on.
 
     Attributes:
-        rate: predicted (where there is a prediction, else measured) gradient rate.
+        now: the network as it is.
         hidden: number of hidden layers.
-        verdict: of the measured profile.
         spread: standard deviation over seeds of log10 of the gradient ratio, None if unknown.
+        bounds: ratios under and over which the verdict is vanishing and exploding.
+        depth_key: what the depth is called.
     """
 
-    rate: float
+    now: Choice
     hidden: int
-    verdict: Verdict | None
     spread: float | None
+    bounds: tuple[float, float]
+    depth_key: str = "model.depth"
+
+    @property
+    def well(self) -> bool:
+        """Whether there is nothing to look for: healthy, and learned where that was tried."""
+        tried = self.now.trial
+        return self.now.verdict == "healthy" and (tried is None or tried.outcome == "learned")
 
 
 def depth_of_fall(rate: float) -> float:
     """Layers over which the gradient falls or grows by `FALL`; inf at rate 1."""
-    return (
-        math.inf
-        if rate <= 0 or abs(math.log(rate)) < 1e-9
-        else math.log(FALL) / abs(math.log(rate))
-    )
+    if rate <= 0 or abs(math.log(rate)) < 1e-9:
+        return math.inf
+    return math.log(FALL) / abs(math.log(rate))
 
 
-def advise(
-    now: Situation,
-    alternatives: Sequence[tuple[str, Callable[[], float | None]]],
-    depth_key: str = "model.depth",
-) -> list[str]:
-    """Lines of advice, the best first.
-
-    Args:
-        now: the network as it is.
-        alternatives: an override and what rate it would have (None: no prediction).
-        depth_key: what the depth is called.
+def healthy_depth(rate: float, bounds: tuple[float, float]) -> float:
+    """The largest depth (readout included) whose gradient ratio is between the bounds; inf at rate
+    1.
     """
-    if now.verdict is None:
-        return [_without_ratio(now)]
-    depth = depth_of_fall(now.rate)
-    if now.verdict == "healthy" and depth > now.hidden:
-        return [_healthy(now, depth), *_noise(now)]
-    found = [
-        (override, rate) for override, compute in alternatives if (rate := compute()) is not None
-    ]
-    better = sorted((abs(math.log(rate)), override, rate) for override, rate in found if rate > 0)
-    bound = BETTER * abs(math.log(now.rate)) if now.rate > 0 else math.inf
-    lines = [
-        f"{override} brings the rate from {now.rate:.3g} to {rate:.3g}"
-        for distance, override, rate in better
-        if distance < bound
-    ]
-    otherwise = "or keep" if lines else "keep"
-    limit = max(2, int(depth) + 1)
-    shallower = f"{otherwise} {depth_key} under {limit}, where the gradient changes by 10^6"
-    return [*lines, shallower, *_noise(now)]
+    if rate <= 0 or abs(math.log(rate)) < 1e-9:
+        return math.inf
+    return math.floor(math.log(bounds[rate > 1]) / math.log(rate)) + 2
 
 
-def _without_ratio(now: Situation) -> str:
-    if now.hidden == 0:
+def advise(situation: Situation, choices: Sequence[Choice]) -> list[str]:
+    """Lines of advice, the best first: by the loss of what was tried, else by verdict and rate."""
+    if situation.now.verdict is None:
+        return [_without_ratio(situation)]
+    if situation.well:
+        return [_healthy(situation), *_noise(situation)]
+    if situation.now.trial is None:
+        lines = _by_rate(situation, choices)
+    else:
+        lines = _by_trial(situation.now, situation.now.trial, choices)
+    return [*lines, *_shallower(situation, bool(lines)), *_noise(situation)]
+
+
+def _by_trial(now: Choice, present: Trial, choices: Sequence[Choice]) -> list[str]:
+    """Of the choices that learned, and better than the present one; each line says what that one
+    does.
+    """
+    learned = [(c.trial.loss, c) for c in choices if c.trial and c.trial.outcome == "learned"]
+    worst = math.inf if math.isnan(present.loss) else LOWER * present.loss
+    best = sorted((pair for pair in learned if pair[0] < worst), key=lambda pair: pair[0])
+    if best:
+        return [_tried(choice, now, present) for _, choice in best[:LINES]]
+    names = ", ".join(choice.override for choice in choices if choice.trial)
+    if present.outcome == "learned":
+        return [f"nothing: now {present}, and no try comes lower ({names})"]
+    return [f"no try learns ({names}); now {present}"]
+
+
+def _tried(choice: Choice, now: Choice, present: Trial) -> str:
+    return f"{choice.override}: {choice.trial}; now {present}{_rates(choice, now)}"
+
+
+def _rates(choice: Choice, now: Choice) -> str:
+    if choice.rate is None or now.rate is None:
+        return ""
+    return f"; rate {now.rate:.3g} -> {choice.rate:.3g}, {choice.verdict}"
+
+
+def _by_rate(situation: Situation, choices: Sequence[Choice]) -> list[str]:
+    """Of the choices that bring the rate nearer to 1; first those that are healthy at this
+    depth.
+    """
+    rate = situation.now.rate
+    if not rate or rate < 0:
+        return []
+    bound = BETTER * abs(math.log(rate))
+    better = [
+        (choice.verdict != "healthy", abs(math.log(choice.rate)), choice)
+        for choice in choices
+        if choice.rate and abs(math.log(choice.rate)) < bound
+    ]
+    return [
+        f"{choice.override} brings the rate from {rate:.3g} to {choice.rate:.3g}, {choice.verdict} "
+        "at this depth"
+        for *_, choice in sorted(better, key=lambda entry: entry[:2])[:LINES]
+    ]
+
+
+def _shallower(situation: Situation, otherwise: bool) -> list[str]:
+    """Where depth is what is wrong, the depth at which it would not be."""
+    rate = situation.now.rate
+    if situation.now.verdict == "healthy" or rate is None:
+        return []
+    depth = healthy_depth(rate, situation.bounds)
+    if depth > situation.hidden:
+        return []
+    begin = "or keep" if otherwise else "keep"
+    return [f"{begin} {situation.depth_key} at {max(2, int(depth))} or less: there it is healthy"]
+
+
+def _without_ratio(situation: Situation) -> str:
+    if situation.hidden == 0:
         return "nothing: there is no hidden layer for a gradient to be lost in"
     return (
         "no gradient reaches the last hidden layer: a readout or a residual branch that begins at "
@@ -85,23 +184,27 @@ def _without_ratio(now: Situation) -> str:
     )
 
 
-def _healthy(now: Situation, depth: float) -> str:
+def _healthy(situation: Situation) -> str:
+    depth = healthy_depth(situation.now.rate or 1.0, situation.bounds)
     reach = "at no depth" if math.isinf(depth) else f"at a depth of about {depth:,.0f}"
+    if depth <= situation.hidden:  # the expectation over networks, not this one
+        reach = "in most networks like this"
+    trained = "" if situation.now.trial is None else f"; {situation.now.trial}"
     return (
-        f"nothing: the gradient reaches the first of {now.hidden} hidden layers; it would change "
-        f"by 10^6 {reach}"
+        f"nothing: the gradient reaches the first of {situation.hidden} hidden layers, and would "
+        f"be lost {reach}{trained}"
     )
 
 
-def _noise(now: Situation) -> list[str]:
+def _noise(situation: Situation) -> list[str]:
     """A line where chance decides: the gradient of one network lies a factor of 10 or more off the
     expectation.
     """
-    if now.spread is None or now.spread < 0.5:
+    if situation.spread is None or situation.spread < 0.5:
         return []
     return [
         "seeds differ: the ratio of first to last layer's gradient varies by a factor of "
-        f"{_power(now.spread)} (one standard "
+        f"{_power(situation.spread)} (one standard "
         f"deviation) over seeds; a larger model.width or a smaller depth narrows it"
     ]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -90,7 +91,7 @@ def observe(
     recorder = Recorder(network, layers_of(network), flush_every=1)
     recorder.sums = kept
     for inputs, labels in batches:
-        arguments = [_as_double(x) for x in (inputs if isinstance(inputs, tuple) else (inputs,))]
+        arguments = typed(inputs, torch.float64)
         examples = len(tensors_in(arguments)[0])
         recorder.begin(True, examples)
         value = loss(network(*arguments), labels)
@@ -106,10 +107,17 @@ def observe(
     return Observation(columns, kept.preactivations, kept.activations, deltas)
 
 
-def _as_double(value: Any) -> Any:
-    """Floating-point numbers in float64, everything else as it is."""
+def typed(inputs: Any, dtype: torch.dtype) -> list[Any]:
+    """Arguments of a forward pass (a tensor, or a tuple of them): floating-point numbers in
+    another precision, everything else as it is.
+    """
+    arguments = inputs if isinstance(inputs, tuple) else (inputs,)
+    return [_as(dtype, value) for value in arguments]
+
+
+def _as(dtype: torch.dtype, value: Any) -> Any:
     real = isinstance(value, Tensor) and value.is_floating_point()
-    return value.double() if real else value
+    return value.to(dtype) if real else value
 
 
 class _Preactivations(Sink):

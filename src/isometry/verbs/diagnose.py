@@ -4,7 +4,7 @@ No training.
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import itertools
 import math
 import re
@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from isometry import gradient_rate as rates
 from isometry.columns import MEASURED
 from isometry.config.checks import validate
-from isometry.config.compose import compose_option, resolved
+from isometry.config.compose import resolved
 from isometry.console import console, quiet
 from isometry.data.module import DataModule
-from isometry.errors import UserError
-from isometry.initialization.advise import Situation, advise
+from isometry.initialization.advise import Choice, Situation, Trial, advise
+from isometry.initialization.cost import PRODUCTS, STEPS, forward_operations
+from isometry.initialization.curvature import Curvature, curvature, stable_rate
 from isometry.initialization.jacobian import jacobian_singular_values
 from isometry.initialization.observe import observe
 from isometry.initialization.predict import predict_network, predicted_rate, records
@@ -34,12 +35,14 @@ from isometry.runs.files import write_json, write_text, written_below
 from isometry.runs.identity import config_hash, run_id
 from isometry.theory.fixed_points import limit_of
 from isometry.theory.propagation import Prediction
-from isometry.training.build import build_data, build_network, seed_everything
+from isometry.training.build import build_data, build_network, scaled_rate, seed_everything
 from isometry.training.classifier import LOSSES
+from isometry.training.trial import try_out
+from isometry.verbs.alternatives import bounds, choices
 from isometry.verbs.layer_table import PAIRS, show
 from isometry.verbs.own_network import build_own
 
-OWN_KEYS = ("batches", "plot", "tries", "network", "input", "vocabulary")
+OWN_KEYS = ("batches", "plot", "tries", "trial", "curvature", "network", "input", "vocabulary")
 """Keys of diagnosis that training does not have: the run id is that of the training."""
 
 LN10 = math.log(10)
@@ -69,16 +72,20 @@ def _of_config(config: DictConfig, plain: dict[str, Any]) -> tuple[str, dict[str
     """Name and diagnosis of the network that the config builds."""
     data = build_data(config)
     network = build_network(config, data.input_shape, data.num_classes)
-    images, measured = measure(network, data, config)
+    batch, measured = measure(network, data, config)
+    images = batch[0]
     size = config.data.batch_size
     prediction = predict_network(layers_of(network), images, size, size * config.batches)
     diagnosis = compare(layers_of(network), measured, prediction)
     diagnosis |= verdict_of(layers_of(network), measured, prediction, config)
     diagnosis |= summarise_limit(layers_of(network), size, prediction)
     diagnosis |= jacobian_of(network, images)
-    others = alternatives(config, data, images)
-    diagnosis["advice"] = advise(situation(diagnosis, prediction), others)
-    diagnosis["loss"] = str(config.loss)
+    diagnosis |= curvature_of(network, batch, LOSSES[config.loss], config)
+    diagnosis |= {"lr": scaled_rate(config), "loss": str(config.loss)}
+    now = situation(diagnosis, prediction, trial_of(network, images, config), config)
+    others = [] if now.well else choices(now, config, data, images, diagnosis["stable_lr"])
+    diagnosis |= {"trial": _trial(now.now), "tries": [_choice(choice) for choice in others]}
+    diagnosis["advice"] = advise(now, others)
     return run_id({k: v for k, v in plain.items() if k not in OWN_KEYS}), diagnosis
 
 
@@ -91,8 +98,10 @@ def _of_function(config: DictConfig) -> tuple[str, dict[str, Any]]:
     diagnosis |= verdict_of(own.layers, measured, own.prediction(), config)
     unknown = ("chi_1", "q_star", "phase", "jacobian_singular_values")
     diagnosis |= dict.fromkeys(unknown)
-    diagnosis["advice"] = advise(situation(diagnosis, own.prediction()), [], "the depth")
-    diagnosis["loss"] = own.loss_name
+    diagnosis |= curvature_of(own.network, (own.inputs, None), own.loss, config)
+    diagnosis |= {"lr": None, "stable_lr": None, "trial": None, "tries": []}
+    now = situation(diagnosis, own.prediction(), None, config, "the depth")
+    diagnosis |= {"advice": advise(now, []), "loss": own.loss_name}
     given = {key: resolved(config)[key] for key in ("network", "input", "vocabulary", "seed")}
     safe = re.sub(r"[^A-Za-z0-9.-]+", "_", config.network)[:80]
     return f"{safe}-s{config.seed}-{config_hash(given)}", diagnosis
@@ -103,14 +112,15 @@ def _of_function(config: DictConfig) -> tuple[str, dict[str, Any]]:
 
 def measure(
     network: nn.Module, data: DataModule, config: DictConfig
-) -> tuple[Tensor, dict[str, NDArray[np.float64]]]:
-    """The first batch's images, and the columns of the network at initialization over `batches`
+) -> tuple[tuple[Tensor, Tensor], dict[str, NDArray[np.float64]]]:
+    """The first batch, and the columns of the network at initialization over `batches`
     batches, [L] each.
     """
     data.prepare_data()
     data.setup("fit")
     batches = list(itertools.islice(data.train_dataloader(), config.batches))
-    return batches[0][0].double(), observe(network, batches, LOSSES[config.loss]).columns
+    images, labels = batches[0]
+    return (images.double(), labels), observe(network, batches, LOSSES[config.loss]).columns
 
 
 # ---- measured against predicted ------------------------------------------------------------------
@@ -206,13 +216,12 @@ def verdict_of(
     predicted one, which is a logarithm and never overflows.
     """
     hidden = [i for i, spec in enumerate(layers) if spec.kind == "hidden"]
-    thresholds = {key: config.verdict[key] for key in ("vanishing_below", "exploding_above")}
     ratio = rates.gradient_ratio(measured["backprop_norm"][hidden]) if measured else math.nan
     source = "measured"
     if math.isnan(ratio) and hidden:
         source = "predicted"
         ratio = _exp(0.5 * (prediction.log_delta[hidden[0]] - prediction.log_delta[hidden[-1]]))
-    verdict = rates.verdict(ratio, **thresholds)
+    verdict = rates.verdict(ratio, **bounds(config))
     source_of = {"verdict_source": None if verdict is None else source}
     return {"gradient_ratio": _number(ratio), "verdict_init": verdict, **source_of}
 
@@ -252,45 +261,70 @@ def jacobian_of(network: nn.Module, images: Tensor) -> dict[str, Any]:
     return {"jacobian_singular_values": None if values is None else [float(v) for v in values]}
 
 
-# ---- advice --------------------------------------------------------------------------------------
+# ---- training ------------------------------------------------------------------------------------
 
 
-def situation(diagnosis: dict[str, Any], prediction: Prediction) -> Situation:
-    rate = diagnosis["gradient_rate_predicted"] or diagnosis["gradient_rate"] or math.nan
-    hidden = sum(row["kind"] == "hidden" for row in diagnosis["layers"])
-    spread = (
-        None
-        if prediction.fluctuations is None
-        else float(prediction.fluctuations.delta_std[0]) / 2 / LN10
-    )
-    return Situation(1.0 if math.isnan(rate) else rate, hidden, diagnosis["verdict_init"], spread)
+def curvature_of(
+    network: nn.Module,
+    batch: tuple[Any, Any],
+    loss: Callable[[Any, Any], Tensor],
+    config: DictConfig,
+) -> dict[str, Any]:
+    """Largest eigenvalues, and the largest rate that the optimizer at hand is stable with."""
+    wanted = _wanted(config.curvature, network, batch[0], PRODUCTS)
+    reason = f"not computed: {TOO_LARGE}curvature=true" if wanted is None else "curvature=false"
+    found = curvature(network, batch, loss) if wanted else Curvature(None, None, reason)
+    stable = stable_rate(found.hessian, resolved(config)["optimizer"])
+    return {"curvature": dataclasses.asdict(found), "stable_lr": stable}
 
 
-def alternatives(
-    config: DictConfig, data: DataModule, images: Tensor
-) -> list[tuple[str, Callable[[], float | None]]]:
-    """Overrides that could help, with the rate they would have."""
-    tries = [("initializer", name) for name in config.tries if name != config.initializer.name]
-    if config.normalization.kind in ("none", "batch"):
-        tries.append(("normalization", "layer"))
-    return [
-        (f"{group}={option}", functools.partial(_rate_with, config, data, images, group, option))
-        for group, option in tries
-    ]
+TOO_LARGE = "for a network of this size it takes minutes; "
 
 
-def _rate_with(
-    config: DictConfig, data: DataModule, images: Tensor, group: str, option: str
-) -> float | None:
-    changed = config.copy()
-    OmegaConf.set_struct(changed, False)
-    changed[group] = compose_option(group, option)
-    try:
-        layers = layers_of(build_network(changed, data.input_shape, data.num_classes))
-    except UserError:  # an initializer that does not suit the network
+def _wanted(value: bool | str, network: nn.Module, inputs: Any, most: float) -> bool | None:
+    """Whether something is done; None where it would take too long."""
+    if value != "auto":
+        return bool(value)
+    return True if forward_operations(network, inputs) <= most else None
+
+
+def trial_of(network: nn.Module, images: Tensor, config: DictConfig) -> Trial | None:
+    """What the first steps of the training come to; None where they are not taken."""
+    wanted = _wanted(config.trial, network, images, STEPS)
+    if not wanted:
         return None
-    size = config.data.batch_size
-    return predicted_rate(predict_network(layers, images, size, size * config.batches), layers)[0]
+    console.print("trying the network as it is ...", highlight=False)
+    return try_out(config)
+
+
+def _trial(choice: Choice) -> dict[str, Any] | None:
+    """As in `diagnosis.json`."""
+    if choice.trial is None:
+        return None
+    numbers = {"loss": _number(choice.trial.loss), "accuracy": _number(choice.trial.accuracy)}
+    return {**dataclasses.asdict(choice.trial), **numbers}
+
+
+def _choice(choice: Choice) -> dict[str, Any]:
+    """As in `diagnosis.json`."""
+    return {**dataclasses.asdict(choice), "trial": _trial(choice)}
+
+
+def situation(
+    diagnosis: dict[str, Any],
+    prediction: Prediction,
+    trial: Trial | None,
+    config: DictConfig,
+    depth_key: str = "model.depth",
+) -> Situation:
+    """What advice depends on."""
+    rate = diagnosis["gradient_rate_predicted"] or diagnosis["gradient_rate"]
+    now = Choice("", rate, diagnosis["verdict_init"], trial)
+    hidden = sum(row["kind"] == "hidden" for row in diagnosis["layers"])
+    f = prediction.fluctuations
+    spread = None if f is None else float(f.delta_std[0]) / 2 / LN10
+    low, high = bounds(config).values()
+    return Situation(now, hidden, spread, (low, high), depth_key)
 
 
 # ---- stored -------------------------------------------------------------------------------------

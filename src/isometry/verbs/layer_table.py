@@ -98,6 +98,7 @@ def conclusions(diagnosis: dict[str, Any]) -> list[str]:
         )
     how = " (predicted; nothing finite was measured)" * (diagnosis["verdict_source"] == "predicted")
     lines.append(f"verdict         {diagnosis['verdict_init'] or 'none'}{how}")
+    lines += _curvature(diagnosis)
     values = diagnosis["jacobian_singular_values"]
     if values:
         middle = values[len(values) // 2]
@@ -109,3 +110,22 @@ def conclusions(diagnosis: dict[str, Any]) -> list[str]:
     if diagnosis["reason"]:
         lines.append(f"not predicted   {diagnosis['reason']}")
     return [*lines, *[f"what to change  {line}" for line in diagnosis["advice"]]]
+
+
+def _curvature(diagnosis: dict[str, Any]) -> list[str]:
+    """Largest eigenvalues, and what they say of the learning rate."""
+    found = diagnosis["curvature"]
+    if found["hessian"] is None:
+        return [] if found["reason"] is None else [f"curvature       {found['reason']}"]
+    newton = "" if found["gauss_newton"] is None else f" (Gauss-Newton {found['gauss_newton']:.3g})"
+    line = f"curvature       λ_max {found['hessian']:.3g}{newton}"
+    if found["hessian"] > 0:
+        line += f": 2/λ_max = {2 / found['hessian']:.3g}"
+    stable = diagnosis["stable_lr"]
+    if stable is None:
+        return [line]
+    times = diagnosis["lr"] / stable
+    said = (
+        f"the rate of {diagnosis['lr']:g} is {times:.2g} times the largest stable one, {stable:.3g}"
+    )
+    return [line, f"                {said}"]

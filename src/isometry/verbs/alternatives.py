@@ -1,0 +1,141 @@
+"""What `isometry diagnose` tries where something is wrong: the same config with a few words
+changed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from isometry import gradient_rate as rates
+from isometry.config.checks import validate
+from isometry.config.compose import compose_option, resolved
+from isometry.config.messages import options
+from isometry.console import console
+from isometry.data.module import DataModule
+from isometry.errors import UserError, bad_value
+from isometry.initialization.advise import Choice, Situation
+from isometry.initialization.predict import predict_network, predicted_rate
+from isometry.layers.discover import layers_of
+from isometry.training.build import build_network
+from isometry.training.trial import try_out
+
+STEP = 10.0
+"""Factor of a learning rate that is tried beside the present one."""
+
+
+def choices(
+    situation: Situation, config: DictConfig, data: DataModule, images: Tensor, stable: float | None
+) -> list[Choice]:
+    """`tries`, and a learning rate, predicted, and tried out where the present network was.
+
+    Args:
+        situation: as it is.
+        stable: the largest stable rate, None if unknown.
+
+    Raises:
+        UserError: for a try that is no override.
+    """
+    words = [*config.tries, *_learning_rate(situation, config, stable)]
+    changed = {word: altered(config, word) for word in words}
+    new = _different(changed, config)
+    found = [_predicted(word, other, data, images) for word, other in new.items()]
+    possible = [choice for choice in found if choice is not None]
+    if situation.now.trial is None:
+        return possible
+    return [_tried(choice, new[choice.override]) for choice in possible]
+
+
+def _different(changed: dict[str, DictConfig], config: DictConfig) -> dict[str, DictConfig]:
+    """Those that are neither the config itself nor one another."""
+    seen = [resolved(config)]
+    new = {}
+    for word, other in changed.items():
+        if resolved(other) not in seen:
+            seen.append(resolved(other))
+            new[word] = other
+    return new
+
+
+def _learning_rate(situation: Situation, config: DictConfig, stable: float | None) -> list[str]:
+    """A lower rate where training diverges or the present one is not stable, a higher one where
+    nothing moves.
+    """
+    if situation.now.trial is None:
+        return []
+    lr = float(config.optimizer.lr)
+    if situation.now.trial.outcome != "diverged" and (stable is None or lr <= stable):
+        return [f"optimizer.lr={lr * STEP:.6g}"]
+    lower = lr / STEP if stable is None or lr <= stable else _round(stable / 2)
+    return [f"optimizer.lr={lower:.6g}"]
+
+
+def _round(value: float) -> float:
+    """To one digit, downwards."""
+    unit = 10.0 ** math.floor(math.log10(value))
+    return math.floor(value / unit) * unit
+
+
+def altered(config: DictConfig, override: str) -> DictConfig:
+    """The config with words of a command line changed: `group=option` or `key=value`.
+
+    Raises:
+        UserError: for what is neither.
+    """
+    changed = config.copy()
+    OmegaConf.set_struct(changed, False)
+    for word in override.split():
+        key, equals, value = word.partition("=")
+        if not equals or OmegaConf.select(changed, key) is None:
+            raise bad_value("tries", word, "must be words of a command line, e.g. model.depth=10")
+        if OmegaConf.is_dict(OmegaConf.select(changed, key)):
+            changed[key] = _option(key, value)
+        else:
+            OmegaConf.update(changed, key, OmegaConf.create(f"x: {value}").x)
+    return changed
+
+
+def _option(group: str, name: str) -> DictConfig:
+    if name not in options(group):
+        raise bad_value("tries", f"{group}={name}", f"allowed are {', '.join(options(group))}")
+    return compose_option(group, name)
+
+
+def _predicted(
+    override: str, config: DictConfig, data: DataModule, images: Tensor
+) -> Choice | None:
+    """Rate and verdict that the changed network would have; None if it does not suit."""
+    try:
+        validate(resolved(config))
+        layers = layers_of(build_network(config, data.input_shape, data.num_classes))
+    except UserError:
+        return None
+    size = config.data.batch_size
+    prediction = predict_network(layers, images, size, size * config.batches)
+    rate = predicted_rate(prediction, layers)[0]
+    hidden = sum(spec.kind == "hidden" for spec in layers)
+    return Choice(override, rate, None if rate is None else _verdict(rate, hidden, config))
+
+
+def _verdict(rate: float, hidden: int, config: DictConfig) -> rates.Verdict | None:
+    log_ratio = (hidden - 1) * math.log(rate) if rate > 0 else -math.inf
+    ratio = math.exp(min(log_ratio, 700.0))
+    return rates.verdict(ratio, **bounds(config))
+
+
+def bounds(config: DictConfig) -> dict[str, Any]:
+    """The ratios at which the verdict changes."""
+    return {key: config.verdict[key] for key in ("vanishing_below", "exploding_above")}
+
+
+def _tried(choice: Choice, config: DictConfig) -> Choice:
+    """With what a short training comes to."""
+    console.print(f"trying {choice.override} ...", highlight=False)
+    try:
+        return dataclasses.replace(choice, trial=try_out(config))
+    except UserError:
+        return choice

@@ -1,0 +1,103 @@
+"""Lines of advice from what was predicted and tried."""
+
+import math
+
+import pytest
+
+from isometry.gradient_rate import verdict
+from isometry.initialization.advise import (
+    Choice,
+    Situation,
+    Trial,
+    advise,
+    depth_of_fall,
+    healthy_depth,
+)
+
+BOUNDS = (1e-2, 1e2)
+STUCK = Trial(200, 2.3, 0.1, "chance")
+GOOD = Trial(200, 0.3, 0.9, "learned")
+FAIR = Trial(200, 1.0, 0.6, "learned")
+BAD = Trial(3, math.nan, math.nan, "diverged")
+
+
+def situation(rate=0.5, state="vanishing", trial=None, spread=None, hidden=30):
+    return Situation(Choice("", rate, state, trial), hidden, spread, BOUNDS)
+
+
+def test_depth_of_fall():
+    assert depth_of_fall(0.1) == pytest.approx(6.0)
+    assert depth_of_fall(1.0) == math.inf
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.93, 1.2, 3.0])
+def test_at_the_healthy_depth_the_verdict_is_healthy_and_one_deeper_it_is_not(rate):
+    """A depth of d has d - 1 hidden layers: d - 2 factors."""
+    depth = int(healthy_depth(rate, BOUNDS))
+    assert verdict(rate ** (depth - 2), *BOUNDS) == "healthy"
+    assert verdict(rate ** (depth - 1), *BOUNDS) != "healthy"
+
+
+def test_without_trials_healthy_choices_come_before_nearer_ones():
+    lines = advise(
+        situation(),
+        [
+            Choice("a=b", 0.9, "healthy"),
+            Choice("c=d", 1.08, "vanishing"),
+            Choice("e=f", 0.55, "vanishing"),
+            Choice("g=h", None, None),
+        ],
+    )
+    assert lines == [
+        "a=b brings the rate from 0.5 to 0.9, healthy at this depth",
+        "c=d brings the rate from 0.5 to 1.08, vanishing at this depth",
+        "or keep model.depth at 8 or less: there it is healthy",
+    ]
+
+
+def test_what_was_tried_decides():
+    """Of what did not learn, nothing is said, however good its rate."""
+    choices = [
+        Choice("a=b", 1.0, "healthy", STUCK),
+        Choice("c=d", 1.2, "exploding", FAIR),
+        Choice("e=f", None, None, GOOD),
+        Choice("g=h", 1.0, "healthy", BAD),
+        Choice("i=j", 1.0, "healthy", None),
+    ]
+    assert advise(situation(trial=STUCK), choices) == [
+        "e=f: loss 0.3 after 200 steps (90% right); now loss 2.3 after 200 steps (10% right)",
+        "c=d: loss 1 after 200 steps (60% right); now loss 2.3 after 200 steps (10% right); "
+        "rate 0.5 -> 1.2, exploding",
+        "or keep model.depth at 8 or less: there it is healthy",
+    ]
+    (first, *_) = advise(situation(trial=BAD), choices)
+    assert "now diverges within 3 steps" in first
+
+
+def test_nothing_is_recommended_that_is_no_better():
+    (line, *_) = advise(situation(trial=FAIR), [Choice("a=b", 1.0, "healthy", FAIR)])
+    assert line.startswith("nothing: now loss 1 ")
+    (line, *_) = advise(situation(trial=STUCK), [Choice("a=b", 1.0, "healthy", STUCK)])
+    assert line.startswith("no try learns (a=b)")
+
+
+def test_a_healthy_network_that_does_not_learn_is_not_well():
+    assert situation(0.99, "healthy").well
+    assert situation(0.99, "healthy", GOOD).well
+    assert not situation(0.99, "healthy", BAD).well
+    assert not situation(0.99, "healthy", STUCK).well
+    (line,) = advise(situation(0.99, "healthy", GOOD), [])
+    assert line.startswith("nothing: the gradient reaches the first of 30 hidden layers")
+    assert line.endswith("(90% right)")
+    (line,) = advise(situation(0.99, "healthy", BAD), [Choice("a=b", 1.0, "healthy", GOOD)])
+    assert line.startswith("a=b: loss 0.3")  # and no word of depth
+
+
+def test_seeds_that_differ_by_a_factor_are_named():
+    assert "factor of 10 " in advise(situation(spread=1.0), [])[-1]
+    assert advise(situation(0.99, "healthy", spread=0.1), [])[-1].startswith("nothing")
+
+
+def test_a_network_without_hidden_layers():
+    (line,) = advise(situation(None, None, hidden=0), [])
+    assert "no hidden layer" in line
