@@ -51,6 +51,7 @@ class LayerRecord:
         distribution: its shape.
         convolution: None for a linear map, else (kernel size, stride, padding mode).
         branch: residual branch, None outside of one.
+        epsilon: what a normalization adds to the variance.
     """
 
     index: int
@@ -65,6 +66,7 @@ class LayerRecord:
     distribution: str
     convolution: tuple[int, int, str] | None = None
     branch: int | None = None
+    epsilon: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class Prediction:
         fluctuations: mean shifts and standard deviations of the logarithms over networks, None
             without a result.
         reason: why something is nan, None if nothing is.
+        networks: how many were drawn (`theory.ensemble`), so that the logarithms are those of a
+            typical network and the shifts 0; 0 for mean-field theory.
     """
 
     log_q: Array
@@ -85,6 +89,7 @@ class Prediction:
     log_sample: Array
     fluctuations: Fluctuations | None
     reason: str | None
+    networks: int = 0
 
 
 def predict(

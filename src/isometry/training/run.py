@@ -21,7 +21,7 @@ from isometry.config.compose import resolved
 from isometry.config.machine import check_machine
 from isometry.console import console, print_config, quiet
 from isometry.data.module import DataModule, training_images
-from isometry.initialization.predict import EXAMPLES, predict_run
+from isometry.initialization.predict import LARGEST, predict_run
 from isometry.layers.discover import layers_of
 from isometry.runs.decision import Decision, clear, decide, decide_by_status
 from isometry.runs.directory import RunDirectory
@@ -267,8 +267,9 @@ def start(parts: Parts, outcome: Outcome) -> None:
     start_loggers(parts.loggers)
     if is_first():
         layers = layers_of(parts.classifier.network)
-        images = training_images(parts.data, EXAMPLES)
-        outcome.prediction = predict_run(layers, images, parts.config.data.batch_size)
+        size = parts.config.data.batch_size
+        images = training_images(parts.data, min(size, LARGEST))
+        outcome.prediction = predict_run(layers, images, size)
         parts.run.write_prediction(outcome.prediction)
 
 

@@ -19,7 +19,7 @@ from isometry.console import console
 from isometry.data.module import DataModule
 from isometry.errors import UserError, bad_value
 from isometry.initialization.advise import Choice, Situation
-from isometry.initialization.predict import predict_network, predicted_rate
+from isometry.initialization.predict import FEW, predict_network, predicted_rate
 from isometry.layers.discover import layers_of
 from isometry.training.build import build_network
 from isometry.training.trial import try_out
@@ -114,8 +114,7 @@ def _predicted(
         layers = layers_of(build_network(config, data.input_shape, data.num_classes))
     except UserError:
         return None
-    size = config.data.batch_size
-    prediction = predict_network(layers, images, size, size * config.batches)
+    prediction = predict_network(layers, images, config.data.batch_size, len(images), FEW)
     rate = predicted_rate(prediction, layers)[0]
     hidden = sum(spec.kind == "hidden" for spec in layers)
     return Choice(override, rate, None if rate is None else _verdict(rate, hidden, config))

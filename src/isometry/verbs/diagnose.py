@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
@@ -72,17 +73,18 @@ def _of_config(config: DictConfig, plain: dict[str, Any]) -> tuple[str, dict[str
     """Name and diagnosis of the network that the config builds."""
     data = build_data(config)
     network = build_network(config, data.input_shape, data.num_classes)
-    batch, measured = measure(network, data, config)
-    images = batch[0]
+    batches, measured = measure(network, data, config)
+    batch = batches[0]
+    images = torch.cat([images for images, _ in batches])
     size = config.data.batch_size
-    prediction = predict_network(layers_of(network), images, size, size * config.batches)
+    prediction = predict_network(layers_of(network), images, size, len(images))
     diagnosis = compare(layers_of(network), measured, prediction)
     diagnosis |= verdict_of(layers_of(network), measured, prediction, config)
     diagnosis |= summarise_limit(layers_of(network), size, prediction)
     diagnosis |= jacobian_of(network, images)
     diagnosis |= curvature_of(network, batch, LOSSES[config.loss], config)
     diagnosis |= {"lr": scaled_rate(config), "loss": str(config.loss)}
-    now = situation(diagnosis, prediction, trial_of(network, images, config), config)
+    now = situation(diagnosis, prediction, trial_of(network, batch[0], config), config)
     others = [] if now.well else choices(now, config, data, images, diagnosis["stable_lr"])
     diagnosis |= {"trial": _trial(now.now), "tries": [_choice(choice) for choice in others]}
     diagnosis["advice"] = advise(now, others)
@@ -112,15 +114,15 @@ def _of_function(config: DictConfig) -> tuple[str, dict[str, Any]]:
 
 def measure(
     network: nn.Module, data: DataModule, config: DictConfig
-) -> tuple[tuple[Tensor, Tensor], dict[str, NDArray[np.float64]]]:
-    """The first batch, and the columns of the network at initialization over `batches`
+) -> tuple[list[tuple[Tensor, Tensor]], dict[str, NDArray[np.float64]]]:
+    """The batches, and the columns of the network at initialization over `batches`
     batches, [L] each.
     """
     data.prepare_data()
     data.setup("fit")
     batches = list(itertools.islice(data.train_dataloader(), config.batches))
-    images, labels = batches[0]
-    return (images.double(), labels), observe(network, batches, LOSSES[config.loss]).columns
+    columns = observe(network, batches, LOSSES[config.loss]).columns
+    return [(images.double(), labels) for images, labels in batches], columns
 
 
 # ---- measured against predicted ------------------------------------------------------------------
@@ -163,6 +165,7 @@ def compare(
         "gradient_rate_predicted_band": None
         if expected is None or spread is None
         else _band(expected, spread),
+        "networks_drawn": prediction.networks,
         "reason": prediction.reason,
     }
 
