@@ -41,7 +41,7 @@ def _record(spec: LayerSpec) -> LayerRecord:
         int(inputs),
         int(outputs),
         spec.activation,
-        spec.normalization,
+        _normalization(spec),
         float(spec.sigma_w or 0.0),
         float(spec.sigma_b or 0.0),
         (spec.distribution or "unknown") if _is_plain(spec) else _unlike(spec),
@@ -60,14 +60,40 @@ def _epsilon(spec: LayerSpec) -> float:
 def _is_plain(spec: LayerSpec) -> bool:
     """Whether the theory knows such a map: of units, or of channels and two axes, used once."""
     known = spec.map == "linear" or isinstance(spec.module, nn.Conv2d)
-    return known and spec.groups == 1 and spec.uses == 1
+    return known and spec.groups == 1 and spec.uses == 1 and _unlike_here(spec) is None
 
 
 def _unlike(spec: LayerSpec) -> str:
     """What keeps a map from being plain."""
     if spec.uses > 1:
         return "shared"
-    return f"grouped {spec.map}" if spec.groups > 1 else spec.map
+    if spec.groups > 1:
+        return f"grouped {spec.map}"
+    return f"{_unlike_here(spec) or ''} {spec.map}".strip()
+
+
+def _unlike_here(spec: LayerSpec) -> str | None:
+    """What a convolution does that `LayerRecord.convolution` does not say."""
+    map_ = spec.module
+    if not isinstance(map_, nn.Conv2d):
+        return None
+    height, width = map_.kernel_size
+    if height != width or map_.stride[0] != map_.stride[1]:
+        return "oblong"
+    if height % 2 == 0:
+        return "even"
+    if map_.dilation != (1, 1):
+        return "dilated"
+    whole = map_.padding == "same" or map_.padding == (height // 2, width // 2)
+    return None if whole else "otherwise padded"
+
+
+def _normalization(spec: LayerSpec) -> str:
+    """Its kind; of one whose scale and shift are not 1 and 0 another."""
+    scale = getattr(spec.norm_module, "weight", None)
+    shift = getattr(spec.norm_module, "bias", None)
+    plain = (scale is None or bool((scale == 1).all())) and (shift is None or not shift.any())
+    return spec.normalization if plain or spec.normalization == "none" else "rescaled"
 
 
 def input_moments(images: Tensor, layers: Sequence[LayerSpec]) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
+from scipy.stats import t as student
 
 from isometry.theory.fluctuations import Fluctuations
 from isometry.theory.propagation import LayerRecord as Layer
@@ -77,7 +78,8 @@ def operations(layers: Sequence[Layer], inputs: Array) -> float:
 
 def by_drawing(layers: Sequence[Layer], inputs: Array, networks: int) -> Prediction | None:
     """Means and standard deviations of the logarithms over drawn networks; None where one of them
-    overflows.
+    overflows. The deviations are those with which mean ± 1.96 of them is Student's interval for
+    another network.
     """
     drawn = draw(layers, inputs, networks)
     if not (np.isfinite(drawn.log_q).all() and np.isfinite(drawn.log_delta).all()):
@@ -85,13 +87,21 @@ def by_drawing(layers: Sequence[Layer], inputs: Array, networks: int) -> Predict
     q = drawn.log_q
     delta = drawn.log_delta
     sample = drawn.log_sample
-    std_q, std_delta, std_sample = (x.std(0, ddof=1) for x in (q, delta, sample))
+    std_q, std_delta, std_sample = (_spread(x) for x in (q, delta, sample))
     hidden = len(layers) - 1
     rate_std = 0.5 * float(std_delta[0]) / (hidden - 1) if hidden > 1 else math.nan
     none = np.zeros(len(layers))
     spread = Fluctuations(none, std_q, none, std_delta, none, std_sample, rate_std)
     reason = NO_SAMPLES if np.isnan(sample).any() else None
     return Prediction(q.mean(0), delta.mean(0), sample.mean(0), spread, reason, networks)
+
+
+def _spread(values: Array) -> Array:
+    """Standard deviation, widened by what so few networks leave open of it and of the mean."""
+    count = len(values)
+    quantile = student.ppf(0.975, count - 1) / 1.96 * math.sqrt(1 + 1 / count)
+    result: Array = quantile * values.std(0, ddof=1)
+    return result
 
 
 NO_SAMPLES = "batch norm: per-example weight gradients do not exist"

@@ -190,19 +190,22 @@ def limit_of(
     sigma_b: float,
     batch: int,
     start: float = 1.0,
+    epsilon: float = 0.0,
 ) -> tuple[float, float, Phase] | None:
     """χ₁ (the growth of E‖δ‖² a layer going back), q* and phase of a network with a normalization,
     deep and wide.
 
-    Layer and RMS norm: χ₁ = σ_w² E φ'(z)²/q*, q* = σ_w² E φ(z)² + σ_b², z ~ N(0, 1). Batch norm:
-    `batch_norm_limit`.
+    Layer and RMS norm: χ₁ = σ_w² E φ'(z)²/(q* + ε), q* = σ_w² E φ(z)² + σ_b², z ~ N(0, q*/(q* +
+    ε)). Batch norm: `batch_norm_limit`.
 
     Args:
         batch: examples that batch norm sees.
         start: second moment of the first layer.
+        epsilon: what the normalization adds to the variance.
 
     Returns:
-        None for batch norm over fewer than 5 examples: its gradient has no expectation.
+        None for batch norm over fewer than 5 examples, whose gradient has no expectation, and
+        where ε is not small against the variance that it divides by.
     """
     if normalization == "none":
         found = limit(phi, sigma_w, sigma_b, start)
@@ -211,9 +214,27 @@ def limit_of(
         return None
     if normalization == "batch":
         settled_norm = batch_norm_limit(phi, batch)
+        if epsilon > SMALL_EPSILON * sigma_w**2 * settled_norm.spread:
+            return None
         growth = settled_norm.growth
         q_star = sigma_w**2 * settled_norm.second_moment + sigma_b**2
     else:
-        q_star = variance_map(phi, 1.0, sigma_w, sigma_b)
-        growth = chi(phi, 1.0, sigma_w) / q_star
+        q_star, share = _normalized_length(phi, sigma_w, sigma_b, epsilon)
+        growth = chi(phi, share, sigma_w) / max(q_star + epsilon, 1e-300)
     return growth, q_star, phase_of(growth)
+
+
+SMALL_EPSILON = 1e-3
+
+
+def _normalized_length(
+    phi: Nonlinearity, sigma_w: float, sigma_b: float, epsilon: float
+) -> tuple[float, float]:
+    """q* behind a layer or RMS norm, and the variance q*/(q* + ε) of what it leaves."""
+    q = variance_map(phi, 1.0, sigma_w, sigma_b)
+    for _ in range(ITERATIONS if epsilon > 0 else 0):
+        q = variance_map(phi, q / (q + epsilon), sigma_w, sigma_b)
+    return q, q / (q + epsilon) if epsilon > 0 else 1.0
+
+
+ITERATIONS = 200

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from isometry.theory.meanfield import Nonlinearity
 from isometry.theory.moments import HIGHEST, LOWEST
-from isometry.theory.quadrature import nodes
+from isometry.theory.quadrature import rule_for
 
 Array = NDArray[np.float64]
 
@@ -52,14 +52,15 @@ def pair_moments(phi: Nonlinearity, log_q: float) -> PairMoments:
     """The series at one variance, rounded to a grid of 5 % (the moments at c = 1 are not taken from
     here).
     """
-    inside = float(np.clip(log_q, LOWEST, min(HIGHEST, np.log(phi.resolved))))
+    inside = float(np.clip(log_q, LOWEST, HIGHEST))
     return _on_grid(phi, round(inside / STEPS_OF_Q))
 
 
 @functools.lru_cache(maxsize=4096)
 def _on_grid(phi: Nonlinearity, index: int) -> PairMoments:
     q = float(np.exp(index * STEPS_OF_Q))
-    z, weight = nodes(q, phi.kinks)
+    squares = (lambda h: phi.phi(h) ** 2, lambda h: phi.phi_prime(h) ** 2)
+    z, weight = rule_for(squares, q, phi.kinks)
     polynomials = _hermite(z) * weight
     h = np.sqrt(q) * z
     value, slope = (f / np.sqrt(weight @ f**2) for f in (phi.phi(h), phi.phi_prime(h)))

@@ -33,12 +33,12 @@ class Nonlinearity(Protocol):
 
 def second_moment(phi: Nonlinearity, q: float) -> float:
     """E φ(√q z)²."""
-    return expectation(lambda h: phi.phi(h) ** 2, min(q, phi.resolved), phi.kinks)
+    return expectation(lambda h: phi.phi(h) ** 2, q, phi.kinks)
 
 
 def slope_moment(phi: Nonlinearity, q: float, power: int = 2) -> float:
     """E φ'(√q z)^power; μ_k of Pennington et al. 2017 is power = 2k."""
-    return expectation(lambda h: phi.phi_prime(h) ** power, min(q, phi.resolved), phi.kinks)
+    return expectation(lambda h: phi.phi_prime(h) ** power, q, phi.kinks)
 
 
 def variance_map(phi: Nonlinearity, q: float, sigma_w: float, sigma_b: float) -> float:

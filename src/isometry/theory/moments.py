@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isometry.theory.meanfield import Nonlinearity
-from isometry.theory.quadrature import nodes
+from isometry.theory.quadrature import rule_for
 
 Array = NDArray[np.float64]
 
@@ -56,7 +56,8 @@ _NAMES = tuple(Moments.__dataclass_fields__)
 
 def exact(phi: Nonlinearity, q: float) -> Array:
     """All moments at one q, [9] in the order of `Moments`, by quadrature that splits at kinks."""
-    z, weight = nodes(q, phi.kinks)
+    squares = (lambda h: phi.phi(h) ** 2, lambda h: phi.phi_prime(h) ** 2)
+    z, weight = rule_for(squares, q, phi.kinks)
     square = phi.phi(np.sqrt(q) * z) ** 2
     slope = phi.phi_prime(np.sqrt(q) * z) ** 2
     p = weight @ square
@@ -96,7 +97,7 @@ class MomentTable:
     def at(self, log_q: Array | float) -> Moments:
         """The moments at exp(log_q), of the shape of `log_q`."""
         log_q = np.asarray(log_q, dtype=np.float64)
-        inside = np.clip(log_q, LOWEST, min(HIGHEST, np.log(self.phi.resolved)))
+        inside = np.clip(log_q, LOWEST, HIGHEST)
         values = self._interpolate(inside.ravel()).reshape(*log_q.shape, len(_NAMES))
         found = dict(zip(_NAMES, np.moveaxis(values, -1, 0), strict=True))
         beyond = np.where(log_q > HIGHEST, log_q - HIGHEST, np.minimum(log_q - LOWEST, 0.0))

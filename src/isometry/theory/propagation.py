@@ -32,6 +32,9 @@ GAUSSIAN_LIKE = ("gaussian", "uniform", "truncated", "orthogonal", "delta_orthog
 """Distributions for which h is Gaussian in a wide network; the others have no mean-field result."""
 
 
+NORMALIZATIONS = ("none", "batch", "layer", "rms")
+
+
 CONVOLUTIONS = (
     "convolutions: no result for fluctuations over networks, nor for a readout behind a pooling"
 )
@@ -109,7 +112,7 @@ def predict(
     if reason is not None:
         return Prediction(nothing, nothing, nothing, None, reason)
     tables = _tables(layers)
-    if layers[0].normalization == "batch":
+    if any(layer.normalization == "batch" for layer in layers):
         return _with_batch_norm(layers, tables, inputs, batch)
     with np.errstate(invalid="ignore"):  # what is not known is nan, and stays so
         return _example_by_example(layers, tables, inputs, measured or Batch.of_one())
@@ -120,6 +123,8 @@ def obstacle(layers: Sequence[LayerRecord]) -> str | None:
     for layer in layers:
         if layer.distribution not in GAUSSIAN_LIKE:
             return f"{layer.name}: no mean-field result for {layer.distribution} weights"
+        if layer.normalization not in NORMALIZATIONS:
+            return f"{layer.name}: no mean-field result for {layer.normalization} norm"
         if layer.branch is not None:
             return f"{layer.name}: residual branches are not predicted yet"
         if layer.convolution is not None and layer.normalization == "batch":
@@ -169,7 +174,7 @@ def _example_by_example(
         log_q = np.logaddexp(
             2 * _log(layer.sigma_w) + _patches(log_p, layer), 2 * _log(layer.sigma_b)
         )
-        log_z = log_q if layer.normalization == "none" else log_q - _log_mean(log_q)[:, None, None]
+        log_z = log_q - _log_divisor(layer, log_q) + math.log(_centred(layer, log_q))
         moments = None if table is None else table.at(log_z)
         log_p = log_z if moments is None else moments.log_p
         states.append(
@@ -193,6 +198,10 @@ def _example_by_example(
     samples = samples + np.log1p(share)
     if share.max() > SMALL:
         return Prediction(log_q, deltas, samples, None, OUTLIER)
+    if any(
+        _epsilon_share(layer, q) > SMALL_EPSILON for layer, q in zip(layers, middle, strict=True)
+    ):
+        return Prediction(log_q, deltas, samples, None, EPSILON)
     found = fluctuations(layers, tables, middle, measured)
     if abs(second_order(layers, tables, middle, found.q_std)) > SMALL * found.delta_std[0]:
         return Prediction(log_q, deltas, samples, None, SENSITIVE)
@@ -210,6 +219,11 @@ SENSITIVE = (
     "the length of the activations differs so much between networks that their gradients differ in "
     "kind: no result for the fluctuations over networks"
 )
+EPSILON = (
+    "a normalization's ε is not small against the variance that it is added to: no result for the "
+    "fluctuations over networks"
+)
+SMALL_EPSILON = 1e-3
 STEP = 0.05
 
 
@@ -283,20 +297,45 @@ def _through(layer: LayerRecord, state: _Forward) -> Array:
     """log of the factor from the gradient at a = φ(z) to the one at h, by position: E φ'², and what
     the normalization does.
 
-    A layer's norm divides by the root mean square of h, and takes away what points along z (and
-    along the ones).
+    A layer's norm divides by s, s² the variance of h (for RMS its mean square) plus ε, and takes
+    away what points along the ones, and r(2 - r) of what points along z, r = 1 - ε/s².
     """
     if layer.normalization == "none":
         return state.log_slope
-    units = layer.outputs * state.log_q[0].size
-    lost = (2 if layer.normalization == "layer" else 1) / units
-    # of the mean square, what is left as variance
-    centred = 1 - 1 / units if layer.normalization == "layer" else 1.0
-    return (
-        state.log_slope
-        - _log_mean(state.log_q)[:, None, None]
-        + math.log(max(1e-300, (1 - lost) / max(centred, 1e-300)))
-    )
+    log_divisor = _log_divisor(layer, state.log_q)
+    centred = _centred(layer, state.log_q)
+    r = centred * np.exp(_log_mean(state.log_q)[:, None, None] - log_divisor)
+    along_ones = 1.0 if layer.normalization == "layer" else 0.0
+    lost = (along_ones + r * (2 - r)) / _units(layer, state.log_q)
+    result: Array = state.log_slope - log_divisor + np.log(np.maximum(1 - lost, 1e-300))
+    return result
+
+
+def _units(layer: LayerRecord, log_q: Array) -> int:
+    return layer.outputs * int(log_q[0].size)
+
+
+def _centred(layer: LayerRecord, log_q: Array) -> float:
+    """What a mean over units leaves of the mean square."""
+    if layer.normalization != "layer":
+        return 1.0
+    return max(1 - 1 / _units(layer, log_q), 1e-300)
+
+
+def _log_divisor(layer: LayerRecord, log_q: Array) -> Array | float:
+    """log of s², by which a layer's norm divides h²; [examples, 1, 1]."""
+    if layer.normalization == "none":
+        return 0.0
+    variance = _log_mean(log_q)[:, None, None] + math.log(_centred(layer, log_q))
+    result: Array = np.logaddexp(variance, _log(layer.epsilon))
+    return result
+
+
+def _epsilon_share(layer: LayerRecord, log_q: float) -> float:
+    """ε as a share of what a layer's norm divides by."""
+    if layer.normalization == "none" or layer.epsilon == 0:
+        return 0.0
+    return layer.epsilon / (layer.epsilon + math.exp(min(log_q, 700.0)))
 
 
 def _patches(log_p: Array, layer: LayerRecord) -> Array:
@@ -362,7 +401,13 @@ def _with_batch_norm(
             None,
             f"batch norm over {batch} examples: no finite expectation",
         )
+    if any(layer.normalization != "batch" for layer in layers[:-1]):
+        words = "batch norm in some layers only, of a network too large to draw others like it"
+        return Prediction(nothing, nothing, nothing, None, words)
     limit = batch_norm_limit(activation, batch)
+    smallest = min(layer.sigma_w for layer in layers) ** 2 * limit.spread
+    if max(layer.epsilon for layer in layers) > SMALL_EPSILON * smallest:
+        return Prediction(nothing, nothing, nothing, None, EPSILON)
     log_q = np.array([_log_length(layer, limit.second_moment) for layer in layers])
     log_q[0] = float(
         np.logaddexp(

@@ -35,7 +35,7 @@ from isometry.layers.spec import LayerSpec
 from isometry.runs.files import write_json, write_text, written_below
 from isometry.runs.identity import config_hash, run_id
 from isometry.theory.fixed_points import limit_of
-from isometry.theory.propagation import Prediction
+from isometry.theory.propagation import NORMALIZATIONS, Prediction
 from isometry.training.build import build_data, build_network, scaled_rate, seed_everything
 from isometry.training.classifier import LOSSES
 from isometry.training.trial import try_out
@@ -240,17 +240,27 @@ def summarise_limit(
     layer's length.
     """
     hidden = [record for record in records(layers) if record.kind == "hidden"]
-    if not hidden or hidden[-1].activation is None:
-        return {"chi_1": None, "q_star": None, "phase": None}
+    nothing = {"chi_1": None, "q_star": None, "phase": None}
+    kinds = {(record.activation, record.normalization) for record in hidden}
+    if len(kinds) != 1 or hidden[-1].activation is None:
+        return nothing
     layer = hidden[-1]
     assert layer.activation is not None
+    if layer.normalization not in NORMALIZATIONS:
+        return nothing
     first = float(prediction.log_q[0])
     start = math.exp(first) if abs(first) < 700 else 1.0  # nan where nothing is predicted
     found = limit_of(
-        layer.activation, layer.normalization, layer.sigma_w, layer.sigma_b, batch, start
+        layer.activation,
+        layer.normalization,
+        layer.sigma_w,
+        layer.sigma_b,
+        batch,
+        start,
+        layer.epsilon,
     )
     if found is None:
-        return {"chi_1": None, "q_star": None, "phase": None}
+        return nothing
     chi_1, q_star, phase = found
     return {"chi_1": chi_1, "q_star": _number(q_star), "phase": phase}
 
