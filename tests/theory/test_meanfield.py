@@ -85,7 +85,7 @@ def test_softplus_has_no_critical_fixed_point():
 
 @pytest.mark.parametrize("q", [1e-3, 0.3, 4.0, 50.0, 1e4])
 def test_the_error_estimate_bounds_the_error(q):
-    """erf has a closed form; a relu's square with a kink that is not declared is integrated by other
+    """erf has a closed form; a kink that is not declared is integrated by other
     nodes, whose error is of the order of their estimate.
     """
     exact = 2 / math.pi * math.asin(2 * q / (1 + 2 * q))
