@@ -17,7 +17,8 @@ def test_it_is_that_of_the_first_training_images(make_config):
     data.setup()
     images = data.normalization(data.splits["train"][0][: predict.EXAMPLES])
     layers = map_of(network)
-    expected, _ = predict.predicted_rate(predict.predict_network(layers, images, 128), layers)
+    prediction = predict.predict_network(layers, images, 128, networks=predict.FEW)
+    expected, _ = predict.predicted_rate(prediction, layers)
     found = predict.predict_run(layers, training_images(data, predict.EXAMPLES), 128)
     assert found["gradient_rate_predicted"] == expected
 

@@ -113,11 +113,11 @@ NETWORKS = 32
 """Drawn for a band: its width is then known to 13 %."""
 
 FEW = 8
-"""Drawn for a rate alone."""
+"""Drawn where a rate is wanted more than a band: a tenth of a second at 10 layers."""
 
-AFFORDABLE = 3e10
-"""Operations that the drawn networks may take, about three seconds on one core; beyond, layers are
-so wide that first orders in 1/width are good enough.
+AFFORDABLE = 1e9
+"""Operations of a network up to which others are drawn like it, 0.1 s each on one core; beyond,
+layers are so wide that the first order in 1/width is good enough.
 """
 
 
@@ -139,14 +139,15 @@ def predict_network(
         networks: how many are drawn; 0 for none.
     """
     plain = records(layers)
+    found = None
+    if networks > 0 and obstacle(plain) is None and can_be_drawn(plain, batch):
+        inputs = _batches(images, batch)
+        affordable = operations(plain, inputs) <= AFFORDABLE
+        found = by_drawing(plain, inputs, networks) if affordable else None
+    if found is not None:
+        return found
     examples = _batch(layers, images, batch if measured is None else measured)
-    theory = predict(plain, input_moments(images, layers), batch, examples)
-    if obstacle(plain) is not None or not can_be_drawn(plain, batch):
-        return theory
-    inputs = _batches(images, batch)
-    if networks * operations(plain, inputs) > AFFORDABLE or networks == 0:
-        return theory
-    return by_drawing(plain, inputs, networks) or theory
+    return predict(plain, input_moments(images, layers), batch, examples)
 
 
 def _batches(images: Tensor, size: int) -> NDArray[np.float64]:
@@ -204,7 +205,7 @@ def predict_run(layers: Sequence[LayerSpec], images: Tensor, batch: int) -> dict
         networks of the natural logarithm of `backprop_norm` relative to the last hidden layer;
         `reason` where something is null.
     """
-    prediction = predict_network(layers, images, batch)
+    prediction = predict_network(layers, images, batch, networks=FEW)
     rate, spread = predicted_rate(prediction, layers)
     f = prediction.fluctuations
     logs = 0.5 * (prediction.log_delta + (0.0 if f is None else f.delta_shift))

@@ -1,0 +1,123 @@
+"""Write the table of `docs/theory.md` that shows where the 95 % bands hold.
+
+    python scripts/coverage.py
+
+Takes about half an hour on one core. Each cell is a network of `isometry diagnose` (mnist_5k, one
+batch of 64), predicted from seed 0 and compared with 40 networks drawn from another seed by
+`isometry.theory.ensemble`, which agree with torch's to rounding (`tests/theory/test_ensemble.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from isometry.config.compose import compose
+from isometry.config.messages import options
+from isometry.data.module import training_images
+from isometry.errors import UserError
+from isometry.initialization.predict import predict_network, records
+from isometry.layers.discover import layers_of
+from isometry.theory.ensemble import draw
+from isometry.theory.propagation import Prediction
+from isometry.training.build import build_data, build_network
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "theory.md"
+EXAMPLES = 64
+NETWORKS = 40
+SCHEMES = {
+    "critical": ["initializer=critical"],
+    "He": ["initializer=he_normal"],
+    "Glorot": ["initializer=glorot_normal"],
+    "σ_w = 2": ["initializer=gaussian", "initializer.sigma_w=2"],
+    "orthogonal": ["initializer=orthogonal", "initializer.gain=auto"],
+}
+DEPTHS = (20, 50)
+WIDTHS = (100, 400)
+
+Array = NDArray[np.float64]
+
+
+def cell(words: list[str]) -> tuple[float, float] | str:
+    """Share of layers inside their band, and the band over the spread (its median over layers); or
+    why there is none. The worse of q and δ.
+    """
+    config = compose("diagnose", [*words, "trainer=cpu", f"data.batch_size={EXAMPLES}"])
+    data = build_data(config)
+    images = training_images(data, EXAMPLES).double()
+    try:
+        network = build_network(config, data.input_shape, data.num_classes)
+    except UserError:
+        return "no σ_w"
+    layers = layers_of(network)
+    prediction = predict_network(layers, images, EXAMPLES)
+    if prediction.fluctuations is None:
+        return "none"
+    drawn = draw(records(layers), images.flatten(1).numpy()[None], NETWORKS, seed=1)
+    found = [_of(*pair) for pair in _pairs(prediction, drawn.log_q, drawn.log_delta)]
+    return min(inside for inside, _ in found), max(ratio for _, ratio in found)
+
+
+def _pairs(prediction: Prediction, q: Array, delta: Array) -> list[tuple[Array, Array, Array]]:
+    f = prediction.fluctuations
+    assert f is not None
+    hidden = slice(0, len(f.q_std) - 1)
+    below = slice(0, len(f.q_std) - 2)  # δ is relative to the last hidden layer's
+    return [
+        (q[:, hidden], (prediction.log_q + f.q_shift)[hidden], f.q_std[hidden]),
+        (delta[:, below], (prediction.log_delta + f.delta_shift)[below], f.delta_std[below]),
+    ]
+
+
+def _of(values: Array, mean: Array, std: Array) -> tuple[float, float]:
+    inside = np.abs(values - mean) <= 1.96 * std + 1e-9
+    spread = values.std(0, ddof=1)
+    moves = spread > 1e-9
+    return float(inside.mean()), float(
+        np.median(std[moves] / spread[moves])
+    ) if moves.any() else 1.0
+
+
+def text(found: list[tuple[float, float] | str]) -> str:
+    """The worst over depths."""
+    numbers = [value for value in found if not isinstance(value, str)]
+    words = [value for value in found if isinstance(value, str)]
+    if not numbers:
+        return words[0]
+    inside = min(value for value, _ in numbers)
+    ratio = max(value for _, value in numbers)
+    missing = f" ({len(words)} none)" if words else ""
+    return f"{inside:.0%}, {ratio:.2f}{missing}"
+
+
+def table(width: int) -> list[str]:
+    """A line for each activation."""
+    lines = ["| activation | " + " | ".join(SCHEMES) + " |", "|---" * (len(SCHEMES) + 1) + "|"]
+    for name in [name for name in options("activation") if name != "own"]:
+        cells = []
+        for words in SCHEMES.values():
+            base = [f"activation={name}", f"model.width={width}", *words]
+            cells.append(text([cell([*base, f"model.depth={depth}"]) for depth in DEPTHS]))
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        print(lines[-1], flush=True)
+    return lines
+
+
+def main() -> None:
+    """Write both tables."""
+    torch.set_num_threads(1)
+    parts = []
+    for width in WIDTHS:
+        parts += [f"Width {width}:", "", *table(width), ""]
+    body = "\n".join(parts)
+    pattern = re.compile("<!-- coverage -->.*<!-- end of coverage -->", re.DOTALL)
+    block = f"<!-- coverage -->\n{body}<!-- end of coverage -->"
+    DOCUMENT.write_text(pattern.sub(lambda _: block, DOCUMENT.read_text()))
+
+
+if __name__ == "__main__":
+    main()
