@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure as Drawing
+from torch import Tensor, nn
 
 from isometry.figures.claims import Estimate, over_seeds
 from isometry.figures.lab import Lab
@@ -60,12 +61,10 @@ class ShatteredGradients:
         ]
         frames = []
         for seed, network in lab.networks([*overrides, *NETWORKS[name]], seeds, (1, 1, 1)):
-            x = torch.linspace(-2, 2, self.points, dtype=torch.float64).requires_grad_()
-            network.train()(x.view(-1, 1, 1, 1))[:, 0].sum().backward()
-            assert x.grad is not None
-            gradient = x.grad.numpy()
+            x = torch.linspace(-2, 2, self.points, dtype=torch.float64)
+            gradient = input_gradient(network, x)
             row = {
-                "x": x.detach().numpy(),
+                "x": x.numpy(),
                 "gradient": gradient / np.abs(gradient).max(),
                 "lag1": lag_one(gradient),
             }
@@ -107,6 +106,21 @@ class ShatteredGradients:
             "deep-batch-norm": over_seeds(lags["batch norm", many].tolist()),
             "deep-plain": over_seeds(lags["plain", many].tolist()),
         }
+
+
+def input_gradient(network: nn.Module, x: Tensor) -> np.ndarray:
+    """df/dx at each x: batch norm has the batch's statistics, and these are held, or what came out
+    would be the gradient of a sum over all x.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        network.train()(x.view(-1, 1, 1, 1))
+    x = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(network.eval()(x.view(-1, 1, 1, 1))[:, 0].sum(), x)
+    found: np.ndarray = gradient.numpy()
+    return found
 
 
 def lag_one(values: np.ndarray) -> float:

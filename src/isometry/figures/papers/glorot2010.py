@@ -163,7 +163,7 @@ class Activations(Histograms):
         for name, overrides in variants.items():
             _, network = next(lab.networks(overrides, seeds[:1]))
             layers = layers_of(network)
-            log_q = predict_network(layers, images, self.batch).log_q
+            log_q = predict_network(layers, images, self.batch, networks=0).log_q
             squares = [
                 math.exp(log) / float(spec.sigma_w or 1) ** 2
                 for log, spec in zip(log_q[1:], layers[1:], strict=True)
@@ -228,9 +228,8 @@ class BackpropagatedGradients(Histograms):
         drawn from theory.
         """
         _, network = next(lab.networks(overrides, [seed]))
-        logs = predict_network(layers_of(network), lab.digits(self.batch)[0], self.batch).log_delta[
-            :-1
-        ]
+        images, _ = lab.digits(self.batch)
+        logs = predict_network(layers_of(network), images, self.batch, networks=0).log_delta[:-1]
         frame = pd.DataFrame(
             {"value": np.exp(0.5 * (logs - logs[-1])), "layer": range(1, len(logs) + 1)}
         )
@@ -246,15 +245,19 @@ class BackpropagatedGradients(Histograms):
             np.log(frame.iloc[:, 0] / frame.iloc[:, -1]) / (frame.shape[1] - 1)
             for frame in (standard, normalized)
         ]
-        relative = data[(data["kind"] == "relative") & (data["variant"] == "normalized")]
-        top = float(relative[relative["layer"] == 1]["value"].iloc[0])
         singular = data[data["kind"] == "singular"].groupby("variant")["value"].apply(list)
         return {
-            "standard-ratio": of_logs(back[0].tolist(), 1 / math.sqrt(3)),
-            "normalized-ratio": of_logs(back[1].tolist(), top ** (1 / (normalized.shape[1] - 1))),
+            "standard-ratio": of_logs(back[0].tolist(), self.ratio(data, "standard")),
+            "normalized-ratio": of_logs(back[1].tolist(), self.ratio(data, "normalized")),
             "standard-singular": over_seeds(singular["standard"], 8 / (3 * math.pi * math.sqrt(3))),
             "normalized-singular": over_seeds(singular["normalized"], 8 / (3 * math.pi)),
         }
+
+    def ratio(self, data: pd.DataFrame, name: str) -> float:
+        """A layer's factor on the standard deviation of δ, as mean field has it."""
+        rows = data[(data["kind"] == "relative") & (data["variant"] == name)]
+        top = float(rows[rows["layer"] == 1]["value"].iloc[0])
+        return float(top ** (1 / (int(rows["layer"].max()) - 1)))
 
 
 class WeightGradients(Histograms):

@@ -200,7 +200,18 @@ class CorrelationMap(Maps):
         return figure
 
     def check(self, data: pd.DataFrame) -> dict[str, Estimate]:
-        return {f"c-{name}": over_seeds(values) for name, values in self.end_of(data, "c").items()}
+        return {
+            f"c-{name}": over_seeds(values, self.expected(data, float(name)))
+            for name, values in self.end_of(data, "c").items()
+        }
+
+    def expected(self, data: pd.DataFrame, sigma_w: float) -> float:
+        """What the map gives for the averaged layers from the inputs' own correlations: c* has not
+        been reached everywhere.
+        """
+        begins = data[(data["variant"] == f"{sigma_w:g}") & (data["layer"] == 1)]
+        lines = [self.iterated(c, sigma_w)[1] for c in begins.groupby("start")["c"].mean()]
+        return float(np.mean([line[-LAST:] for line in lines]))
 
 
 def gaussian_rows(rows: int, columns: int) -> Tensor:

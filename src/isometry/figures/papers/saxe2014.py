@@ -198,6 +198,9 @@ class LearningTime:
             )
             for layers, time in self.times(data).items()
         }
+        times = self.times(data)
+        deep, deeper = sorted(times)[-2:]
+        found["plateau"] = exact(math.log(times[deeper] / times[deep]) / math.log(deeper / deep))
         last = (
             data[data["kind"] == "digits"]
             .sort_values("step")

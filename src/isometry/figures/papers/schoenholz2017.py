@@ -7,10 +7,12 @@ CIFAR-10. `quick`: L = 60 at initialization; training with N = 100, batch 256, 2
 digits. Not reproduced: dropout (their section 5), CIFAR-10.
 
 The thresholds of accuracy come from pilot seeds 100 to 104 (accuracies at 2 ξ_c of 0.60 to 0.86, at
-9 ξ_c of 0.10 to 0.15) and are asserted on others.
+9 ξ_c of 0.10 to 0.15) and are asserted on others. At σ_w² = 1.6 a depth of 2 ξ_c is 54 layers, at
+σ_w² = 1 one of 9 ξ_c is 33: the deeper network trains and the shallower does not, which no cut at
+one depth says.
 
 The slopes lie up to 1 % below χ₁: one network shows exp E log, which at N = 300 is below E by about
-(3 μ₂/μ₁² - 1)/2N a layer.
+(3 μ₂/μ₁² - 1)/2N a layer. They are compared with the prediction that knows of it.
 
 ξ_c is the depth over which correlations approach c*; the paper's finding is that networks train up
 to a few ξ_c.
@@ -29,6 +31,8 @@ from matplotlib.figure import Figure as Drawing
 from isometry import activations
 from isometry.figures.claims import Estimate, of_logs, over_seeds
 from isometry.figures.lab import Lab, accuracy_of, for_steps
+from isometry.initialization.predict import predict_network
+from isometry.layers.discover import layers_of
 from isometry.plots import style
 from isometry.plots.seeds import integer_axis, seed_lines
 from isometry.theory.fixed_points import limit
@@ -77,7 +81,20 @@ class Gradients:
         variants = {f"{s:g}": [*common, *scales(s, self.sigma_b2)] for s in self.sigma_w2}
         found = lab.profiles(variants, seeds, lab.digits(self.batch))
         found = found[found["hidden"]].assign(square=lambda f: f["sample_weight_grad_rms"] ** 2)
-        return found[["variant", "seed", "layer", "square"]].reset_index(drop=True)
+        expected = {name: self.expected(lab, words) for name, words in variants.items()}
+        found["expected"] = found["variant"].map(expected)
+        return found[["variant", "seed", "layer", "square", "expected"]].reset_index(drop=True)
+
+    def expected(self, lab: Lab, overrides: list[str]) -> float:
+        """The slope that one network of this width is expected to show, to first order in 1/N."""
+        _, network = next(lab.networks(overrides, [0]))
+        images, _ = lab.digits(self.batch)
+        found = predict_network(layers_of(network), images, self.batch, self.batch, networks=0)
+        assert found.fluctuations is not None
+        logs = found.log_sample + found.fluctuations.sample_shift
+        low = self.skip - 1
+        high = self.depth - self.skip - 1
+        return float(np.exp((logs[low] - logs[high]) / (high - low)))
 
     def draw(self, data: pd.DataFrame) -> Drawing:
         figure, ((axis,),) = style.figure(1, 1, (4.6, 3.4))
@@ -110,7 +127,7 @@ class Gradients:
         for name, rows in data.groupby("variant"):
             logs = np.log(rows.pivot(index="seed", columns="layer", values="square"))
             slopes = (logs[low] - logs[high]) / (high - low)
-            found[f"slope-{name}"] = of_logs(slopes.tolist(), self.chi(str(name)))
+            found[f"slope-{name}"] = of_logs(slopes.tolist(), float(rows["expected"].iloc[0]))
         return found
 
 
@@ -121,6 +138,8 @@ class Trainability:
     Args:
         sigma_w2, depths: the grid of the heat map, one seed each.
         checked: σ_w² at which the claims are checked, with every seed.
+        near: σ_w² near the critical one, at which the short depth alone is checked: it lies over
+            the long depth of the smallest σ_w², so that no one depth tells trained from not.
         short, long: depths of the claims, in ξ_c.
         sigma_b2: bias variance.
         width, batch, steps, lr: of the network and its training.
@@ -130,6 +149,7 @@ class Trainability:
     sigma_w2: Sequence[float]
     depths: Sequence[int]
     checked: Sequence[float]
+    near: Sequence[float]
     short: float
     long: float
     sigma_b2: float
@@ -141,17 +161,18 @@ class Trainability:
 
     def measure(self, lab: Lab, seeds: Sequence[int]) -> pd.DataFrame:
         grid = [(s, d, "grid") for s in self.sigma_w2 for d in self.depths]
-        ends = [
-            (s, max(3, round(k * xi_c(s, self.sigma_b2))), words)
-            for s in self.checked
-            for k, words in ((self.short, "short"), (self.long, "long"))
-        ]
+        ends = [self._end(s, self.short, "short") for s in (*self.checked, *self.near)]
+        ends += [self._end(s, self.long, "long") for s in self.checked]
         found = self._train(lab, ends, seeds)
         return (
             found
             if lab.first_seed not in seeds
             else pd.concat([found, self._train(lab, grid, seeds[:1])])
         )
+
+    def _end(self, sigma_w2: float, lengths: float, words: str) -> tuple[float, int, str]:
+        """A cell at so many ξ_c."""
+        return sigma_w2, max(3, round(lengths * xi_c(sigma_w2, self.sigma_b2))), words
 
     def _train(
         self, lab: Lab, cells: Sequence[tuple[float, int, str]], seeds: Sequence[int]
@@ -196,8 +217,21 @@ class Trainability:
         for index, multiple in enumerate((self.short, 6.0, self.long)):
             look = {"color": "white", "linestyle": style.LINES[index]}
             axis.plot(fine, multiple * lengths, label=rf"{multiple:g} $\xi_c$", **look)
+        ends = data[data["kind"] != "grid"].groupby(["sigma_w2", "depth", "kind"])["accuracy"]
+        tested = ends.mean().reset_index()
+        axis.scatter(
+            tested["sigma_w2"],
+            tested["depth"],
+            45,
+            tested["accuracy"],
+            cmap="cividis",
+            vmin=0.1,
+            vmax=1,
+            edgecolors="white",
+        )
+        deepest = max(*self.depths, tested["depth"].max())
         axis.set(
-            ylim=(min(self.depths) - 2, max(self.depths) + 2),
+            ylim=(min(self.depths) - 2, deepest + 5),
             xlabel=r"$\sigma_w^2$",
             ylabel="depth $L$",
         )
@@ -211,6 +245,9 @@ class Trainability:
     def check(self, data: pd.DataFrame) -> dict[str, Estimate]:
         ends = data[data["kind"] != "grid"]
         names = ends["kind"] + "-" + ends["sigma_w2"].map("{:g}".format)
-        return {
-            str(name): over_seeds(rows["accuracy"].tolist()) for name, rows in ends.groupby(names)
-        }
+        by_seed = ends.set_index("seed")["accuracy"]
+        found = {str(name): rows for name, rows in by_seed.groupby(names.to_numpy())}
+        deep = found[f"short-{self.near[0]:g}"]
+        shallow = found[f"long-{self.checked[0]:g}"]
+        judged = {name: over_seeds(values.tolist()) for name, values in found.items()}
+        return {**judged, "no-cut": over_seeds((deep - shallow).tolist())}

@@ -41,6 +41,7 @@ class Explosion:
     Args:
         activations: measured at initialization.
         depth, width, batch: of those networks.
+        few: examples of a second batch for the identity, which tells (B-2)/(B-3) from 1.
         skip: layers at both ends that are left out.
         trained: activations of the networks that are trained.
         trained_depth, trained_width, steps, lr: of the training.
@@ -51,6 +52,7 @@ class Explosion:
     depth: int
     width: int
     batch: int
+    few: int
     skip: int
     trained: Sequence[str]
     trained_depth: int
@@ -67,18 +69,28 @@ class Explosion:
             f"model.width={self.width}",
         ]
         variants = {name: [*common, f"activation={name}"] for name in self.activations}
-        found = lab.profiles(variants, seeds, lab.noise(self.batch))
-        found = found[found["hidden"]].assign(
-            square=lambda f: f["backprop_norm"] ** 2, kind="profile"
+        found = pd.concat(
+            [
+                self._profiles(lab, variants, seeds, self.batch),
+                self._profiles(lab, {"linear": variants["linear"]}, seeds, self.few),
+            ]
         )
-        predicted = {
-            name: batch_norm_limit(lab.activation(name), self.batch).growth
-            for name in self.activations
-        }
-        found["chi"] = found["variant"].map(predicted)
         return pd.concat(
-            [found[["variant", "seed", "layer", "square", "kind", "chi"]], self._train(lab, seeds)]
+            [
+                found[["variant", "seed", "layer", "square", "kind", "batch", "chi"]],
+                self._train(lab, seeds),
+            ]
         )
+
+    def _profiles(
+        self, lab: Lab, variants: dict[str, list[str]], seeds: Sequence[int], batch: int
+    ) -> pd.DataFrame:
+        """δ² of networks on so many examples, and the factor that theory has for them."""
+        found = lab.profiles(variants, seeds, lab.noise(batch))
+        found = found[found["hidden"]].assign(kind="profile", batch=batch)
+        found["square"] = found["backprop_norm"] ** 2
+        chi = {name: batch_norm_limit(lab.activation(name), batch).growth for name in variants}
+        return found.assign(chi=found["variant"].map(chi))
 
     def _train(self, lab: Lab, seeds: Sequence[int]) -> pd.DataFrame:
         common = [
@@ -103,7 +115,7 @@ class Explosion:
     def draw(self, data: pd.DataFrame) -> Drawing:
         figure, axes = style.figure(1, 2, (3.6, 3.2), width_ratios=[2, 1])
         left, right = axes[0]
-        profile = data[data["kind"] == "profile"]
+        profile = data[(data["kind"] == "profile") & (data["batch"] == self.batch)]
         seed_lines(left, profile, "layer", "square", "variant", log=True, markevery=3)
         for _, rows in profile.groupby("variant"):
             middle = self.depth // 2
@@ -140,11 +152,16 @@ class Explosion:
 
     def check(self, data: pd.DataFrame) -> dict[str, Estimate]:
         found = {}
-        for name, rows in data[data["kind"] == "profile"].groupby("variant"):
+        profile = data[data["kind"] == "profile"]
+        keys = profile["variant"].where(
+            profile["batch"] == self.batch, profile["variant"] + f"-{self.few}"
+        )
+        for name, rows in profile.groupby(keys):
             logs = np.log(rows.pivot(index="seed", columns="layer", values="square"))
             low = self.skip
             high = self.depth - self.skip
-            found[f"factor-{name}"] = of_logs(((logs[low] - logs[high]) / (high - low)).tolist())
+            steps = (logs[low] - logs[high]) / (high - low)
+            found[f"factor-{name!s}"] = of_logs(steps.tolist(), float(rows["chi"].iloc[0]))
         for name, rows in data[data["kind"] == "training"].groupby("variant"):
-            found[f"trained-{name}"] = over_seeds(rows["accuracy"].tolist())
+            found[f"trained-{name!s}"] = over_seeds(rows["accuracy"].tolist())
         return found
