@@ -16,12 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
 from isometry import activations
-from isometry.figures.claims import Estimate, exact, of_logs, over_seeds, share
+from isometry.figures.claims import Estimate, of_logs, over_seeds, share
 from isometry.figures.lab import Lab, for_steps, signals_of, summary_of
 from isometry.gradient_rate import gradient_rate
 from isometry.plots import style
@@ -30,6 +29,13 @@ from isometry.theory.quadrature import expectation
 
 PHI = activations.sigmoid()
 EXPLODING = r"relu, $\sigma_w = 1.7$"
+COLUMNS = [
+    "displacement",
+    "weight_grad_norm",
+    "backprop_norm",
+    "activation_var",
+    "preactivation_var",
+]
 VARIANTS = {"N(0, 0.01²)": "normal_small", "Glorot": "glorot_normal", "critical": "critical"}
 
 
@@ -78,16 +84,16 @@ class Sigmoid:
             name: [*common, *words] for name, words in (variants | {EXPLODING: exploding}).items()
         }
         for name, seed, run in lab.train(jobs, seeds):
-            rows = signals_of(run, ["kind", "displacement", "weight_grad_norm"])
+            rows = signals_of(run, ["kind", *COLUMNS])
             state = (run.status() or {})["state"]
             last = (
                 rows[rows["step"] == rows["step"].max()]
                 if state == "finished"
                 else rows[rows["step"] < 12]
             )
-            chosen = last[last["kind"] == "hidden"][
-                ["step", "layer", "displacement", "weight_grad_norm"]
-            ]
+            if state == "finished":
+                last = with_last_step(last, rows)
+            chosen = last[last["kind"] == "hidden"][["step", "layer", *COLUMNS]]
             where = {
                 "diverged": state == "diverged",
                 "first_nonfinite_step": summary_of(run, "first_nonfinite_step"),
@@ -122,25 +128,29 @@ class Sigmoid:
     def check(self, data: pd.DataFrame) -> dict[str, Estimate]:
         profile = data[data["kind"] == "profile"]
         logs = {name: log_rates(rows) for name, rows in profile.groupby("variant")}
-        small = profile[(profile["variant"] == "N(0, 0.01²)") & (profile["layer"] > 1)]
-        squash = (
-            (small["activation_var"] / small["preactivation_var"]).groupby(small["seed"]).mean()
-        )
-        # 1e-4 apart: differences are right to 1e-9
-        z = torch.linspace(-3, 3, 60_001, dtype=torch.float64)
-        slope = float((torch.diff(PHI.module()(z)) / torch.diff(z)).max())
         trained = data[data["kind"] == "training"]
+        glorot = trained[trained["variant"] == "Glorot"]
+        squash = (glorot["activation_var"] / glorot["preactivation_var"]).groupby(glorot["seed"])
         first = trained[trained["layer"] == 1].groupby(["variant", "seed"])["displacement"].last()
         diverged = trained[~trained["variant"].isin(VARIANTS)].groupby("seed")["diverged"].first()
         return {
-            "slope": exact(slope),
-            "squash": over_seeds(squash.tolist()),
+            "squash": over_seeds(squash.max().tolist()),
+            "rate-trained": of_logs(log_rates(glorot)),
             "rate-glorot": of_logs(logs["Glorot"]),
             "rate-critical": of_logs(logs["critical"]),
             "naive-still": over_seeds(first["N(0, 0.01²)"].tolist()),
             "critical-moves": over_seeds(first["critical"].tolist()),
             "explodes": share(int(diverged.sum()), len(diverged)),
         }
+
+
+def with_last_step(end: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows after the last update, which have weights alone, with the gradients and variances of
+    the last step before.
+    """
+    measured = rows.dropna(subset=["backprop_norm"])
+    step = measured[measured["step"] == measured["step"].max()].set_index("layer")
+    return end.set_index("layer").combine_first(step).reset_index()
 
 
 def log_rates(profile: pd.DataFrame) -> list[float]:

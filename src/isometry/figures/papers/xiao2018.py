@@ -2,14 +2,16 @@
 theory of CNNs (arXiv:1806.05393): delta-orthogonal kernels make deep convolutional tanh networks
 isometric, Gaussian ones do not.
 
-With g a gradient above and J the Jacobian of the layers below, ‖Jᵀg‖²/‖g‖² is the same for every
-draw of the weights if J is a multiple of an isometry, and fluctuates if it is not. We measure it as
-‖δ_1‖²/‖δ_{L-1}‖², and its spread as the standard deviation of its logarithm, which for small
-spreads is the coefficient of variation and does not saturate for large ones. With delta-orthogonal
-kernels δ² still falls smoothly with depth, the same in every draw: tanh at σ_w = 1 approaches its
-critical point q* = 0 only as q_l ≈ 1/(1/q_0 + 2l). `quick`: 128 layers of 16 channels, circular
-padding, 6 x 6 pixels. Not reproduced: training of 10,000 layers (their figure 1); a network of
-1,000 layers needs a GPU: isometry train model=convnet initializer=delta_orthogonal
+A network is isometric if all singular values of its Jacobian are equal: then ‖Jᵀg‖²/‖g‖² is the
+same for every gradient g and every draw of the weights. We measure both: ‖δ_1‖²/‖δ_{L-1}‖², a line
+a draw, with its spread (standard deviation of the logarithm), and the singular values of the
+Jacobian of the first layers, as the standard deviation of their logarithms in one network. The
+spread of Gaussian kernels is of order L/channels, that of their singular values is not: those of a
+product of L Gaussian matrices differ by factors that grow with every layer, whatever their size.
+With delta-orthogonal kernels δ² still falls smoothly with depth, the same in every draw: tanh at
+σ_w = 1 approaches its critical point q* = 0 only as q_l ≈ 1/(1/q_0 + 2l). `quick`: 128 layers of 16
+channels, circular padding, 6 x 6 pixels. Not reproduced: training of 10,000 layers (their figure
+1); a network of 1,000 layers needs a GPU: isometry train model=convnet initializer=delta_orthogonal
 model.depth=1000.
 """
 
@@ -23,9 +25,12 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure as Drawing
 from scipy import stats
+from torch import nn
 
-from isometry.figures.claims import Estimate
+from isometry.figures.claims import Estimate, over_seeds
 from isometry.figures.lab import Lab
+from isometry.initialization.jacobian import jacobian_singular_values
+from isometry.initialization.observe import Observation
 from isometry.plots import style
 from isometry.plots.seeds import integer_axis
 
@@ -44,12 +49,14 @@ class Isometry:
         channels: of every convolution.
         size: pixels a side.
         scale: of the input: small, so that tanh is near its critical point q* = 0.
+        through: layers of the Jacobian.
     """
 
     depth: int
     channels: int
     size: int
     scale: float
+    through: int
 
     def measure(self, lab: Lab, seeds: Sequence[int]) -> pd.DataFrame:
         common = ["model=convnet", "activation=tanh", "model.stages=1", f"model.depth={self.depth}"]
@@ -59,12 +66,21 @@ class Isometry:
         shape = (1, self.channels, self.size, self.size)
         images = self.scale * torch.randn(shape, generator=generator, dtype=torch.float64)
         batch = images, torch.zeros(1, dtype=torch.int64)
-        found = lab.profiles(
-            {name: [*common, *words] for name, words in KERNELS.items()}, seeds, batch
-        )
+        singular: dict[tuple[str, int], float] = {}
+
+        def keep(name: str, seed: int, seen: Observation, network: nn.Module) -> None:
+            values = jacobian_singular_values(network, images, last=self.through + 1)
+            assert values is not None
+            singular[name, seed] = float(np.log(values).std())
+
+        variants = {name: [*common, *words] for name, words in KERNELS.items()}
+        found = lab.profiles(variants, seeds, batch, each=keep)
         found = found[found["hidden"]].reset_index(drop=True)
+        keys = zip(found["variant"], found["seed"], strict=True)
+        found["singular"] = [singular[key] for key in keys]
         top = found.groupby(["variant", "seed"])["backprop_norm"].transform("last")
-        return found[["variant", "seed", "layer"]].assign(ratio=(found["backprop_norm"] / top) ** 2)
+        ratio = (found["backprop_norm"] / top) ** 2
+        return found[["variant", "seed", "layer", "singular"]].assign(ratio=ratio)
 
     def draw(self, data: pd.DataFrame) -> Drawing:
         figure, axes = style.figure(1, 2, (3.4, 3.0), sharey=True)
@@ -83,10 +99,13 @@ class Isometry:
         return figure
 
     def check(self, data: pd.DataFrame) -> dict[str, Estimate]:
-        ratios = data[data["layer"] == 1].groupby("variant")["ratio"]
-        return {
-            name.lower(): spread_of(np.log(ratios.get_group(name).to_numpy())) for name in KERNELS
-        }
+        first = data[data["layer"] == 1]
+        found = {}
+        for name in KERNELS:
+            rows = first[first["variant"] == name]
+            found[name.lower()] = spread_of(np.log(rows["ratio"].to_numpy()))
+            found[f"singular-{name.lower()}"] = over_seeds(rows["singular"].tolist())
+        return found
 
 
 def spread_of(logs: np.ndarray) -> Estimate:
