@@ -39,7 +39,7 @@ SLOW = {
     "lu2020-dying-relu": ["draws=600", "widths=[2,3,4,6]"],
     "poole2016-fig1": ["width=600", "max_seeds=20"],
     "glorot2010-fig2": ["seeds=3", "steps=1500"],
-    "hanin-rolnick2018": ["seeds=3", "shapes=[[5,10],[5,40],[20,10],[20,40],[40,20]]"],
+    "hanin-rolnick2018": ["seeds=3", "shapes=[[5,10],[5,20],[5,40],[20,10],[20,20],[20,40]]"],
     "he2015-fig2": ["seeds=3", "max_seeds=6"],
     "he2015-fig3": ["seeds=4", "max_seeds=8"],
     "pennington2017-spectrum": [],
@@ -49,6 +49,7 @@ SLOW = {
         "depths=[5]",
         "sigma_w2=[1.0,2.5]",
         "checked=[1.0]",
+        "near=[1.6]",
         "seeds=3",
         "max_seeds=6",
     ],
@@ -56,7 +57,7 @@ SLOW = {
     "seed-sigmoid": ["steps=60"],
     "yang2019-batchnorm": ["trained_depth=100", "trained_width=64", "seeds=3", "steps=200"],
 }
-CLAIMS = {"schoenholz2017-fig5": ["short-1", "long-1"]}
+CLAIMS = {"schoenholz2017-fig5": ["short-1", "long-1", "short-1.6", "no-cut"]}
 """Those that the settings above check, where it is not all."""
 
 
@@ -171,7 +172,7 @@ def test_a_figure_in_wandb(tmp_path, data_cache):
         if key.endswith("._type")
     }
     assert kinds == {"figure": "image-file", "claims": "table-file", "data": "table-file"}
-    assert history["claims.nrows"] == 2
+    assert history["claims.nrows"] == 3
     summaries = [record["summary"] for record in records if "summary" in record]
     assert "claims_passed" in json.dumps(summaries)
 
