@@ -19,6 +19,7 @@ from isometry.layers.discover import layers_of, remember
 from isometry.theory.fixed_points import limit, limit_of
 from isometry.theory.meanfield import second_moment, slope_moment
 from isometry.theory.quadrature import error_estimate
+from isometry.training.build import build_network
 
 
 def drawn(network, images, sigma_w=1.4, sigma_b=0.0):
@@ -161,6 +162,21 @@ def test_norms_in_some_layers_and_a_large_epsilon(norm, where, networks):
         drawn_error = measured.std(0) / math.sqrt(networks) if networks else 0.05
         off = np.abs(measured.mean(0) - predicted)[:-1]
         assert (off <= 4 * np.hypot(error, drawn_error)[:-1] + 1e-9).all()
+
+
+def test_wide_networks_are_drawn_with_fewer_examples_or_not_at_all(make_config):
+    """4 operations a weight and example, 1e9 in all: 31 examples at depth 50 and width 400, 12 at
+    depth 20 and width 1,000, which are too few.
+    """
+    images = torch.randn(64, 1, 28, 28)
+    for depth, width, networks in ((50, 400, 2), (20, 1000, 0)):
+        config = make_config(f"model.depth={depth}", f"model.width={width}")
+        layers = layers_of(build_network(config, (1, 28, 28), 10))
+        found = predict_network(layers, images, 64, networks=2)
+        assert found.networks == networks
+    config = make_config("model.depth=50", "model.width=400", "normalization=batch")
+    layers = layers_of(build_network(config, (1, 28, 28), 10))
+    assert predict_network(layers, images, 64, networks=2).networks == 0
 
 
 def test_the_limit_counts_epsilon():

@@ -101,6 +101,7 @@ SETTINGS = [
     *((words, 256, 0, 100) for words in BANDS),
     *((words, 1, 0, 100) for words in BANDS if "model.depth=50" not in words),
     ("activation=relu initializer=he_normal model.depth=20", 256, 0, 400),
+    ("activation=silu initializer=he_normal model.depth=50", 64, NETWORKS, 400),
 ]
 
 

@@ -116,8 +116,8 @@ FEW = 8
 """Drawn where a rate is wanted more than a band: a tenth of a second at 10 layers."""
 
 AFFORDABLE = 1e9
-"""Operations of a network up to which others are drawn like it, 0.1 s each on one core; beyond,
-layers are so wide that the first order in 1/width is good enough.
+"""Operations of a network up to which others are drawn like it, 0.1 s each on one core; with fewer
+examples than that takes, layers are so wide that the first order in 1/width is good enough.
 """
 
 
@@ -141,13 +141,32 @@ def predict_network(
     plain = records(layers)
     found = None
     if networks > 0 and obstacle(plain) is None and can_be_drawn(plain, batch):
-        inputs = _batches(images, batch)
-        affordable = operations(plain, inputs) <= AFFORDABLE
-        found = by_drawing(plain, inputs, networks) if affordable else None
+        inputs = _affordable(plain, _batches(images, batch))
+        found = None if inputs is None else by_drawing(plain, inputs, networks)
     if found is not None:
         return found
     examples = _batch(layers, images, batch if measured is None else measured)
     return predict(plain, input_moments(images, layers), batch, examples)
+
+
+def _affordable(
+    layers: Sequence[LayerRecord], inputs: NDArray[np.float64]
+) -> NDArray[np.float64] | None:
+    """All examples, or as many as cost what is affordable (of a batch norm's batch none can be left
+    out); None under `FEWEST`.
+    """
+    count = inputs.shape[0] * inputs.shape[1]
+    most = int(AFFORDABLE / operations(layers, inputs) * count)
+    if most >= count:
+        return inputs
+    if most < FEWEST or any(layer.normalization == "batch" for layer in layers):
+        return None
+    chosen: NDArray[np.float64] = inputs.reshape(1, count, -1)[:, :: -(-count // most)]
+    return chosen
+
+
+FEWEST = 16
+"""Examples whose average fluctuates hardly more than that of a whole batch."""
 
 
 def _batches(images: Tensor, size: int) -> NDArray[np.float64]:
