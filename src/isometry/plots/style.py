@@ -12,7 +12,17 @@ import matplotlib
 from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999")
-LINES = ("-", "--", "-.", ":")
+LINES: tuple[Any, ...] = (
+    "-",
+    "--",
+    "-.",
+    ":",
+    (0, (6, 1)),
+    (0, (6, 1, 1, 1, 1, 1)),
+    (0, (1, 3)),
+    (0, (3, 3)),
+)
+"""As many as colours: no two lines are told apart by colour alone."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 RC: Any = {

@@ -227,7 +227,7 @@ class Trainability:
             cmap="cividis",
             vmin=0.1,
             vmax=1,
-            edgecolors="white",
+            edgecolors="black",
         )
         deepest = max(*self.depths, tested["depth"].max())
         axis.set(

@@ -41,7 +41,7 @@ VARIANTS = {"N(0, 0.01²)": "normal_small", "Glorot": "glorot_normal", "critical
 
 @dataclass
 class Sigmoid:
-    """Five panels.
+    """Six panels.
 
     Args:
         depth, width: of the networks.
@@ -103,7 +103,7 @@ class Sigmoid:
 
     def draw(self, data: pd.DataFrame) -> Drawing:
         figure, axes = style.figure(2, 3, (3.0, 2.7))
-        (squash, variance, gradient), (moved, explosion, words) = axes
+        (squash, variance, gradient), (moved, trained_gradient, explosion) = axes
         draw_activation(squash)
         profile = data[data["kind"] == "profile"].assign(delta=lambda f: f["backprop_norm"])
         draw_variance(variance, profile)
@@ -117,12 +117,16 @@ class Sigmoid:
             ylabel=r"$\|W_t - W_0\|/\|W_0\|$ (floor $10^{-9}$)",
             title=f"moved after {self.steps} steps",
         )
-        for axis in (gradient, moved):
+        moved.legend(fontsize=7)
+        seed_lines(
+            trained_gradient, trained, "layer", "backprop_norm", "variant", log=True, markevery=3
+        )
+        trained_gradient.set(ylabel=rf"$\|\delta_l\|$ after {self.steps} steps")
+        for axis in (gradient, moved, trained_gradient):
             integer_axis(axis, "layer $l$")
         draw_explosion(
             explosion, data[(data["kind"] == "training") & ~data["variant"].isin(VARIANTS)]
         )
-        words.set_axis_off()
         return figure
 
     def check(self, data: pd.DataFrame) -> dict[str, Estimate]:
