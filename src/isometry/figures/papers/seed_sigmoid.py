@@ -216,5 +216,6 @@ def draw_explosion(axis: Axes, rows: pd.DataFrame) -> None:
     )
     integer_axis(axis, "layer $l$")
     outcome = f"step {end:.0f} is not finite" if first["diverged"].all() else "did not diverge"
-    axis.set(ylabel=r"$\|\partial L/\partial W_l\|$", title=f"{EXPLODING}: {outcome}")
+    axis.set(ylabel=r"$\|\partial L/\partial W_l\|$")
+    axis.set_title(f"{EXPLODING}: {outcome}", fontsize=9)
     axis.legend(fontsize=7)
