@@ -123,6 +123,23 @@ def _averaged(shift: Array, std_one: Array, std_two: Array, size: int) -> tuple[
     return expectation - 0.5 * common + means, np.sqrt(common + variances)
 
 
+@dataclass
+class _Logs:
+    """Logarithms by layer, to first order.
+
+    Attributes:
+        shift: their means [L].
+        rows: coefficients of the noises ε, η, ζ of every layer [L, 3 L].
+    """
+
+    shift: Array
+    rows: Array
+
+    @classmethod
+    def zero(cls, count: int) -> _Logs:
+        return cls(np.zeros(count), np.zeros((count, 3 * count)))
+
+
 def _of_pairs(
     layers: Sequence[Layer],
     tables: Sequence[MomentTable | None],
@@ -133,66 +150,127 @@ def _of_pairs(
     the standard deviations.
     """
     count = len(layers)
-    # noises, three of each layer: ε, η, ζ; a logarithm is a row of coefficients
-    length = np.zeros((count, 3 * count))  # of log q_l, as the next layer feels it
-    shift = np.zeros(count)  # its mean
-    outputs = np.zeros((count, 3 * count))  # of log E φ(h_l)², the average over the layer's units
-    output_shift = np.zeros(count)
-    # of log ‖δ_l‖²/‖δ_{i+1}‖²
-    step = np.zeros((count, 3 * count))
-    step_shift = np.zeros(count)
-    covariance = np.zeros((count, 3, 3))
+    last = max(0, count - 2)
+    noise = _noises(layers, tables, log_q, overlaps)
+    length, output, step = _forward(layers, tables, log_q, noise)
+    delta = _relative_to(last, step)
+    q_shift, q_rows = _own_units(length, noise)
+    readout = _readout(layers, tables, overlaps)
+    delta_std = np.sqrt(_variances(delta.rows, noise))
+    inputs = np.vstack([np.zeros((1, 3 * count)), output.rows[:-1]])
+    return Fluctuations(
+        q_shift - 0.5 * readout,
+        np.sqrt(_variances(q_rows, noise) + readout),
+        delta.shift,
+        delta_std,
+        delta.shift + np.append(0.0, output.shift[:-1]),
+        np.sqrt(_variances(delta.rows + inputs, noise)),
+        0.5 * float(delta_std[0]) / last if last else math.nan,
+    )
+
+
+def _noises(
+    layers: Sequence[Layer],
+    tables: Sequence[MomentTable | None],
+    log_q: Sequence[float],
+    overlaps: Sequence[Overlap],
+) -> Array:
+    """Covariances of ε, η, ζ of each layer [L, 3, 3]; 0 where there is no φ."""
+    result = np.zeros((len(layers), 3, 3))
+    above = [*layers[1:], layers[-1]]
+    for i, table in enumerate(tables):
+        if table is not None:
+            normalized = _normalizes(layers[i])
+            moments = table.at(0.0 if normalized else log_q[i])
+            result[i] = _covariance(moments, layers[i], above[i], log_q[i], normalized, overlaps[i])
+    return result
+
+
+def _normalizes(layer: Layer) -> bool:
+    return layer.normalization != "none"
+
+
+def _forward(
+    layers: Sequence[Layer],
+    tables: Sequence[MomentTable | None],
+    log_q: Sequence[float],
+    noise: Array,
+) -> tuple[_Logs, _Logs, _Logs]:
+    """Of q as the next layer feels it, of φ(h)² averaged over a layer's units, and of
+    ‖δ_l‖²/‖δ_{l+1}‖².
+    """
+    length, output, step = (_Logs.zero(len(layers)) for _ in range(3))
     for i, (layer, table) in enumerate(zip(layers, tables, strict=True)):
         if i > 0:
-            share = _share_of_weights(layer, log_q[i])
-            length[i] = share * outputs[i - 1]
-            spread = outputs[i - 1] @ _apply(covariance, outputs[i - 1])
-            shift[i] = share * output_shift[i - 1] + 0.5 * share * (1 - share) * spread
+            _carry(output, length, i, _share_of_weights(layer, log_q[i]), noise)
         if table is None:
             continue
-        normalized = layer.normalization != "none"
-        above = layers[i + 1] if i + 1 < count else layer
-        moments = table.at(0.0 if normalized else log_q[i])
-        covariance[i] = _covariance(moments, layer, above, log_q[i], normalized, overlaps[i])
-        k = 0.0 if normalized else 0.5 * (float(moments.tilt) - 1)
-        s = 0.0 if normalized else 0.5 * (float(moments.slope_tilt) - 1)
-        outputs[i] = k * length[i]
-        step[i] = s * length[i]
-        outputs[i, 3 * i] += 1
-        step[i, 3 * i + 1] += 1
-        output_shift[i] = k * shift[i] - 0.5 * covariance[i, 0, 0]
-        step_shift[i] = s * shift[i] - 0.5 * covariance[i, 1, 1]
-        if normalized:  # δ is divided by the realized mean of h²
-            step[i] -= length[i]
-            step[i, 3 * i + 2] -= 1
-            step_shift[i] -= shift[i] - 0.5 * covariance[i, 2, 2]
-    last = max(0, count - 2)
-    delta = np.zeros((count, 3 * count))
-    delta_shift = np.zeros(count)
+        if _normalizes(layer):
+            _through_norm(length, output, step, i, noise)
+        else:
+            _through_phi(length, output, step, i, table.at(log_q[i]), noise)
+    return length, output, step
+
+
+def _carry(output: _Logs, length: _Logs, i: int, share: float, noise: Array) -> None:
+    """q_i from the outputs below: only the share that comes through the weights fluctuates."""
+    below = output.rows[i - 1]
+    spread = below @ _apply(noise, below)
+    length.rows[i] = share * below
+    length.shift[i] = share * output.shift[i - 1] + 0.5 * share * (1 - share) * spread
+
+
+def _through_phi(
+    length: _Logs, output: _Logs, step: _Logs, i: int, moments: Moments, noise: Array
+) -> None:
+    k = 0.5 * (float(moments.tilt) - 1)
+    s = 0.5 * (float(moments.slope_tilt) - 1)
+    for logs, factor, own in ((output, k, 0), (step, s, 1)):
+        logs.rows[i] = factor * length.rows[i]
+        logs.rows[i, 3 * i + own] += 1
+        logs.shift[i] = factor * length.shift[i] - 0.5 * noise[i, own, own]
+
+
+def _through_norm(length: _Logs, output: _Logs, step: _Logs, i: int, noise: Array) -> None:
+    """φ sees none of q's fluctuation; δ is divided by the realized mean of h²."""
+    for logs, own in ((output, 0), (step, 1)):
+        logs.rows[i, 3 * i + own] += 1
+        logs.shift[i] = -0.5 * noise[i, own, own]
+    step.rows[i] -= length.rows[i]
+    step.rows[i, 3 * i + 2] -= 1
+    step.shift[i] -= length.shift[i] - 0.5 * noise[i, 2, 2]
+
+
+def _relative_to(last: int, step: _Logs) -> _Logs:
+    """log ‖δ_l‖² relative to layer `last`'s, from its steps."""
+    delta = _Logs.zero(len(step.shift))
     for i in range(last - 1, -1, -1):
-        delta[i] = delta[i + 1] + step[i]
-        delta_shift[i] = delta_shift[i + 1] + step_shift[i]
-    for i in range(last + 1, count):
-        delta[i] = delta[i - 1] - step[i - 1]
-        delta_shift[i] = delta_shift[i - 1] - step_shift[i - 1]
-    inputs = np.vstack([np.zeros((1, 3 * count)), outputs[:-1]])
-    own = length.copy()
-    # the mean of h² over the layer's own units
-    own[np.arange(count), 3 * np.arange(count) + 2] += 1
-    readout = np.array(
+        delta.rows[i] = delta.rows[i + 1] + step.rows[i]
+        delta.shift[i] = delta.shift[i + 1] + step.shift[i]
+    for i in range(last + 1, len(step.shift)):
+        delta.rows[i] = delta.rows[i - 1] - step.rows[i - 1]
+        delta.shift[i] = delta.shift[i - 1] - step.shift[i - 1]
+    return delta
+
+
+def _own_units(length: _Logs, noise: Array) -> tuple[Array, Array]:
+    """Shift and rows of the mean of h² over a layer's own units, which adds ζ."""
+    rows = length.rows.copy()
+    count = np.arange(len(rows))
+    rows[count, 3 * count + 2] += 1
+    return length.shift - 0.5 * noise[:, 2, 2], rows
+
+
+def _readout(
+    layers: Sequence[Layer], tables: Sequence[MomentTable | None], overlaps: Sequence[Overlap]
+) -> Array:
+    """Variance of the mean of h² over the units of a layer without φ."""
+    pairs = zip(layers, tables, overlaps, strict=True)
+    return np.array(
         [
             2.0 * overlap.square / layer.outputs if table is None else 0.0
-            for layer, table, overlap in zip(layers, tables, overlaps, strict=True)
+            for layer, table, overlap in pairs
         ]
-    )
-    return Fluctuations(
-        shift - 0.5 * covariance[:, 2, 2] - 0.5 * readout,
-        np.sqrt(_variances(own, covariance) + readout),
-        delta_shift,
-        np.sqrt(_variances(delta, covariance)),
-        delta_shift + np.append(0.0, output_shift[:-1]),
-        np.sqrt(_variances(delta + inputs, covariance)),
-        0.5 * float(np.sqrt(_variances(delta[:1], covariance))[0]) / last if last else math.nan,
     )
 
 
@@ -224,7 +302,7 @@ def _of_one(
         if table is None:
             found.append(Overlap())
             continue
-        own = table.at(0.0 if layer.normalization != "none" else q)
+        own = table.at(0.0 if _normalizes(layer) else q)
         slope_kurtosis = 3 * float(own.slope_kurtosis)
         found.append(
             Overlap(
@@ -242,9 +320,7 @@ def overlaps_of(
 ) -> list[Overlap]:
     """Two different examples of a batch."""
     pairs: list[PairMoments | None] = [
-        None
-        if table is None
-        else pair_moments(table.phi, 0.0 if layer.normalization != "none" else q)
+        None if table is None else pair_moments(table.phi, 0.0 if _normalizes(layer) else q)
         for layer, table, q in zip(layers, tables, log_q, strict=True)
     ]
     shares = [_share_of_weights(layer, q) for layer, q in zip(layers, log_q, strict=True)]
