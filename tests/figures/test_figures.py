@@ -44,7 +44,7 @@ SLOW = {
     "he2015-fig3": ["seeds=4", "max_seeds=8"],
     "pennington2017-spectrum": [],
     "poole2016-fig2": ["depth=41"],
-    "saxe2014-fig4": ["layers=[3,10,100]", "seeds=3", "steps=100"],
+    "saxe2014-fig4": ["layers=[3,10,100]", "seeds=3", "steps=100", "rates=[0.005,0.01]"],
     "schoenholz2017-fig5": [
         "depths=[5]",
         "sigma_w2=[1.0,2.5]",

@@ -58,7 +58,8 @@ class LearningTime:
         layers: numbers N_l of layers of neurons.
         begin, end: u_0/s and u_f/s.
         eta: step of t; the learning rate is it over N_l - 1, in the units of the loss.
-        deep, width, steps, lr: weight layers, width and training of the second part.
+        deep, width, steps: weight layers, width and training of the second part.
+        rates: its learning rates; each initialization is judged at its best one.
         data: its data set.
     """
 
@@ -69,7 +70,7 @@ class LearningTime:
     deep: int
     width: int
     steps: int
-    lr: float
+    rates: Sequence[float]
     data: str = "mnist_5k"
 
     def measure(self, lab: Lab, seeds: Sequence[int]) -> pd.DataFrame:
@@ -131,17 +132,29 @@ class LearningTime:
             f"model.width={self.width}",
             f"data={self.data}",
         ]
-        common += [f"optimizer.lr={self.lr}", *for_steps(self.steps)]
-        common += ["callbacks.signals.every_n_steps=100"]
+        common += [*for_steps(self.steps), "callbacks.signals.every_n_steps=100"]
         variants = {
-            "orthogonal": [*common, "initializer=orthogonal"],
-            "Gaussian": [*common, "initializer=gaussian"],
+            f"{name}|{rate:g}": [*common, f"initializer={option}", f"optimizer.lr={rate}"]
+            for name, option in (("orthogonal", "orthogonal"), ("Gaussian", "gaussian"))
+            for rate in self.rates
         }
         frames = []
-        for name, seed, run in lab.train(variants, seeds):
+        for words, seed, run in lab.train(variants, seeds):
+            name, rate = words.split("|")
             losses = metrics_of(run)[["step", "train_loss"]].dropna()
-            frames.append(losses.assign(variant=name, seed=seed, kind="digits"))
+            losses = losses.assign(variant=name, seed=seed, kind="digits", rate=float(rate))
+            frames.append(losses)
         return pd.concat(frames)
+
+    def best(self, data: pd.DataFrame) -> pd.DataFrame:
+        """The digits of each initialization at the rate with the lowest loss at the end."""
+        digits = data[data["kind"] == "digits"]
+        last = digits[digits["step"] == digits["step"].max()]
+        means = last.groupby(["variant", "rate"])["train_loss"].mean().dropna()
+        chosen = list(means.groupby("variant").idxmin())
+        return pd.concat(
+            [digits[(digits["variant"] == v) & (digits["rate"] == rate)] for v, rate in chosen]
+        )
 
     def draw(self, data: pd.DataFrame) -> Drawing:
         figure, axes = style.figure(1, 3, (3.2, 3.0))
@@ -172,9 +185,9 @@ class LearningTime:
             ylim=(0, None),
         )
         middle.legend()
-        seed_lines(
-            right, data[data["kind"] == "digits"], "step", "train_loss", "variant", markevery=0.2
-        )
+        best = self.best(data)
+        words = best["variant"] + ", rate " + best["rate"].map("{:g}".format)
+        seed_lines(right, best.assign(words=words), "step", "train_loss", "words", markevery=0.2)
         integer_axis(right, "optimizer step")
         right.set(ylabel="training loss (nats)", title=f"digits, {self.deep} linear layers")
         right.legend()
@@ -201,10 +214,6 @@ class LearningTime:
         times = self.times(data)
         deep, deeper = sorted(times)[-2:]
         found["plateau"] = exact(math.log(times[deeper] / times[deep]) / math.log(deeper / deep))
-        last = (
-            data[data["kind"] == "digits"]
-            .sort_values("step")
-            .groupby(["variant", "seed"])["train_loss"]
-            .last()
-        )
+        digits = self.best(data).sort_values("step")
+        last = digits.groupby(["variant", "seed"])["train_loss"].last()
         return {**found, "ordering": over_seeds((last["Gaussian"] - last["orthogonal"]).tolist())}
