@@ -18,14 +18,32 @@ from isometry.config.messages import options
 from isometry.console import console
 from isometry.data.module import DataModule
 from isometry.errors import UserError, bad_value
-from isometry.initialization.advise import Choice, Situation
+from isometry.initialization.advise import Choice, Situation, Trial
 from isometry.initialization.predict import FEW, predict_network, predicted_rate
 from isometry.layers.discover import layers_of
+from isometry.theory.propagation import Prediction
 from isometry.training.build import build_network
 from isometry.training.trial import try_out
 
 STEP = 10.0
 """Factor of a learning rate that is tried beside the present one."""
+
+
+def situation(
+    diagnosis: dict[str, Any],
+    prediction: Prediction,
+    trial: Trial | None,
+    config: DictConfig,
+    depth_key: str = "model.depth",
+) -> Situation:
+    """What advice depends on."""
+    rate = diagnosis["gradient_rate_predicted"] or diagnosis["gradient_rate"]
+    now = Choice("", rate, diagnosis["verdict_init"], trial)
+    hidden = sum(row["kind"] == "hidden" for row in diagnosis["layers"])
+    f = prediction.fluctuations
+    spread = None if f is None else float(f.delta_std[0]) / 2 / math.log(10)
+    low, high = bounds(config).values()
+    return Situation(now, hidden, spread, (low, high), depth_key)
 
 
 def choices(
@@ -138,3 +156,20 @@ def _tried(choice: Choice, config: DictConfig) -> Choice:
         return dataclasses.replace(choice, trial=try_out(config))
     except UserError:
         return choice
+
+
+def as_trial(choice: Choice) -> dict[str, Any] | None:
+    """As in `diagnosis.json`."""
+    if choice.trial is None:
+        return None
+    numbers = {"loss": _finite(choice.trial.loss), "accuracy": _finite(choice.trial.accuracy)}
+    return {**dataclasses.asdict(choice.trial), **numbers}
+
+
+def as_choice(choice: Choice) -> dict[str, Any]:
+    """As in `diagnosis.json`."""
+    return {**dataclasses.asdict(choice), "trial": as_trial(choice)}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
