@@ -41,7 +41,7 @@ SCHEMES = {
 DEPTHS = (20, 50)
 WIDTHS = {
     100: [name for name in options("activation") if name != "own"],
-    400: ["gelu", "relu", "selu", "sigmoid", "silu", "sine", "softplus", "tanh"],
+    400: ["relu", "silu", "tanh"],
 }
 """Activations for each width."""
 

@@ -331,7 +331,7 @@ FOLLOWED = [
     "activation=sigmoid model.depth=10",
     "activation=relu initializer=torch_default model.depth=20",
     "activation=tanh initializer=normal_small model.depth=20",
-    "activation=relu initializer=he_normal model.depth=100",
+    "activation=relu initializer=he_normal model.depth=50",
     "activation=elu initializer=he_normal model.depth=50",
     "activation=gelu initializer=he_normal model.depth=50",
     "activation=hardsigmoid model.depth=10",
