@@ -1,6 +1,6 @@
 """Write the table of `docs/theory.md` that shows where the 95 % bands hold.
 
-    python scripts/coverage.py [WIDTH ...]
+    python scripts/band_coverage.py [WIDTH ...]
 
 Takes about a quarter of an hour on two cores. Each cell is a network of `isometry diagnose`
 (mnist_5k, one batch of 64), predicted and compared with 40 networks drawn from another seed by
