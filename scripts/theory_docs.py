@@ -52,7 +52,13 @@ def main() -> None:
         DOCS / "phase_diagram",
     )
     with tempfile.TemporaryDirectory() as folder:
-        network = ["activation=relu", "initializer=he_normal", "model.depth=30", "plot=true"]
+        network = [
+            "activation=relu",
+            "initializer=he_normal",
+            "model.depth=30",
+            "plot=true",
+            "trial=false",
+        ]
         diagnose(compose("diagnose", [*network, f"paths.runs={folder}", "trainer=cpu"]))
         (picture,) = Path(folder).glob("diagnose/*/diagnosis.png")
         shutil.copy(picture, DOCS / "diagnosis.png")
