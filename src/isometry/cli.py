@@ -39,6 +39,10 @@ VERBS = {
         "isometry.figures.figure:figure",
         "reproduce a paper's figure and check its claims: isometry figure ID",
     ),
+    "compare": (
+        "isometry.verbs.compare:compare_runs",
+        "runs side by side: which is best, by how much, and what explains it",
+    ),
     "report": ("isometry.verbs.report:report", "table, figure and W&B folders of a study"),
 }
 """Verb to its task, and one line of help."""

@@ -25,7 +25,7 @@ from isometry.errors import UserError
 from isometry.runs.directory import STATES, RunDirectory
 from isometry.runs.metrics import MetricsFile
 from isometry.runs.signal_store import LARGE_PART, SCHEMA, SignalStore, read_signals
-from isometry.runs.table import run_table
+from isometry.runs.table import read_record
 from isometry.training import run as train_module
 from isometry.training.resume import frozen_config, load_checkpoint
 from isometry.training.run import train
@@ -423,7 +423,7 @@ def test_fuzzed_signals(copy):
 @pytest.mark.slow
 def test_fuzzed_configs(copy):
     assert outcomes(copy.config, lambda: frozen_config(copy.path)) > MANY / 4
-    assert outcomes(copy.config, lambda: run_table(copy.path.parent)) == 0
+    assert outcomes(copy.config, lambda: read_record(copy)) == 0
 
 
 @pytest.mark.slow

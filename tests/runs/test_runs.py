@@ -10,8 +10,9 @@ from isometry.runs import files, identity
 from isometry.runs.decision import decide
 from isometry.runs.directory import RunDirectory
 from isometry.runs.metrics import MetricsFile
+from isometry.runs.order import note_order, order_of
 from isometry.runs.signal_store import SCHEMA, SignalStore, read_signals
-from isometry.runs.table import run_table
+from isometry.runs.table import read_record, run_table, runs_of
 
 CONFIG = {
     "model": {"name": "mlp", "depth": 30, "width": 100},
@@ -277,6 +278,23 @@ def test_metrics_share_rows_and_survive_reopening(tmp_path):
 # ---- run table -----------------------------------------------------------------------------------
 
 
+def test_runs_come_as_their_sweep_named_them(tmp_path):
+    """A second sweep's new runs come behind; whoever began first does not matter."""
+    for name in ("c", "a", "b", "by_hand"):
+        RunDirectory(tmp_path / name).begin("")
+    note_order(tmp_path, ["b", "c"])
+    note_order(tmp_path, ["a", "c"])
+    assert [run.run_id for run in runs_of(tmp_path)] == ["b", "c", "a", "by_hand"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"runs": 3}', "{", '{"runs": [{}]}'])
+def test_a_damaged_order_is_none(tmp_path, text):
+    RunDirectory(tmp_path / "a").begin("")
+    (tmp_path / "order.json").write_text(text)
+    assert [run.run_id for run in runs_of(tmp_path)] == ["a"]
+    assert "a" not in order_of(tmp_path)
+
+
 def test_run_table_joins_choices_state_and_summary(tmp_path):
     for seed, state in ((0, "finished"), (1, "failed")):
         run = RunDirectory(tmp_path / "study" / f"run{seed}")
@@ -284,11 +302,13 @@ def test_run_table_joins_choices_state_and_summary(tmp_path):
         run.end(state)
         if state == "finished":
             run.write_summary({"test_accuracy": 0.5, "seed": seed})
-    rows = run_table(tmp_path / "study").set_index("run_id")
+    records = [read_record(run) for run in runs_of(tmp_path / "study")]
+    rows = run_table(records).set_index("run_id")
     assert rows.loc["run0", "test_accuracy"] == 0.5
     assert rows.loc["run1", "state"] == "failed"
     assert math.isnan(rows.loc["run1", "test_accuracy"])
-    assert rows.loc["run0", "activation"] == "tanh"
+    assert records[0].config["activation.name"] == "tanh"
+    assert "paths.runs" not in records[0].config
     assert os.path.basename(rows.loc["run1", "path"]) == "run1"
 
 

@@ -23,6 +23,19 @@ BARE = {
 SEVERAL = {"plot": "also"}
 """A verb's key for the bare words behind the first."""
 
+ALL = {"compare": "studies"}
+"""A verb's key for all its bare words."""
+
+LISTS = {
+    "diagnose": {"input": r"[\d,]+"},
+    "compare": dict.fromkeys(("metric", "metrics", "by", "over"), r"[\w.,]+"),
+}
+"""A verb's keys whose value is a list though it stands without brackets, and how it looks then."""
+
+RENAMED = {"compare": {"metric": "metrics"}}
+TEXT = {"compare": ("where",)}
+"""A verb's keys whose value is text, whatever Hydra's grammar would read into it."""
+
 FLAGS = (
     *("--cfg", "--config-dir", "--config-name", "--config-path", "--experimental-rerun", "--help"),
     *("--hydra-help", "--info", "--multirun", "--package", "--resolve", "--run", "--version"),
@@ -44,14 +57,16 @@ def as_overrides(verb: str, words: Sequence[str]) -> list[str]:
     """
     plain = [_without_dashes(verb, word) for word in words]
     bare = [word for index, word in enumerate(plain) if _is_bare(plain, index)]
+    others = [_as_value(verb, word) for word in plain if word not in bare]
     if not bare:
-        return [_listed(verb, word) for word in plain]
+        return others
+    if verb in ALL:
+        return [f"{ALL[verb]}=[{','.join(map(hydra_value, bare))}]", *others]
     if verb not in BARE or (len(bare) > 1 and verb not in SEVERAL):
         word = bare[0] if verb not in BARE else bare[1]
         raise UserError(f"isometry {verb} {word}: not understood; {_meant(word)}")
     first = f"{BARE[verb]}={hydra_value(bare[0])}"
     more = [f"{SEVERAL[verb]}=[{','.join(map(hydra_value, bare[1:]))}]"] if len(bare) > 1 else []
-    others = [_listed(verb, word) for word in plain if word not in bare]
     return [first, *more, *others]
 
 
@@ -83,8 +98,15 @@ def _without_dashes(verb: str, word: str) -> str:
     return word[2:]
 
 
-def _listed(verb: str, word: str) -> str:
-    """`input=8,3` is a list, no sweep."""
-    if verb == "diagnose" and re.fullmatch(r"input=[\d,]+", word):
-        return f"input=[{word.removeprefix('input=')}]"
-    return word
+def _as_value(verb: str, word: str) -> str:
+    """`input=8,3` is a list, no sweep; `where=a == 1` is text."""
+    key, equals, value = word.partition("=")
+    if not equals:
+        return word
+    if key in TEXT.get(verb, ()) and value != "null":
+        return f"{key}={hydra_value(value)}"
+    name = RENAMED.get(verb, {}).get(key, key)
+    pattern = LISTS.get(verb, {}).get(key)
+    if pattern is not None and value != "null" and re.fullmatch(pattern, value):
+        return f"{name}=[{value}]"
+    return f"{name}={value}"

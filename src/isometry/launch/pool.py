@@ -30,6 +30,7 @@ from isometry.launch.sweep import (
     TASK,
     install_composer,
     note_failures,
+    note_orders,
     plan_jobs,
     returned,
     summary_line,
@@ -106,6 +107,7 @@ class Pool:
         with _stoppable() as received:
             try:
                 rehearse(self.context, [job for job in jobs if job.state == "waiting"])
+                note_orders(jobs)
                 self._run(jobs, received)
             except KeyboardInterrupt:
                 stop_all(jobs)

@@ -89,6 +89,7 @@ class Slurm:
                 _start,
                 [SlurmTask(sweep.TASK, dict(j.config), str(j.run.path.resolve())) for j in waiting],
             )
+            sweep.note_orders(jobs)
             console.print(
                 (
                     f"submitted as {submitted[0].job_id.split('_')[0]}; logs in "

@@ -20,6 +20,7 @@ from isometry.launch.job import Job
 from isometry.runs.decision import decide
 from isometry.runs.directory import RunDirectory
 from isometry.runs.identity import run_id
+from isometry.runs.order import note_order
 
 TASK = "isometry.launch.ddp:train"
 
@@ -104,6 +105,13 @@ def decide_all(jobs: Sequence[Job]) -> None:
         if decision in ("skip", "busy"):
             job.state = "skipped" if decision == "skip" else "busy"
             job.note = why
+
+
+def note_orders(jobs: Sequence[Job]) -> None:
+    """Write down in which order the sweep has named its runs: tables and pictures keep it."""
+    studies = dict.fromkeys(job.run.path.parent for job in jobs)
+    for study in studies:
+        note_order(study, [job.run.run_id for job in jobs if job.run.path.parent == study])
 
 
 def summary_line(jobs: Sequence[Job]) -> str:

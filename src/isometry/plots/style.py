@@ -50,12 +50,27 @@ def figure(rows: int, columns: int, size: tuple[float, float], **kwargs: Any) ->
 
 
 def look(index: int) -> dict[str, Any]:
-    """Colour, line and marker of the index-th line."""
+    """Colour, line and marker of the index-th line; from the ninth on a colour comes again with
+    another line and marker.
+    """
+    again = index // len(COLOURS)
     return {
         "color": COLOURS[index % len(COLOURS)],
-        "linestyle": LINES[index % len(LINES)],
-        "marker": MARKERS[index % len(MARKERS)],
+        "linestyle": LINES[(index + again) % len(LINES)],
+        "marker": MARKERS[(index + again) % len(MARKERS)],
     }
+
+
+CHARACTERS = 12
+"""Of a legend, in an inch."""
+
+
+def legend_below(figure: Figure, handles: Sequence[Any], words: Sequence[str]) -> None:
+    """A legend under the panels, in as many columns as fit."""
+    room = figure.get_figwidth() * CHARACTERS
+    columns = int(room / (max(map(len, words), default=1) + 6))
+    columns = max(1, min(columns, len(words)))
+    figure.legend(handles, words, loc="outside lower center", ncols=columns)
 
 
 def save(figure: Figure, path: Path, formats: Sequence[str] = ("png",)) -> list[Path]:

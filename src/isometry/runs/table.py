@@ -1,8 +1,11 @@
-"""The run table: one row a run of a study, from what lies in the run directories."""
+"""What lies in the run directories of a study, read once: the config by its dotted keys, the state,
+the summary.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,60 +14,73 @@ import yaml
 
 from isometry.errors import Damaged
 from isometry.runs.directory import LOADER, RunDirectory
+from isometry.runs.identity import relevant
+from isometry.runs.order import order_of
 
-CHOICES = {
-    "model": "model.name",
-    "depth": "model.depth",
-    "activation": "activation.name",
-    "initializer": "initializer.name",
-    "normalization": "normalization.kind",
-    "data": "data.source",
-    "optimizer": "optimizer.name",
-    "lr": "optimizer.lr",
-}
-"""Columns of the run table that come from a run's config, and the keys they come from."""
+
+@dataclass(frozen=True)
+class Record:
+    """One run as its files tell.
+
+    Attributes:
+        run: its directory.
+        config: what of its resolved config can change a result, by dotted keys; a list is its text.
+        state: of `status.json`; `damaged` where a file is.
+        summary: the content of `summary.json`, empty before the run ended.
+        damage: what is wrong; None where nothing is.
+    """
+
+    run: RunDirectory
+    config: Mapping[str, Any] = field(default_factory=dict)
+    state: str | None = None
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    damage: str | None = None
+
+    @property
+    def seed(self) -> Any:
+        return self.config.get("seed")
 
 
 def runs_of(study: Path) -> list[RunDirectory]:
-    """The run directories of a study, in the order in which they started."""
-    found = [RunDirectory(path.parent) for path in study.glob("*/status.json")]
-    return sorted(found, key=lambda run: (_start(run), run.run_id))
-
-
-def _start(run: RunDirectory) -> str:
-    try:
-        return (run.status() or {}).get("start") or ""
-    except Damaged:
-        return ""
-
-
-def run_table(study: Path) -> pd.DataFrame:
-    """One row a run: its choices, its state and its summary; columns that a run lacks are missing
-    values.
+    """The run directories of a study: in the order in which its sweeps named them, the others
+    behind, by name.
     """
-    return pd.DataFrame([_row(run) for run in runs_of(study)])
+    order = order_of(study)
+    found = [RunDirectory(path.parent) for path in study.glob("*/status.json")]
+    return sorted(found, key=lambda run: (order.get(run.run_id, len(order)), run.run_id))
 
 
-def _row(run: RunDirectory) -> dict[str, Any]:
-    """Of a run whose files are damaged, what is wrong: one bad run never hides the others."""
+def read_record(run: RunDirectory) -> Record:
+    """Everything about a run but its signals. One bad run never hides the others: of damaged files
+    the record says what is wrong.
+    """
     try:
-        return _whole_row(run)
+        return _whole(run)
     except Damaged as damage:
-        known = {"run_id": run.run_id, "path": str(run.path)}
-        return {**known, "state": "damaged", "reason": str(damage)}
+        return Record(run, state="damaged", damage=str(damage))
 
 
-def _whole_row(run: RunDirectory) -> dict[str, Any]:
+def _whole(run: RunDirectory) -> Record:
     config = _config(run)
-    choices = {column: _shown(lookup(config, key)) for column, key in CHOICES.items()}
     status = run.status() or {}
-    return {
-        "run_id": run.run_id,
-        **choices,
-        **(run.summary() or {}),
-        "state": status.get("state"),
-        "path": str(run.path),
-    }
+    return Record(run, dict(flat(relevant(config))), status.get("state"), run.summary() or {})
+
+
+def run_table(records: Sequence[Record]) -> pd.DataFrame:
+    """One row a run: `run_id`, `path`, `state`, `damage` and its summary; what a run lacks is a
+    missing value.
+    """
+    rows = [
+        {
+            **record.summary,
+            "run_id": record.run.run_id,
+            "state": record.state,
+            "damage": record.damage,
+            "path": str(record.run.path),
+        }
+        for record in records
+    ]
+    return pd.DataFrame(rows)
 
 
 def _config(run: RunDirectory) -> dict[str, Any]:
@@ -78,9 +94,14 @@ def _config(run: RunDirectory) -> dict[str, Any]:
     return config
 
 
-def _shown(value: Any) -> Any:
-    """A choice as a cell; of one that is built, what builds it."""
-    return value.get("_target_") if isinstance(value, Mapping) else value
+def flat(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values; a list, or a section that is empty, is its text."""
+    for key, value in config.items():
+        name = f"{above}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{name}.")
+        else:
+            yield name, value if isinstance(value, str | int | float | None) else str(value)
 
 
 def lookup(config: Mapping[str, Any], key: str) -> Any:

@@ -1,0 +1,1 @@
+"""Runs in; table, statistics, pictures and pages out."""

@@ -1,0 +1,66 @@
+"""`isometry compare`: runs side by side, on the terminal and in files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from isometry.compare.collect import collect
+from isometry.compare.comparison import Comparison, compare
+from isometry.compare.documents import write_documents
+from isometry.compare.metrics import USUAL, metric
+from isometry.compare.page import write_page
+from isometry.compare.pictures import draw_against, draw_study
+from isometry.compare.table import Choices
+from isometry.config.compose import resolved
+from isometry.console import wide_console
+from isometry.errors import UserError
+from isometry.runs.files import written_below
+from isometry.verbs.report import show_comparison
+
+
+def compare_runs(config: DictConfig) -> None:
+    """Compare the runs of some studies: print the table and what explains it, write both as csv,
+    parquet, LaTeX and Markdown, draw the figures, write the page.
+
+    Raises:
+        UserError: for a word that stands for no run; for a choice that the runs do not have.
+    """
+    chosen = resolved(config)
+    words = [str(word) for word in chosen["studies"]]
+    if not words:
+        raise UserError(
+            "isometry compare: which runs? Name a study, or several, or run directories"
+        )
+    always = [*(chosen["by"] or []), *chosen["over"], *filter(None, [chosen["x"]])]
+    runs = Path(config.paths.runs)
+    found = collect(words, runs, [name for name in always if name != "seed"])
+    choices = Choices(*(chosen[key] for key in ("by", "over", "where", "sort", "top")))
+    metrics = [metric(word) for word in chosen["metrics"] or USUAL]
+    title = ", ".join(words)
+    comparison = compare(found, metrics, choices, title)
+    show_comparison(comparison, wide_console())
+    folder = Path(chosen["folder"] or folder_of(comparison, runs))
+    with written_below("folder", folder):
+        paths = write_all(comparison, folder, chosen["x"], chosen["html"])
+    for path in paths:
+        print(path)
+
+
+def folder_of(found: Comparison, runs: Path) -> Path:
+    """The folder of the study, where there is one."""
+    folders = {Path(path).parent for path in found.table.runs["path"]}
+    return folders.pop() if len(folders) == 1 else runs / "compare"
+
+
+def write_all(found: Comparison, folder: Path, x: str | None, html: bool) -> list[Path]:
+    """Every file of a comparison; returns the paths.
+
+    Raises:
+        UserError: for an x that is no number.
+    """
+    paths = write_documents(found, folder)
+    paths += draw_study(folder, found)
+    paths += [draw_against(folder, found, x)] if x is not None else []
+    return [*paths, write_page(found, folder / "compare.html")] if html else paths
