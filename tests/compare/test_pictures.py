@@ -1,4 +1,4 @@
-"""What the figures of a study show: a panel and a line a value, seeds as a band, nothing dropped."""
+"""The figures of a study: a panel and a line for each value, seeds as a band, nothing dropped."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from studies import signals_of, write_study
 
 from isometry.compare.collect import collect
 from isometry.compare.comparison import compare
@@ -16,6 +15,7 @@ from isometry.compare.pictures import GRADIENT, _notes, draw_against, draw_study
 from isometry.compare.table import Choices
 from isometry.errors import UserError
 from isometry.plots.depth import against_depth
+from studies import signals_of, write_study
 
 GRID = {"initializer.sigma_w": [2, 0.5, 1], "model.width": [64, 32], "seed": [0, 1]}
 
