@@ -117,7 +117,13 @@ def table(width: int) -> str:
         for line in pool.map(row, [(name, width) for name in names]):
             print(line, flush=True)
             lines.append(line)
-    return "\n".join([f"Width {width}:", "", *lines, ""])
+    return "\n".join([f"Width {width}, {mean(lines)} on average:", "", *lines, ""])
+
+
+def mean(lines: list[str]) -> str:
+    """The share inside over all cells, each the worst of its four."""
+    shares = [int(share) for line in lines for share in re.findall(r"(\d+)%, ", line)]
+    return f"{sum(shares) / len(shares):.0f} %"
 
 
 def main() -> None:
