@@ -30,7 +30,7 @@ FAST = {
     "glorot2010-fig6": ["width=600"],
     "glorot2010-fig7": ["width=600"],
     "glorot2010-fig8": ["width=600", "batch=30"],
-    "klambauer2017-fig1": ["width=256", "depth=30"],
+    "klambauer2017-theorem1": ["width=256", "depth=30"],
     "xiao2018": ["channels=16", "size=4", "depth=41"],
 }
 SLOW = {
@@ -42,6 +42,7 @@ SLOW = {
     "hanin-rolnick2018": ["seeds=3", "shapes=[[5,10],[5,20],[5,40],[20,10],[20,20],[20,40]]"],
     "he2015-fig2": ["seeds=3", "max_seeds=6"],
     "he2015-fig3": ["seeds=4", "max_seeds=8"],
+    "klambauer2017-fig1": ["depths=[8,32]", "seeds=3", "steps=200"],
     "pennington2017-spectrum": [],
     "poole2016-fig2": ["depth=41"],
     "saxe2014-fig4": ["layers=[3,10,100]", "seeds=3", "steps=100", "rates=[0.005,0.01]"],
@@ -57,7 +58,10 @@ SLOW = {
     "seed-sigmoid": ["steps=60"],
     "yang2019-batchnorm": ["trained_depth=100", "trained_width=64", "seeds=3", "steps=200"],
 }
-CLAIMS = {"schoenholz2017-fig5": ["short-1", "long-1", "short-1.6", "no-cut"]}
+CLAIMS = {
+    "schoenholz2017-fig5": ["short-1", "long-1", "short-1.6", "no-cut"],
+    "klambauer2017-fig1": ["faster-8", "faster-32", "deep", "shallow"],
+}
 """Those that the settings above check, where it is not all."""
 
 
