@@ -94,7 +94,7 @@ class Metric:
 
 
 FORMS = (
-    *(("accuracy", ".3f"), ("loss", ".3f"), ("gradient_rate", ".3f"), ("ratio", ".1e")),
+    *(("accuracy", ".3f"), ("loss", ".3f"), ("gradient_rate", ".3f"), ("_ratio", ".1e")),
     *(("displacement", ".1e"), ("saturation", ".0%"), ("dead", ".0%"), ("share", ".0%")),
     *(("seconds", ".1f"), ("per_second", ".0f"), ("step", ".0f"), ("lambda", ".3g")),
 )

@@ -1,0 +1,285 @@
+"""What the page shows, as small tables: each has `row`, the number of a configuration."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from isometry.compare.comparison import Comparison
+from isometry.compare.explain import KNOWN_BEFORE, before
+from isometry.compare.statistics import mean_of
+from isometry.compare.table import Configuration, Table, shown_level
+from isometry.compare.terminal import counted, shown_mean
+from isometry.errors import Damaged
+from isometry.runs.directory import RunDirectory
+from isometry.runs.metrics import MetricsFile
+
+BUDGET = 60_000
+"""Rows of profiles: two megabytes."""
+MOST_MOMENTS = 20
+MOST_LAYERS = 60
+POINTS = 40
+"""Of a learning curve."""
+FINITE, ZERO, NOT_FINITE = 0, 1, 2
+"""Marks of a number."""
+CURVES = ("train_loss", "val_accuracy")
+
+
+@dataclass(frozen=True)
+class PageData:
+    """The tables of a page.
+
+    Attributes:
+        rows: a line each: `row`, `name`, and the cells `c0`, `c1`, ...
+        headings: of these cells.
+        first: how many of them stand before the judged metric.
+        runs: `row`, `run`, `y` (the judged metric), and what was known before, `before_0`, ...
+        known: names of what was known before.
+        parallel: `row`, `run`, `axis`, `height` in 0 ... 1, `shown`.
+        profiles: `row`, `run`, `moment`, `step`, `layer`, `value` (log10 of backprop_norm), `status`.
+        layers: `row`, `layer`, and mean and interval of saturation and displacement.
+        curves: `row`, `step`, `what`, and mean and interval.
+        events: `row`, `run`, `step`, `event`: diverged, or alarm.
+        steps: of the moments.
+    """
+
+    rows: pd.DataFrame
+    headings: list[str]
+    first: int
+    runs: pd.DataFrame
+    known: list[str]
+    parallel: pd.DataFrame
+    profiles: pd.DataFrame
+    layers: pd.DataFrame
+    curves: pd.DataFrame
+    events: pd.DataFrame
+    steps: list[int]
+
+
+def page_data(found: Comparison) -> PageData:
+    """The tables of a comparison's page."""
+    table = found.table
+    runs = pd.concat(
+        [row.runs.assign(row=number) for number, row in enumerate(table.rows)], ignore_index=True
+    )
+    runs["run"] = range(len(runs))
+    profiles, steps = _profiles(runs, found)
+    rows, headings = _rows(table)
+    scatter, known = _scatter(runs, table)
+    return PageData(
+        rows,
+        headings,
+        headings.index(table.metrics[0].name),
+        scatter,
+        known,
+        _parallel(runs, table),
+        profiles,
+        _layers(table, found),
+        _curves(runs),
+        _events(runs),
+        steps,
+    )
+
+
+def as_csv(frame: pd.DataFrame) -> str:
+    """Four significant digits: a third of the bytes of JSON."""
+    text = io.StringIO()
+    frame.to_csv(text, index=False, float_format="%.4g")
+    return text.getvalue()
+
+
+# ---- the table -----------------------------------------------------------------------------------
+
+
+def _rows(table: Table) -> tuple[pd.DataFrame, list[str]]:
+    headings = [*table.factors, "runs", "state", *(metric.name for metric in table.metrics)]
+    lines = []
+    for number, row in enumerate(table.rows):
+        cells = {f"c{i}": text for i, text in enumerate(_cells(row, table))}
+        lines.append({"row": number, "name": row.name, "best": row.best, **cells})
+    return pd.DataFrame(lines), headings
+
+
+def _cells(row: Configuration, table: Table) -> list[str]:
+    cells = [shown_level(value) for value in row.levels.values()]
+    cells += [str(len(row.runs)), ", ".join(text for _, text in counted(row.runs, "state"))]
+    for metric in table.metrics:
+        mark = " *" if row.best else " =" if row.tied else ""
+        judged = metric is table.metrics[0]
+        mean = shown_mean(row.means[metric.name], metric, len(row.runs))
+        cells.append(mean + (mark if judged else ""))
+    return cells
+
+
+def _scatter(runs: pd.DataFrame, table: Table) -> tuple[pd.DataFrame, list[str]]:
+    """The judged metric, and what was known before the first step."""
+    metric = table.metrics[0].name
+    frame = runs[["row", "run", "seed"]].assign(y=runs[metric].astype(float))
+    known = [(key, before(runs, key)) for key, _ in KNOWN_BEFORE]
+    there = [(key, values) for key, values in known if values.notna().any()]
+    for index, (_, values) in enumerate(there):
+        frame[f"before_{index}"] = values.replace(np.inf, np.nan)
+    return frame, [key for key, _ in there]
+
+
+def _parallel(runs: pd.DataFrame, table: Table) -> pd.DataFrame:
+    """One point for each run and axis: factors by the place of their value, metrics by size."""
+    frames = []
+    for name in table.factors:
+        levels = list(dict.fromkeys(row.levels[name] for row in table.rows))
+        places = runs[name].map(levels.index)
+        frames.append(_axis(runs, name, places, runs[name].map(shown_level)))
+    for metric in table.metrics:
+        values = runs[metric.name].astype(float)
+        heights = np.log(values.where(values > 0)) if metric.geometric else values
+        shown = values.map(lambda value, form=metric.form: format(value, form))
+        frames.append(_axis(runs, metric.name, pd.Series(heights), shown))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _axis(runs: pd.DataFrame, name: str, heights: pd.Series, shown: pd.Series) -> pd.DataFrame:
+    spread = heights.max() - heights.min()
+    scaled = (heights - heights.min()) / (spread if spread > 0 else 1.0)
+    known = {"axis": name, "height": scaled, "shown": shown}
+    return runs[["row", "run"]].assign(**known).dropna(subset="height")
+
+
+# ---- against depth -------------------------------------------------------------------------------
+
+
+def _profiles(runs: pd.DataFrame, found: Comparison) -> tuple[pd.DataFrame, list[int]]:
+    hidden = {
+        run_id: rows[(rows["kind"] == "hidden") & rows["nonfinite"].notna()]
+        for run_id, rows in found.signals.items()
+    }
+    steps = moments(hidden)
+    frames = [pd.DataFrame()]
+    for run, row, run_id in runs[["run", "row", "run_id"]].itertuples(index=False):
+        if run_id in hidden:
+            frames += _at_moments(hidden[run_id], steps, run, row)
+    frame = pd.concat(frames, ignore_index=True)
+    return frame, steps
+
+
+def moments(hidden: dict[str, pd.DataFrame]) -> list[int]:
+    """Steps that the slider offers: spread over those that were recorded, as many as the page has
+    room for.
+    """
+    recorded = sorted({int(step) for rows in hidden.values() for step in rows["step"].unique()})
+    per_moment = sum(min(rows["layer"].nunique(), MOST_LAYERS) for rows in hidden.values())
+    count = int(np.clip(BUDGET // max(per_moment, 1), 2, MOST_MOMENTS))
+    if len(recorded) <= count:
+        return recorded
+    places = np.linspace(0, len(recorded) - 1, count).round().astype(int)
+    return [recorded[place] for place in places]
+
+
+def _at_moments(rows: pd.DataFrame, steps: list[int], run: int, row: int) -> Iterator[pd.DataFrame]:
+    """The run's latest record at each moment, as long as it recorded."""
+    recorded = np.array(sorted(rows["step"].unique()))
+    for moment, step in enumerate(steps):
+        place = int(np.searchsorted(recorded, step, side="right")) - 1
+        if place < 0 or (step > recorded[-1]):
+            continue
+        there = thinned(rows[rows["step"] == recorded[place]])
+        values = there["backprop_norm"].to_numpy(dtype=float)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logs = np.log10(values)
+        status = np.where(values == 0, ZERO, np.where(np.isfinite(values), FINITE, NOT_FINITE))
+        known = {"row": row, "run": run, "moment": moment, "step": step}
+        yield pd.DataFrame(
+            {
+                **known,
+                "layer": there["layer"].to_numpy(),
+                "value": np.where(status == FINITE, logs, np.nan),
+                "status": status,
+            }
+        )
+
+
+def thinned(rows: pd.DataFrame) -> pd.DataFrame:
+    """At most `MOST_LAYERS` of the layers, the first and the last among them."""
+    if len(rows) <= MOST_LAYERS:
+        return rows
+    return rows.iloc[np.linspace(0, len(rows) - 1, MOST_LAYERS).round().astype(int)]
+
+
+def _layers(table: Table, found: Comparison) -> pd.DataFrame:
+    """Saturation at step 0 and displacement at the end (log10), over the seeds."""
+    lines = []
+    for number, row in enumerate(table.rows):
+        signals = [found.signals[name] for name in row.runs["run_id"] if name in found.signals]
+        if not signals:
+            continue
+        hidden = pd.concat(
+            rows[rows["kind"] == "hidden"].assign(run=i) for i, rows in enumerate(signals)
+        )
+        start = hidden[hidden["step"] == 0].groupby("layer")["saturation"]
+        end = hidden.dropna(subset="displacement").groupby(["run", "layer"])["displacement"].last()
+        for what, groups in (("saturation", start), ("displacement", end.groupby("layer"))):
+            lines += [
+                {"row": number, "what": what, "layer": layer, **_interval(values, what)}
+                for layer, values in groups
+                if values.notna().any()
+            ]
+    return pd.DataFrame(lines)
+
+
+def _interval(values: pd.Series, what: str) -> dict[str, float]:
+    mean = mean_of(values, geometric=what == "displacement")
+    low, high = (mean.value if np.isnan(edge) else edge for edge in (mean.low, mean.high))
+    found = {"mean": mean.value, "low": low, "high": high}
+    if what == "displacement":
+        return {key: float(np.log10(value)) for key, value in found.items()}
+    return found
+
+
+# ---- against steps -------------------------------------------------------------------------------
+
+
+def _curves(runs: pd.DataFrame) -> pd.DataFrame:
+    frames = [pd.DataFrame({"row": [], "step": [], "what": [], "value": []})]
+    for row, path in runs[["row", "path"]].itertuples(index=False):
+        frames += _curves_of(path, row)
+    long = pd.concat(frames, ignore_index=True)
+    lines = []
+    for (row, what, step), values in long.groupby(["row", "what", "step"])["value"]:
+        mean = mean_of(values)
+        low, high = (mean.value if np.isnan(edge) else edge for edge in (mean.low, mean.high))
+        known = {"row": int(row), "what": what, "step": int(step)}
+        lines.append({**known, "mean": mean.value, "low": low, "high": high})
+    return pd.DataFrame(lines)
+
+
+def _curves_of(path: str, row: int) -> Iterator[pd.DataFrame]:
+    try:
+        metrics = MetricsFile(RunDirectory(Path(path)).metrics).rows
+    except Damaged:
+        return
+    for what in CURVES:
+        points = [(step, float(line[what])) for step, line in metrics.items() if what in line]
+        if points:
+            places = np.linspace(0, len(points) - 1, min(POINTS, len(points))).round().astype(int)
+            steps, values = zip(*(points[place] for place in places), strict=True)
+            yield pd.DataFrame({"row": row, "step": steps, "what": what, "value": values})
+
+
+EVENTS = {"first_nonfinite_step": "diverged", "alarm_step": "alarm"}
+"""Keys of the summary that are the step of something."""
+
+
+def _events(runs: pd.DataFrame) -> pd.DataFrame:
+    lines: list[dict[str, Any]] = []
+    for key, event in EVENTS.items():
+        if key not in runs:
+            continue
+        steps = pd.to_numeric(runs[key], errors="coerce")
+        there = runs[["row", "run"]].assign(step=steps, event=event).dropna(subset="step")
+        lines += there.to_dict("records")
+    return pd.DataFrame(lines, columns=["row", "run", "step", "event"])
