@@ -39,7 +39,8 @@ p {{ max-width: 70em; line-height: 1.4; font-size: 0.9em; }}
 {legend}
 <script>
 const spec = {spec};
-vegaEmbed("#views", spec, {{actions: false, renderer: "{renderer}"}}).then(found => {{ window.view = found.view; }});
+vegaEmbed("#views", spec, {{actions: false, renderer: "{renderer}"}}).then(
+  found => {{ window.view = found.view; }});
 </script>
 </body>
 </html>
@@ -60,7 +61,7 @@ def page(found: Comparison) -> str:
     below = [legend(found.table, found.table.metrics), *notes(found.table), *found.table.left_out]
     return PAGE.format(
         title=html.escape(found.title),
-        script=vl_convert.javascript_bundle(vl_version=VEGA_LITE),
+        script=vl_convert.javascript_bundle(None, VEGA_LITE),
         explanation=_paragraphs(sentences(found.explanation)),
         legend=_paragraphs(below),
         spec=_inside_script(spec),

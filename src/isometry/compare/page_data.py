@@ -6,7 +6,6 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,7 +41,8 @@ class PageData:
         runs: `row`, `run`, `y` (the judged metric), and what was known before, `before_0`, ...
         known: names of what was known before.
         parallel: `row`, `run`, `axis`, `height` in 0 ... 1, `shown`.
-        profiles: `row`, `run`, `moment`, `step`, `layer`, `value` (log10 of backprop_norm), `status`.
+        profiles: `row`, `run`, `moment`, `step`, `layer`, `value` (log10 of backprop_norm) and
+            its `status`.
         layers: `row`, `layer`, and mean and interval of saturation and displacement.
         curves: `row`, `step`, `what`, and mean and interval.
         events: `row`, `run`, `step`, `event`: diverged, or alarm.
@@ -217,9 +217,8 @@ def _layers(table: Table, found: Comparison) -> pd.DataFrame:
         signals = [found.signals[name] for name in row.runs["run_id"] if name in found.signals]
         if not signals:
             continue
-        hidden = pd.concat(
-            rows[rows["kind"] == "hidden"].assign(run=i) for i, rows in enumerate(signals)
-        )
+        kept = [rows[rows["kind"] == "hidden"].assign(run=i) for i, rows in enumerate(signals)]
+        hidden = pd.concat(kept)
         start = hidden[hidden["step"] == 0].groupby("layer")["saturation"]
         end = hidden.dropna(subset="displacement").groupby(["run", "layer"])["displacement"].last()
         for what, groups in (("saturation", start), ("displacement", end.groupby("layer"))):
@@ -249,11 +248,9 @@ def _curves(runs: pd.DataFrame) -> pd.DataFrame:
         frames += _curves_of(path, row)
     long = pd.concat(frames, ignore_index=True)
     lines = []
-    for (row, what, step), values in long.groupby(["row", "what", "step"])["value"]:
-        mean = mean_of(values)
-        low, high = (mean.value if np.isnan(edge) else edge for edge in (mean.low, mean.high))
-        known = {"row": int(row), "what": what, "step": int(step)}
-        lines.append({**known, "mean": mean.value, "low": low, "high": high})
+    for key, values in long.groupby(["row", "what", "step"])["value"]:
+        known = dict(zip(("row", "what", "step"), key, strict=True))
+        lines.append({**known, **_interval(values, str(known["what"]))})
     return pd.DataFrame(lines)
 
 
@@ -275,11 +272,11 @@ EVENTS = {"first_nonfinite_step": "diverged", "alarm_step": "alarm"}
 
 
 def _events(runs: pd.DataFrame) -> pd.DataFrame:
-    lines: list[dict[str, Any]] = []
+    frames = [pd.DataFrame({name: [] for name in ("row", "run", "step", "event")})]
     for key, event in EVENTS.items():
         if key not in runs:
             continue
         steps = pd.to_numeric(runs[key], errors="coerce")
-        there = runs[["row", "run"]].assign(step=steps, event=event).dropna(subset="step")
-        lines += there.to_dict("records")
-    return pd.DataFrame(lines, columns=["row", "run", "step", "event"])
+        there = runs[["row", "run"]].assign(step=steps, event=event)
+        frames.append(there.dropna(subset="step"))
+    return pd.concat(frames, ignore_index=True)

@@ -12,6 +12,8 @@ from matplotlib.colors import to_hex
 from isometry.compare.page_data import FINITE, NOT_FINITE, ZERO, PageData, as_csv
 from isometry.plots.style import COLOURS
 
+Layers = alt.LayerChart | alt.FacetChart
+"""What `alt.layer(...)` is to a type checker."""
 LINE = 16
 """Pixels of a line of the table."""
 FEW_LINES = 24
@@ -50,7 +52,8 @@ def page_spec(data: PageData, metric: str) -> dict[str, Any]:
     chart = alt.hconcat(table, right) if beside else alt.vconcat(table, right)
     # colours of heatmaps are numbers, all others configurations
     spec = chart.resolve_scale(color="independent").configure_view(stroke="#ddd").to_dict()
-    slider = {"input": "range", "min": 0, "max": max(len(data.steps) - 1, 0), "step": 1}
+    most = max(len(data.steps) - 1, 0)
+    slider = {"input": "range", "min": 0, "max": most, "step": 1, "name": "recorded step "}
     # Altair would hand a parameter of the whole down to each view
     spec["params"].append(
         {"name": MOMENT, "value": 0, "bind": {**slider, "name": "recorded step "}}
@@ -76,9 +79,9 @@ def _colours(count: int) -> alt.Color:
 # ---- table ---------------------------------------------------------------------------------------
 
 
-def _table(data: PageData, colour: alt.Color, brush: alt.Parameter) -> alt.LayerChart:
+def _table(data: PageData, colour: alt.Color, brush: alt.Parameter) -> Layers:
     """The configurations, a line each; brushed by dragging over lines."""
-    texts = {name: "string" for name in data.rows if name != "row"}
+    texts = {str(name): "string" for name in data.rows if name != "row"}
     base = alt.Chart(_data(data.rows, **texts)).encode(alt.Y("row:O", axis=None))
     headings = data.headings if len(data.rows) <= FEW_LINES else data.headings[: data.first + 2]
     widths = [
@@ -106,7 +109,7 @@ def _table(data: PageData, colour: alt.Color, brush: alt.Parameter) -> alt.Layer
 # ---- parallel coordinates and scatters -----------------------------------------------------------
 
 
-def _parallel(data: PageData, colour: alt.Color, chosen: Any) -> alt.LayerChart:
+def _parallel(data: PageData, colour: alt.Color, chosen: Any) -> Layers:
     """A line a run through all factors and metrics; clicked to pick its configuration."""
     texts = {"axis": "string", "shown": "string"}
     axes = alt.X("axis:N", sort=None, title=None, axis=alt.Axis(labelAngle=-25, grid=True))
@@ -143,7 +146,7 @@ def _scatters(data: PageData, metric: str, colour: alt.Color, chosen: Any) -> li
 # ---- against depth -------------------------------------------------------------------------------
 
 
-def profile_lines(base: alt.Chart, colour: Any, detail: str) -> alt.LayerChart:
+def profile_lines(base: alt.Chart, colour: Any, detail: str) -> Layers:
     """log10 of backprop_norm against the layer, one line a run; zeros below, what is not finite
     above.
 
@@ -164,7 +167,7 @@ def profile_lines(base: alt.Chart, colour: Any, detail: str) -> alt.LayerChart:
     return alt.layer(*layers)
 
 
-def _profile(data: PageData, colour: alt.Color, chosen: Any) -> alt.LayerChart:
+def _profile(data: PageData, colour: alt.Color, chosen: Any) -> Layers:
     now = f"datum.moment == {MOMENT}"
     base = alt.Chart(_data(data.profiles)).transform_filter(now).transform_filter(chosen)
     words = "gradient against depth (slider below); triangle: zero, cross: not finite"
@@ -173,7 +176,7 @@ def _profile(data: PageData, colour: alt.Color, chosen: Any) -> alt.LayerChart:
     return profile_lines(base, colour, "run:N").properties(width=WIDE, height=HIGH, title=title)
 
 
-def heatmap(base: alt.Chart, x: str, low: float | None, high: float | None) -> alt.LayerChart:
+def heatmap(base: alt.Chart, x: str, low: float | None, high: float | None) -> Layers:
     """log10 of backprop_norm over layer (down) and step (across): red is not finite, white zero.
 
     Args:
@@ -198,19 +201,14 @@ def _heatmaps(data: PageData, chosen: Any) -> alt.FacetChart:
     """Side by side on one colour scale, the mean over seeds, of the first chosen ones."""
     low, high = data.profiles["value"].min(), data.profiles["value"].max()
     cells = heatmap(alt.Chart(), "step", float(low), float(high))
-    names = alt.InlineData(
-        values=data.rows[["row", "name"]]
-        .assign(row=data.rows["row"].astype(int))
-        .to_dict("records")
-    )
+    pairs = zip(data.rows["row"], data.rows["name"], strict=True)
+    names = alt.InlineData(values=[{"row": int(row), "name": name} for row, name in pairs])
     looked_up = alt.LookupData(data=names, key="row", fields=["name"])
+    order = alt.EncodingSortField("row", op="min")
+    panels = alt.Facet("name:N", title=None, sort=order)
     facets = (
         cells.properties(width=150, height=130)
-        .facet(
-            alt.Facet("name:N", title=None, sort=alt.EncodingSortField("row", op="min")),
-            columns=6,
-            data=_data(data.profiles),
-        )
+        .facet(panels, columns=6, data=_data(data.profiles))
         .transform_filter(chosen)
         .transform_window(place="dense_rank()", sort=[alt.SortField("row")])
         .transform_filter(f"datum.place <= {HEATMAPS}")
@@ -223,7 +221,7 @@ def _heatmaps(data: PageData, chosen: Any) -> alt.FacetChart:
     return facets.properties(title=words)
 
 
-def _layers(data: PageData, colour: alt.Color, chosen: Any) -> list[alt.LayerChart]:
+def _layers(data: PageData, colour: alt.Color, chosen: Any) -> list[Layers]:
     titles = {"saturation": "share saturated, step 0", "displacement": "log10 displacement, end"}
     there = [what for what in titles if what in set(data.layers.get("what", ()))]
     depth = alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1))
@@ -236,9 +234,9 @@ def _layers(data: PageData, colour: alt.Color, chosen: Any) -> list[alt.LayerCha
 # ---- against steps -------------------------------------------------------------------------------
 
 
-def _curves(data: PageData, colour: alt.Color, chosen: Any) -> list[alt.LayerChart]:
+def _curves(data: PageData, colour: alt.Color, chosen: Any) -> list[Layers]:
     """Learning curves, seeds as a band; where runs diverged, and where the alarm went off."""
-    charts = []
+    charts: list[Layers] = []
     there: Sequence[str] = list(dict.fromkeys(data.curves.get("what", ())))
     for what in there:
         step = alt.X("step:Q", title="optimizer step")
@@ -251,7 +249,7 @@ def _curves(data: PageData, colour: alt.Color, chosen: Any) -> list[alt.LayerCha
     return charts
 
 
-def _banded(frame: Any, x: alt.X, title: str, colour: alt.Color, chosen: Any) -> alt.LayerChart:
+def _banded(frame: Any, x: alt.X, title: str, colour: alt.Color, chosen: Any) -> Layers:
     value = alt.Y("mean:Q", title=title, scale=alt.Scale(zero=False))
     base = alt.Chart(_data(frame.drop(columns="what"))).transform_filter(chosen)
     band = base.mark_area(opacity=0.15).encode(x, alt.Y("low:Q"), alt.Y2("high:Q"), colour)

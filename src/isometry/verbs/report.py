@@ -33,8 +33,8 @@ def report_study(study: Path, console: Console) -> None:
     runs = runs_of(study)
     found = compare_study(runs, study.name)
     show_comparison(found, console)
-    figures = draw_study(study, found) or ["none, no run has recorded step 0"]
-    for figure in figures:
+    figures = [str(path) for path in draw_study(study, found)]
+    for figure in figures or ["none, no run has recorded step 0"]:
         console.print(f"Figure: {figure}", soft_wrap=True)
     print_wandb(runs, study, console)
 

@@ -133,8 +133,8 @@ class TrainingCurves:
             losses = metrics_of(run)[["step", "train_loss"]].dropna()
             if losses["step"].max() < self.steps - WINDOW:
                 losses.loc[len(losses)] = [self.steps, np.inf]
-            known = {"variant": name, "depth": int(depth), "rate": float(rate), "seed": seed}
-            frames.append(losses.assign(**known))
+            losses = losses.assign(variant=name, depth=int(depth), rate=float(rate), seed=seed)
+            frames.append(losses)
         return pd.concat(frames, ignore_index=True)
 
     def _words(self, depth: int, rate: float) -> list[str]:
