@@ -31,7 +31,8 @@ OVER_TIME = (
 SUMMARY_NUMBERS = (
     *("test_accuracy", "val_accuracy", "train_loss", "gradient_rate_init", "gradient_rate_final"),
     *("gradient_rate_predicted", "gradient_ratio_init", "saturation_init", "clipped_share"),
-    *("first_nonfinite_layer", "first_nonfinite_step", "steps", "wall_seconds"),
-    "images_per_second",
+    *("displacement_layer_1", "saturation_layer_1", "update_ratio_largest", "dead_largest"),
+    *("lambda_max", "alarm_step", "first_nonfinite_layer", "first_nonfinite_step", "steps"),
+    *("wall_seconds", "images_per_second"),
 )
 """Keys of `summary.json` that are numbers, or null."""

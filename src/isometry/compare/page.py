@@ -61,7 +61,7 @@ def page(found: Comparison) -> str:
     below = [legend(found.table, found.table.metrics), *notes(found.table), *found.table.left_out]
     return PAGE.format(
         title=html.escape(found.title),
-        script=vl_convert.javascript_bundle(None, VEGA_LITE),
+        script=vl_convert.javascript_bundle(vl_version=VEGA_LITE),  # type: ignore[call-arg]
         explanation=_paragraphs(sentences(found.explanation)),
         legend=_paragraphs(below),
         spec=_inside_script(spec),

@@ -181,6 +181,7 @@ KEYS: dict[str, Kind] = {
         NAME, "must be text: up to 40 letters, digits, . _ - (a number needs quotes: '\"2024\"')"
     ),
     "metric": one_of(None, *SUMMARY_NUMBERS),
+    "label": or_null(text(200)),
     "tags": listed(text(64), "must be a list of texts of up to 64 characters, e.g. [a,b]"),
     "print_config": flag(),
     "pictures": flag(),

@@ -24,6 +24,8 @@ from isometry.runs.order import note_order
 
 TASK = "isometry.launch.ddp:train"
 
+LONGEST_LABEL = 100
+
 failures: list[int] = []
 """Numbers of the jobs of this process's sweeps that did not end well; makes the exit code."""
 
@@ -70,6 +72,7 @@ def _job(composer: Composer, words: Sequence[str], text: str, number: int) -> Jo
     try:
         frozen = resolved(composer.compose(words))
         validate(frozen)
+        frozen["label"] = frozen["label"] or text[:LONGEST_LABEL] or None
     except UserError as error:
         raise UserError(f"job #{number} ({text}): {error}") from error
     run = RunDirectory(Path(frozen["paths"]["runs"]) / frozen["study_name"] / run_id(frozen))

@@ -13,8 +13,10 @@ from typing import Any
 
 IRRELEVANT = (
     "callbacks.progress",
+    "curvature",
     "data.cache_dir",
     "hydra",
+    "label",
     "logger",
     "metric",
     "paths",

@@ -37,6 +37,8 @@ class Outcome:
         prediction: what the theory expects of the network at initialization.
         divergence: the first non-finite number, None as long as there is none.
         divergent_batch: the index of its batch in its epoch; None where no batch met it.
+        alarm_step: the first step at which the alarm of the gradient norm went off.
+        lambda_max: the largest eigenvalue of the Hessian at initialization, where it was asked for.
         anomaly: the operation whose gradient was not finite, where `trainer.detect_anomaly` stopped
             the training before its step was recorded.
         metrics: the latest value of each.
@@ -51,6 +53,8 @@ class Outcome:
     prediction: dict[str, Any] = field(default_factory=dict)
     divergence: Divergence | None = None
     divergent_batch: int | None = None
+    alarm_step: int | None = None
+    lambda_max: float | None = None
     anomaly: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     tested: int = 0
@@ -148,6 +152,9 @@ def summarise(
         "outcome": learned(outcome),
         **{key: _number(outcome.metrics.get(key, math.nan)) for key in accuracies},
         **summarise_signals(config.verdict, rows, outcome.prediction),
+        **summarise_end(rows),
+        "lambda_max": outcome.lambda_max,
+        "alarm_step": outcome.alarm_step,
         "first_nonfinite_kind": divergence.kind if divergence else outcome.anomaly and "gradient",
         "first_nonfinite_layer": divergence and divergence.layer,
         "first_nonfinite_step": divergence.step
@@ -182,6 +189,27 @@ def summarise_signals(
         "saturation_init": _number(hidden_at_start["saturation"].max()),
         "clipped_share": clipped_share(rows),
     }
+
+
+def summarise_end(rows: pd.DataFrame) -> dict[str, Any]:
+    """How far layer 1 went and how saturated it is at the end, the largest update of any layer and
+    step, and the largest share of dead units of a layer at the end.
+    """
+    hidden = rows.query("kind == 'hidden'")
+    first = hidden[hidden["layer"] == 1]
+    measured = hidden.dropna(subset=["dead"])
+    at_end = measured[measured["step"] == measured["step"].max()]
+    return {
+        "displacement_layer_1": _last(first["displacement"]),
+        "saturation_layer_1": _last(first["saturation"]),
+        "update_ratio_largest": _number(rows["update_ratio"].max()),
+        "dead_largest": _number(at_end["dead"].max()),
+    }
+
+
+def _last(values: pd.Series) -> float | None:
+    known = values.dropna()
+    return None if known.empty else float(known.iloc[-1])
 
 
 def learned(outcome: Outcome) -> str | None:

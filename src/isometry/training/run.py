@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,8 @@ from isometry.config.checks import validate
 from isometry.config.compose import resolved
 from isometry.config.machine import check_machine
 from isometry.console import console, print_config, quiet
-from isometry.data.module import DataModule, training_images
+from isometry.data.module import DataModule, evaluation_loader, training_images
+from isometry.initialization.curvature import curvature
 from isometry.initialization.predict import LARGEST, predict_run
 from isometry.layers.discover import layers_of
 from isometry.runs.decision import Decision, clear, decide, decide_by_status
@@ -38,7 +40,7 @@ from isometry.training.build import (
     seed_everything,
 )
 from isometry.training.callbacks import Signals, Throughput
-from isometry.training.classifier import Classifier
+from isometry.training.classifier import LOSSES, Classifier
 from isometry.training.last_look import anomaly, lost_weights
 from isometry.training.loggers import build_loggers, start_loggers
 from isometry.training.outcome import Outcome, account_of, describe, recorded, summarise
@@ -271,6 +273,17 @@ def start(parts: Parts, outcome: Outcome) -> None:
         images = training_images(parts.data, min(size, LARGEST))
         outcome.prediction = predict_run(layers, images, size)
         parts.run.write_prediction(outcome.prediction)
+        outcome.lambda_max = lambda_max(parts) if parts.config.get("curvature") else None
+
+
+def lambda_max(parts: Parts) -> float | None:
+    """The largest eigenvalue of the Hessian of the first training examples' loss, in a copy of the
+    network.
+    """
+    images, labels = next(iter(evaluation_loader(parts.data, "train")))
+    batch = (images[: parts.config.data.batch_size], labels[: parts.config.data.batch_size])
+    network = copy.deepcopy(parts.classifier.network)
+    return curvature(network, batch, LOSSES[parts.config.loss]).hessian
 
 
 def fit(parts: Parts, outcome: Outcome) -> None:
@@ -287,6 +300,7 @@ def fit(parts: Parts, outcome: Outcome) -> None:
         parts.classifier.network, parts.trainer.global_step
     )
     outcome.divergent_batch = parts.signals.divergent_batch
+    outcome.alarm_step = parts.signals.kept.alarm_step
     if outcome.state == "finished":
         parts.trainer.test(parts.classifier, parts.data, verbose=False)
     outcome.metrics = parts.classifier.metrics

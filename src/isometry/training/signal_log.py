@@ -40,6 +40,7 @@ class SignalLog:
         store: where the rows go; None: they stay in memory.
 
     Attributes:
+        alarm_step: the first step at which the alarm went off, None while it has not.
         divergence: the first non-finite number, None while all are finite; what comes after it is
             not kept.
     """
@@ -47,6 +48,7 @@ class SignalLog:
     def __init__(self, options: SignalOptions, store: SignalStore | None = None):
         self.store = store
         self.alarm = make_alarm(options)
+        self.alarm_step: int | None = None
         self.divergence: Divergence | None = None
         self._tables: list[pa.Table] = []  # what no file holds
         self._over_time: list[pa.Table] = []
@@ -87,6 +89,8 @@ class SignalLog:
 
     def _sound_alarm(self, flush: Flush) -> None:
         steps = [] if self.alarm is None else self.alarm.see(flush.first_step, flush.gradient_norms)
+        if steps and self.alarm_step is None:
+            self.alarm_step = steps[0]
         if self.alarm is not None and steps and _is_first():
             warnings.warn(
                 f"the gradient norm was over {self.alarm.factor:g} times its running median for "
@@ -119,11 +123,14 @@ class SignalLog:
         return draw_profiles(frame, ""), draw_heatmap(frame, "")
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self.alarm is None else {"alarm": self.alarm.state_dict()}
+        if self.alarm is None:
+            return {}
+        return {"alarm": self.alarm.state_dict(), "alarm_step": self.alarm_step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.alarm is not None and "alarm" in state:
             self.alarm.load_state_dict(state["alarm"])
+            self.alarm_step = state.get("alarm_step")
 
 
 def _is_first() -> bool:

@@ -4,6 +4,7 @@ the loggers.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from isometry.columns import MEASURED
+from isometry.gradient_rate import gradient_rate
 from isometry.layers.spec import LayerSpec
 from isometry.runs.signal_store import SignalStore
 from isometry.signals.flush import Divergence, Flush
@@ -230,6 +232,8 @@ class Signals(Callback):
         # Lightning goes on behind a divergence until `min_epochs` and `min_steps`
         if not self.kept.take(flush, self.recorder.layers):
             return
+        for logger in trainer.loggers:
+            log_rates(logger, flush, self.recorder.layers)
         for logger in self._scalar_loggers(trainer):
             log_layers(logger, flush, self.recorder.layers, self.log_columns)
         if flush.divergence is not None:
@@ -293,6 +297,17 @@ def layer_keys(columns: Sequence[str], layers: Sequence[LayerSpec]) -> list[str]
     """`column/layer_007`, zero-padded to the depth, column by column."""
     digits = max(3, len(str(len(layers))))
     return [f"{column}/layer_{spec.index:0{digits}d}" for column in columns for spec in layers]
+
+
+def log_rates(logger: Logger, flush: Flush, layers: Sequence[LayerSpec]) -> None:
+    """Send the gradient rate at each recorded step to a logger."""
+    hidden = [index for index, spec in enumerate(layers) if spec.kind == "hidden"]
+    column = MEASURED.index("backprop_norm")
+    for row, step in enumerate(flush.steps):
+        if flush.measured[row, column].any():
+            rate = gradient_rate(flush.values[row, column, hidden]).rate
+            if math.isfinite(rate):
+                logger.log_metrics({"gradient_rate": rate}, int(step))
 
 
 def log_layers(

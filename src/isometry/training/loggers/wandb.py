@@ -13,10 +13,12 @@ from shlex import quote
 from typing import Any, ClassVar
 
 import wandb
+import yaml
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from isometry.console import console
 from isometry.runs.directory import RunDirectory
+from isometry.runs.identity import relevant
 from isometry.runs.provenance import git_commit
 
 MAX_ID = 128
@@ -148,7 +150,7 @@ def make_wandb(
     Args:
         run: the run's directory.
         attempt: its number.
-        config: the resolved config, shown nested in W&B.
+        config: the resolved config; W&B shows what of it can change the result.
         project, entity, offline: of W&B.
         patience: seconds to wait for W&B's server, at the start and at the end.
     """
@@ -162,14 +164,14 @@ def make_wandb(
         summary_timeout=int(wait),
     )
     logger = GuardedWandb(
-        name=run.run_id,
+        name=config.get("label") or run.run_id,
         id=f"{run.study}-{run.run_id}-{attempt}"[-MAX_ID:],
         project=project,
         entity=entity,
         group=group_of(run),
         job_type="train",
         tags=list(config.get("tags") or []) or None,  # None: WANDB_TAGS
-        config={**config, "git_commit": git_commit()},
+        config=shown_config(config, run),
         save_dir=run.path,
         offline=offline,
         settings=settings,
@@ -177,6 +179,24 @@ def make_wandb(
     # Lightning still passes it; W&B prints a warning for it
     logger._wandb_init.pop("anonymous", None)
     return logger
+
+
+def shown_config(config: Mapping[str, Any], run: RunDirectory) -> dict[str, Any]:
+    """What stands in W&B's config columns: nothing that cannot change the result; and once more,
+    flat under `factors`, what the run's sweep varies.
+    """
+    words = dict(word.split("=", 1) for word in (config.get("label") or "").split() if "=" in word)
+    factors = {key.replace(".", "_"): _typed(text) for key, text in words.items()}
+    known = {"study": run.study, "run_id": run.run_id, "git_commit": git_commit()}
+    return {**relevant(config), **known, "factors": factors}
+
+
+def _typed(text: str) -> Any:
+    """A number, where the word is one: W&B's axes are of numbers."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
 
 
 def group_of(run: RunDirectory) -> str:
