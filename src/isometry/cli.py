@@ -43,6 +43,10 @@ VERBS = {
         "isometry.verbs.compare:compare_runs",
         "runs side by side: which is best, by how much, and what explains it",
     ),
+    "wandb": (
+        "isometry.verbs.wandb:wandb_views",
+        "setup: a saved view of a W&B project; report: a report of a study",
+    ),
     "report": ("isometry.verbs.report:report", "table, figure and W&B folders of a study"),
 }
 """Verb to its task, and one line of help."""

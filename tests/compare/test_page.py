@@ -15,9 +15,10 @@ from isometry.compare.collect import collect
 from isometry.compare.comparison import compare
 from isometry.compare.metrics import USUAL, metric
 from isometry.compare.page import page, write_page
-from isometry.compare.page_data import FINITE, NOT_FINITE, ZERO, moments, page_data
+from isometry.compare.page_data import moments, page_data
 from isometry.compare.table import Choices
 from isometry.compare.views import page_spec
+from isometry.plots.logarithms import FINITE, NOT_FINITE, ZERO
 from studies import signals_of, write_study
 
 GRID = {"initializer.sigma_w": [2, 0.5, 1], "model.width": [64, 32], "seed": [0, 1]}

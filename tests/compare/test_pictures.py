@@ -86,6 +86,13 @@ def test_a_gradient_that_was_lost_is_marked_where_its_step_was_measured():
     assert drawing.axes[0].get_lines()[1].get_xdata().tolist() == [1]
 
 
+def test_a_quantity_that_no_run_has_is_drawn_as_none(found, tmp_path):
+    """Without activation_var a logarithmic axis has nothing to stand on."""
+    for rows in found.signals.values():
+        rows["activation_var"] = np.nan
+    assert len(draw_study(tmp_path, found)) == 2
+
+
 def test_nothing_is_clipped_and_all_is_drawn(found, tmp_path):
     pictures = draw_study(tmp_path / "out", found)
     assert [path.name for path in pictures] == [

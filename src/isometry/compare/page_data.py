@@ -16,6 +16,7 @@ from isometry.compare.statistics import mean_of
 from isometry.compare.table import Configuration, Table, shown_level
 from isometry.compare.terminal import counted, shown_mean
 from isometry.errors import Damaged
+from isometry.plots.logarithms import logarithms
 from isometry.runs.directory import RunDirectory
 from isometry.runs.metrics import MetricsFile
 
@@ -25,8 +26,6 @@ MOST_MOMENTS = 20
 MOST_LAYERS = 60
 POINTS = 40
 """Of a learning curve."""
-FINITE, ZERO, NOT_FINITE = 0, 1, 2
-"""Marks of a number."""
 CURVES = ("train_loss", "val_accuracy")
 
 
@@ -189,15 +188,13 @@ def _at_moments(rows: pd.DataFrame, steps: list[int], run: int, row: int) -> Ite
             continue
         there = thinned(rows[rows["step"] == recorded[place]])
         values = there["backprop_norm"].to_numpy(dtype=float)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            logs = np.log10(values)
-        status = np.where(values == 0, ZERO, np.where(np.isfinite(values), FINITE, NOT_FINITE))
+        logs, status = logarithms(values)
         known = {"row": row, "run": run, "moment": moment, "step": step}
         yield pd.DataFrame(
             {
                 **known,
                 "layer": there["layer"].to_numpy(),
-                "value": np.where(status == FINITE, logs, np.nan),
+                "value": logs,
                 "status": status,
             }
         )

@@ -9,7 +9,8 @@ import altair as alt
 import matplotlib
 from matplotlib.colors import to_hex
 
-from isometry.compare.page_data import FINITE, NOT_FINITE, ZERO, PageData, as_csv
+from isometry.compare.page_data import PageData, as_csv
+from isometry.plots.logarithms import FINITE, NOT_FINITE, ZERO
 from isometry.plots.style import COLOURS
 
 Layers = alt.LayerChart | alt.FacetChart

@@ -35,6 +35,11 @@ PRECISIONS = ("64-true", "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-t
 
 name_of_option = text(100)
 path = text(1000)
+project = matching(
+    r"[^/\\#?%:\s]{1,128}",
+    "must be up to 128 characters without / \\ # ? % : and spaces",
+)
+team = matching(r"[A-Za-z0-9_-]{1,128}", "must be a W&B team or user")
 
 
 def _are_devices(value: Any) -> bool:
@@ -170,11 +175,8 @@ KEYS: dict[str, Kind] = {
     "callbacks.early_stopping.min_delta": any_number(),
     # ---- what is logged where
     "logger.names": each_of(("csv", "wandb", "tensorboard")),
-    "logger.project": matching(
-        r"[^/\\#?%:\s]{1,128}",
-        "must be up to 128 characters without / \\ # ? % : and spaces",
-    ),
-    "logger.entity": or_null(matching(r"[A-Za-z0-9_-]{1,128}", "must be a W&B team or user")),
+    "logger.project": project,
+    "logger.entity": or_null(team),
     "logger.offline": flag(),
     "logger.patience": number(0, 86_400),
     "study_name": matching(
@@ -221,6 +223,10 @@ KEYS: dict[str, Kind] = {
     "top": or_null(integer(1)),
     "folder": or_null(path),
     "html": flag(),
+    "action": or_null(text(20)),
+    "project": project,
+    "entity": or_null(team),
+    "group": or_null(text(40)),
     "preset": text(100),
     "first_seed": integer(0, 2**31),
     "draw_only": flag(),

@@ -15,6 +15,7 @@ BARE = {
     "figure": "figure",
     "diagnose": "network",
     "report": "study_name",
+    "wandb": "action",
     "plot": "activation",
     "theory": "activation",
 }
@@ -32,7 +33,8 @@ LISTS = {
 }
 """A verb's keys whose value is a list though it stands without brackets, and how it looks then."""
 
-RENAMED = {"compare": {"metric": "metrics"}}
+RENAMED = {"compare": {"metric": "metrics"}, "wandb": {"study": "group"}}
+"""A verb's keys under another name: `study` is a group of Hydra's, `metric` a key of a training."""
 TEXT = {"compare": ("where",)}
 """A verb's keys whose value is text, whatever Hydra's grammar would read into it."""
 

@@ -73,6 +73,8 @@ def against_depth(
             axis.set_title(f"{panel}\n{note}" if note else panel, fontsize=7 if note else None)
             if index % shape[1] == 0:
                 axis.set_ylabel(quantity.label)
+            if quantity.log and (frame[quantity.column] > 0).any():
+                axis.set_yscale("log")
     for axis in axes.ravel()[len(panels) :] if len(quantities) == 1 else ():
         axis.set_visible(False)
     _legend(figure, frame, quantities, labels)
@@ -92,8 +94,6 @@ def _draw(axis: Axes, rows: pd.DataFrame, quantity: Quantity, labels: Sequence[s
             band.index, band["low"], band["high"], color=look["color"], alpha=0.2, lw=0
         )
         _mark(axis, line, quantity, look["color"])
-    if quantity.log:
-        axis.set_yscale("log")
     if rows[quantity.column].isna().all():
         axis.text(0.5, 0.5, "does not exist here", ha="center", transform=axis.transAxes)
     integer_axis(axis, "layer $l$")

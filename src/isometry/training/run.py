@@ -39,7 +39,7 @@ from isometry.training.build import (
     check_limits,
     seed_everything,
 )
-from isometry.training.callbacks import Signals, Throughput
+from isometry.training.callbacks import Signals, Throughput, ViewsMeanwhile
 from isometry.training.classifier import LOSSES, Classifier
 from isometry.training.last_look import anomaly, lost_weights
 from isometry.training.loggers import build_loggers, start_loggers
@@ -47,7 +47,7 @@ from isometry.training.outcome import Outcome, account_of, describe, recorded, s
 from isometry.training.processes import inside_launcher, is_first
 from isometry.training.resume import at_home, checkpoint_step, frozen_config, keep_before, restoring
 from isometry.training.trainer import build_trainer
-from isometry.training.views import draw_pictures, send_views
+from isometry.training.views import show_views
 
 
 def train(config: DictConfig) -> dict[str, Any]:
@@ -155,7 +155,8 @@ def assemble(config: DictConfig, run: RunDirectory, resuming: bool) -> Parts:
         },
     )
     throughput = Throughput()
-    trainer = build_trainer(config, run, loggers, [signals, throughput])
+    views = [ViewsMeanwhile(run, loggers)] if config.pictures and is_first() else []
+    trainer = build_trainer(config, run, loggers, [signals, throughput, *views])
     return Parts(config, run, resuming, data, classifier, signals, throughput, loggers, trainer)
 
 
@@ -318,5 +319,4 @@ def conclude(parts: Parts, outcome: Outcome) -> None:
     if outcome.divergence is not None:
         parts.run.write_divergence(account_of(outcome.divergence, outcome.divergent_batch, rows))
     if parts.config.pictures:
-        draw_pictures(parts.run, rows, outcome.prediction)
-        send_views(parts.run, rows, parts.loggers)
+        show_views(parts.run, parts.loggers)

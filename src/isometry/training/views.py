@@ -9,6 +9,14 @@ import numpy as np
 import pandas as pd
 
 from isometry.runs.directory import RunDirectory
+from isometry.runs.signal_store import read_signals
+
+
+def show_views(run: RunDirectory, loggers: Sequence[Any]) -> None:
+    """Draw the pictures of what a run has recorded, and send them to the loggers."""
+    rows = read_signals(run.signals)
+    draw_pictures(run, rows, run.prediction() or {})
+    send_views(run, rows, loggers)
 
 
 def draw_pictures(
@@ -50,9 +58,32 @@ def send_views(run: RunDirectory, rows: pd.DataFrame, loggers: Sequence[Any]) ->
             f"profile/{column}": wandb_profile(rows, column)
             for column in ("backprop_norm", "weight_grad_norm")
         }
+        views["signals/backprop_norm"] = wandb_table(rows)
         if (run.path / "heatmap.png").exists():
             views["heatmap/backprop_norm"] = wandb.Image(str(run.path / "heatmap.png"))
         logger.log_views(views)
+
+
+MOST_ROWS = 5_000
+"""Of a table that W&B's own charts read."""
+
+
+def wandb_table(frame: pd.DataFrame) -> Any:
+    """`step`, `layer`, `value` (log10 of backprop_norm) and `status` of the hidden layers: what the
+    charts of `isometry wandb setup` draw; as many steps as there is room for.
+    """
+    import wandb
+
+    from isometry.plots.logarithms import logarithms
+    from isometry.plots.profiles import chosen_steps
+
+    rows = frame[(frame["kind"] == "hidden") & frame["nonfinite"].notna()]
+    layers = max(rows["layer"].nunique(), 1)
+    steps = chosen_steps(sorted(rows["step"].unique()), max(2, MOST_ROWS // layers))
+    kept = rows[rows["step"].isin(steps)]
+    logs, status = logarithms(kept["backprop_norm"].to_numpy(dtype=float))
+    table = kept[["step", "layer"]].assign(value=logs, status=status)
+    return wandb.Table(dataframe=table)
 
 
 def wandb_profile(frame: pd.DataFrame, column: str) -> Any:

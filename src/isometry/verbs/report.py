@@ -58,4 +58,15 @@ def print_wandb(runs: list[RunDirectory], study: Path, console: Console) -> None
         return
     console.print(f"W&B offline runs: {len(folders)}, in {study}/*/wandb", soft_wrap=True)
     console.print(f"Upload:  wandb sync {quote(str(study))}/*/wandb/offline-run-*", soft_wrap=True)
-    console.print(f"Browse:  wandb leet {quote(str(folders[-1].parent))}", soft_wrap=True)
+    console.print(f"Browse:  wandb leet {quote(str(browsable(study, folders)))}", soft_wrap=True)
+
+
+def browsable(study: Path, folders: list[Path]) -> Path:
+    """One folder with all of a study's offline runs, as links: `wandb leet` reads one."""
+    place = study / "wandb"
+    place.mkdir(exist_ok=True)
+    for folder in folders:
+        link = place / folder.name
+        if not link.is_symlink():
+            link.symlink_to(Path("..") / folder.relative_to(study))
+    return place

@@ -8,6 +8,7 @@ from isometry.training.callbacks.progress import Progress
 from isometry.training.callbacks.random_state import ResumeState
 from isometry.training.callbacks.signals import Signals
 from isometry.training.callbacks.throughput import Throughput
+from isometry.training.callbacks.views import ViewsMeanwhile
 
 __all__ = [
     "AtomicCheckpointIO",
@@ -18,6 +19,7 @@ __all__ = [
     "ResumeState",
     "Signals",
     "Throughput",
+    "ViewsMeanwhile",
     "checkpoints",
     "early_stopping",
 ]

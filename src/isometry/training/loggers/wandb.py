@@ -98,6 +98,10 @@ class GuardedWandb(WandbLogger):
         self._experiment = NoRun()  # type: ignore[assignment]
 
     def _say_where(self) -> None:
+        if agents_id() is not None:
+            sweep = os.environ["WANDB_SWEEP_ID"]
+            words = f"W&B: the agent of sweep {sweep} names this run: {agents_id()}"
+            console.print(words, soft_wrap=True)
         url = self.guarded(lambda: self.experiment.url)
         if url:
             console.print(f"W&B: {url}", soft_wrap=True)
@@ -165,7 +169,7 @@ def make_wandb(
     )
     logger = GuardedWandb(
         name=config.get("label") or run.run_id,
-        id=f"{run.study}-{run.run_id}-{attempt}"[-MAX_ID:],
+        id=agents_id() or f"{run.study}-{run.run_id}-{attempt}"[-MAX_ID:],
         project=project,
         entity=entity,
         group=group_of(run),
@@ -199,9 +203,17 @@ def _typed(text: str) -> Any:
         return text
 
 
+def agents_id() -> str | None:
+    """The id that an agent of a W&B sweep has given the run it waits for; None without an agent."""
+    return os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
+
+
 def group_of(run: RunDirectory) -> str:
-    """The study; the environment's WANDB_RUN_GROUP where no study was named."""
-    named = os.environ.get("WANDB_RUN_GROUP") if run.study == "single" else None
+    """The study; the environment's WANDB_RUN_GROUP where no study was named, or an agent of a W&B
+    sweep did.
+    """
+    theirs = run.study == "single" or "WANDB_SWEEP_ID" in os.environ
+    named = os.environ.get("WANDB_RUN_GROUP") if theirs else None
     return named or run.study
 
 
