@@ -1,5 +1,5 @@
-"""A loopback endpoint that speaks as much of W&B's protocol as a view, a chart and a short run need,
-and records what arrives.
+"""A loopback endpoint that speaks as much of W&B's protocol as a view, a chart and a short run
+need, and records what arrives.
 """
 
 from __future__ import annotations

@@ -150,6 +150,7 @@ def report(
         reports.MediaBrowser(media_keys=[key], layout=reports.Layout(w=WIDE, h=12))
         for key in figures
     ]
+    by_layer = [*layer_plots(columns), *custom_charts(entity)]
     return reports.Report(
         entity=entity,
         project=project,
@@ -159,9 +160,7 @@ def report(
             reports.MarkdownBlock(text=text),
             reports.PanelGrid(runsets=[own], panels=pictures),
             reports.PanelGrid(runsets=[runs], panels=[*curves(), parallel(factors), scatter()]),
-            reports.PanelGrid(
-                runsets=[runs], panels=[*layer_plots(columns), *custom_charts(entity)]
-            ),
+            reports.PanelGrid(runsets=[runs], panels=by_layer),
         ],
         width="fluid",
     )
