@@ -3,7 +3,8 @@
     python scripts/capture.py docs/sweeps.md
 
 A block `<!-- run: COMMAND -->` ... `<!-- end -->` is replaced by the command and its output, both
-in one temporary folder for the whole document; `SECONDS` after a command's `timeout -s INT` plays
+in one temporary folder for the whole document, from which `<!-- copy: FILE NAME -->` brings
+pictures; `SECONDS` after a command's `timeout -s INT` plays
 the user's Ctrl-C.
 """
 
@@ -11,12 +12,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 SCRIPTS = Path(__file__).parent.resolve()
+COPY = re.compile(r"<!-- copy: (?P<source>\S+) (?P<target>\S+) -->")
 BLOCK = re.compile(r"<!-- run: (?P<command>.*?) -->\n.*?<!-- end -->", re.DOTALL)
 
 
@@ -45,7 +48,10 @@ def main() -> None:
                 return f"<!-- run: {command} -->\n```\n$ {command}\n{shown}\n```\n<!-- end -->"
 
             path = Path(name)
-            path.write_text(BLOCK.sub(captured, path.read_text()))
+            text = BLOCK.sub(captured, path.read_text())
+            for picture in COPY.finditer(text):
+                shutil.copy(Path(folder) / picture["source"], path.parent / picture["target"])
+            path.write_text(text)
 
 
 if __name__ == "__main__":

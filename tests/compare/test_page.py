@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 
+import altair as alt
 import pandas as pd
 import pytest
 
@@ -75,9 +76,9 @@ def test_every_run_is_in_parallel_coordinates_and_every_curve_has_its_seeds(foun
 
 def test_moments_are_as_many_as_there_is_room_for():
     layers, steps = range(1, 21), range(0, 2000, 10)
-    few = pd.DataFrame([{"step": s, "layer": k} for s in steps for k in layers])
-    assert len(moments({"a": few})) == 20
-    many = moments({str(i): few for i in range(500)})
+    few = pd.DataFrame([{"run": 0, "step": s, "layer": k} for s in steps for k in layers])
+    assert len(moments(few)) == 20
+    many = moments(pd.concat(few.assign(run=run) for run in range(500)))
     assert len(many) == 6
     assert (many[0], many[-1]) == (0, 1990)
 
@@ -104,6 +105,7 @@ def test_names_are_no_markup(found):
 def test_the_specification_names_its_parameters(found):
     spec = page_spec(page_data(found), "test_accuracy")
     assert {each["name"] for each in spec["params"]} == {"brushed", "picked", "moment"}
+    alt.VConcatChart.from_dict(spec, validate=True)
 
 
 # ---- in a browser --------------------------------------------------------------------------------

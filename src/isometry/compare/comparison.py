@@ -37,6 +37,18 @@ class Comparison:
     explanation: Explanation
     signals: dict[str, pd.DataFrame]
 
+    def hidden(self) -> pd.DataFrame:
+        """The signals of all hidden layers, by run, step and layer; `row` is the number of the
+        run's configuration.
+        """
+        frames = [pd.DataFrame({name: [] for name in ("row", "run_id", "step", "layer", *DRAWN)})]
+        for number, row in enumerate(self.table.rows):
+            for run_id in row.runs["run_id"]:
+                if run_id in self.signals:
+                    frames.append(self.signals[run_id].assign(row=number, run_id=run_id))
+        whole = pd.concat(frames, ignore_index=True)
+        return whole[whole["kind"] == "hidden"]
+
 
 def compare(
     found: Collection, metrics: Sequence[Metric], choices: Choices, title: str

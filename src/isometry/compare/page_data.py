@@ -12,11 +12,11 @@ import pandas as pd
 
 from isometry.compare.comparison import Comparison
 from isometry.compare.explain import KNOWN_BEFORE, before
-from isometry.compare.statistics import mean_of
 from isometry.compare.table import Configuration, Table, shown_level
 from isometry.compare.terminal import counted, shown_mean
 from isometry.errors import Damaged
 from isometry.plots.logarithms import logarithms
+from isometry.plots.seeds import interval
 from isometry.runs.directory import RunDirectory
 from isometry.runs.metrics import MetricsFile
 
@@ -68,7 +68,8 @@ def page_data(found: Comparison) -> PageData:
         [row.runs.assign(row=number) for number, row in enumerate(table.rows)], ignore_index=True
     )
     runs["run"] = range(len(runs))
-    profiles, steps = _profiles(runs, found)
+    hidden = found.hidden()
+    profiles, steps = _profiles(runs, hidden)
     rows, headings = _rows(table)
     scatter, known = _scatter(runs, table)
     return PageData(
@@ -79,7 +80,7 @@ def page_data(found: Comparison) -> PageData:
         known,
         _parallel(runs, table),
         profiles,
-        _layers(table, found),
+        _layers(hidden),
         _curves(runs),
         _events(runs),
         steps,
@@ -152,26 +153,31 @@ def _axis(runs: pd.DataFrame, name: str, heights: pd.Series, shown: pd.Series) -
 # ---- against depth -------------------------------------------------------------------------------
 
 
-def _profiles(runs: pd.DataFrame, found: Comparison) -> tuple[pd.DataFrame, list[int]]:
-    hidden = {
-        run_id: rows[(rows["kind"] == "hidden") & rows["nonfinite"].notna()]
-        for run_id, rows in found.signals.items()
-    }
-    steps = moments(hidden)
-    frames = [pd.DataFrame()]
-    for run, row, run_id in runs[["run", "row", "run_id"]].itertuples(index=False):
-        if run_id in hidden:
-            frames += _at_moments(hidden[run_id], steps, run, row)
-    frame = pd.concat(frames, ignore_index=True)
-    return frame, steps
+def _profiles(runs: pd.DataFrame, hidden: pd.DataFrame) -> tuple[pd.DataFrame, list[int]]:
+    numbers = dict(zip(runs["run_id"], runs["run"], strict=True))
+    known = hidden[hidden["nonfinite"].notna()]
+    known = known.assign(run=known["run_id"].map(numbers))
+    known = known[known["layer"].isin(shown_layers(int(known["layer"].max() or 0)))]
+    steps = moments(known)
+    frames = [_at_moment(known, moment, step) for moment, step in enumerate(steps)]
+    return pd.concat([pd.DataFrame({"value": []}), *frames], ignore_index=True), steps
 
 
-def moments(hidden: dict[str, pd.DataFrame]) -> list[int]:
+def shown_layers(depth: int) -> list[int]:
+    """At most `MOST_LAYERS` of the layers, the first and the last among them."""
+    count = min(depth, MOST_LAYERS)
+    return sorted({int(layer) for layer in np.linspace(1, max(depth, 1), count).round()})
+
+
+def moments(hidden: pd.DataFrame) -> list[int]:
     """Steps that the slider offers: spread over those that were recorded, as many as the page has
     room for.
+
+    Args:
+        hidden: `run`, `step` and `layer`.
     """
-    recorded = sorted({int(step) for rows in hidden.values() for step in rows["step"].unique()})
-    per_moment = sum(min(rows["layer"].nunique(), MOST_LAYERS) for rows in hidden.values())
+    recorded = sorted(int(step) for step in hidden["step"].unique())
+    per_moment = len(hidden[["run", "layer"]].drop_duplicates())
     count = int(np.clip(BUDGET // max(per_moment, 1), 2, MOST_MOMENTS))
     if len(recorded) <= count:
         return recorded
@@ -179,61 +185,26 @@ def moments(hidden: dict[str, pd.DataFrame]) -> list[int]:
     return [recorded[place] for place in places]
 
 
-def _at_moments(rows: pd.DataFrame, steps: list[int], run: int, row: int) -> Iterator[pd.DataFrame]:
-    """The run's latest record at each moment, as long as it recorded."""
-    recorded = np.array(sorted(rows["step"].unique()))
-    for moment, step in enumerate(steps):
-        place = int(np.searchsorted(recorded, step, side="right")) - 1
-        if place < 0 or (step > recorded[-1]):
-            continue
-        there = thinned(rows[rows["step"] == recorded[place]])
-        values = there["backprop_norm"].to_numpy(dtype=float)
-        logs, status = logarithms(values)
-        known = {"row": row, "run": run, "moment": moment, "step": step}
-        yield pd.DataFrame(
-            {
-                **known,
-                "layer": there["layer"].to_numpy(),
-                "value": logs,
-                "status": status,
-            }
-        )
+def _at_moment(hidden: pd.DataFrame, moment: int, step: int) -> pd.DataFrame:
+    """Each run's latest record at a step, as long as it recorded."""
+    last = hidden.groupby("run")["step"].transform("max")
+    before = hidden[(hidden["step"] <= step) & (last >= step)]
+    latest = before.groupby("run")["step"].transform("max")
+    there = before[before["step"] == latest]
+    logs, status = logarithms(there["backprop_norm"].to_numpy(dtype=float))
+    kept = there[["row", "run", "layer"]]
+    return kept.assign(moment=moment, step=step, value=logs, status=status)
 
 
-def thinned(rows: pd.DataFrame) -> pd.DataFrame:
-    """At most `MOST_LAYERS` of the layers, the first and the last among them."""
-    if len(rows) <= MOST_LAYERS:
-        return rows
-    return rows.iloc[np.linspace(0, len(rows) - 1, MOST_LAYERS).round().astype(int)]
-
-
-def _layers(table: Table, found: Comparison) -> pd.DataFrame:
+def _layers(hidden: pd.DataFrame) -> pd.DataFrame:
     """Saturation at step 0 and displacement at the end (log10), over the seeds."""
-    lines = []
-    for number, row in enumerate(table.rows):
-        signals = [found.signals[name] for name in row.runs["run_id"] if name in found.signals]
-        if not signals:
-            continue
-        kept = [rows[rows["kind"] == "hidden"].assign(run=i) for i, rows in enumerate(signals)]
-        hidden = pd.concat(kept)
-        start = hidden[hidden["step"] == 0].groupby("layer")["saturation"]
-        end = hidden.dropna(subset="displacement").groupby(["run", "layer"])["displacement"].last()
-        for what, groups in (("saturation", start), ("displacement", end.groupby("layer"))):
-            lines += [
-                {"row": number, "what": what, "layer": layer, **_interval(values, what)}
-                for layer, values in groups
-                if values.notna().any()
-            ]
-    return pd.DataFrame(lines)
-
-
-def _interval(values: pd.Series, what: str) -> dict[str, float]:
-    mean = mean_of(values, geometric=what == "displacement")
-    low, high = (mean.value if np.isnan(edge) else edge for edge in (mean.low, mean.high))
-    found = {"mean": mean.value, "low": low, "high": high}
-    if what == "displacement":
-        return {key: float(np.log10(value)) for key, value in found.items()}
-    return found
+    start = hidden[hidden["step"] == 0]
+    moved = hidden[hidden["displacement"] > 0].drop_duplicates(["run_id", "layer"], keep="last")
+    saturation = start[["row", "layer"]].assign(what="saturation", value=start["saturation"])
+    logs = np.log10(moved["displacement"].astype(float))
+    displacement = moved[["row", "layer"]].assign(what="displacement", value=logs)
+    long = pd.concat([saturation, displacement]).dropna(subset="value")
+    return interval(long, ["row", "what", "layer"], "value").reset_index()
 
 
 # ---- against steps -------------------------------------------------------------------------------
@@ -244,11 +215,7 @@ def _curves(runs: pd.DataFrame) -> pd.DataFrame:
     for row, path in runs[["row", "path"]].itertuples(index=False):
         frames += _curves_of(path, row)
     long = pd.concat(frames, ignore_index=True)
-    lines = []
-    for key, values in long.groupby(["row", "what", "step"])["value"]:
-        known = dict(zip(("row", "what", "step"), key, strict=True))
-        lines.append({**known, **_interval(values, str(known["what"]))})
-    return pd.DataFrame(lines)
+    return interval(long, ["row", "what", "step"], "value").reset_index()
 
 
 def _curves_of(path: str, row: int) -> Iterator[pd.DataFrame]:

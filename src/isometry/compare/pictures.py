@@ -51,26 +51,23 @@ def draw_study(folder: Path, found: Comparison) -> list[Path]:
 
 def profiles(found: Comparison) -> pd.DataFrame:
     """`panel`, `label`, `seed`, `layer` of the hidden layers, and each quantity at its step."""
-    frames = [
-        _profile(found.signals[run_id]).assign(
-            panel=panel_of(row), label=label_of(row), seed=f"{run_id}"
-        )
-        for row in found.table.rows
-        for run_id in row.runs["run_id"]
-        if run_id in found.signals
-    ]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-
-
-def _profile(rows: pd.DataFrame) -> pd.DataFrame:
-    hidden = rows[rows["kind"] == "hidden"]
-    start = hidden[hidden["step"] == 0].set_index("layer")
-    frame = pd.DataFrame(index=start.index)
-    frame["measured"] = start["nonfinite"].notna()
+    hidden = found.hidden()
+    keys = ["row", "run_id", "layer"]
+    start = hidden[hidden["step"] == 0].set_index(keys)
+    frame = pd.DataFrame({"measured": start["nonfinite"].notna()})
     for quantity in (*GRADIENT, *OTHERS):
-        values = hidden.dropna(subset=quantity.column).groupby("layer")[quantity.column].last()
-        frame[quantity.column] = values if quantity.last else start[quantity.column]
-    return frame.reset_index()
+        values = start[quantity.column]
+        if quantity.last:
+            known = hidden[hidden[quantity.column].notna()]
+            last = known.drop_duplicates(keys, keep="last")  # rows come by step
+            values = last.set_index(keys)[quantity.column]
+        frame[quantity.column] = values
+    rows = found.table.rows
+    frame = frame.reset_index().rename(columns={"run_id": "seed"})
+    names = {"panel": panel_of, "label": label_of}
+    return frame.assign(
+        **{key: frame["row"].map(lambda n, of=of: of(rows[int(n)])) for key, of in names.items()}
+    )
 
 
 def panel_of(row: Configuration) -> str:

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
-import matplotlib
-from matplotlib.colors import to_hex
 
 from isometry.compare.page_data import PageData, as_csv
 from isometry.plots.logarithms import FINITE, NOT_FINITE, ZERO
@@ -45,14 +43,21 @@ def page_spec(data: PageData, metric: str) -> dict[str, Any]:
     top = alt.hconcat(
         _parallel(data, colour, chosen).add_params(picked), *_scatters(data, metric, colour, chosen)
     )
-    middle = alt.hconcat(_profile(data, colour, chosen), *_curves(data, colour, chosen))
+    profiles = _data(data.profiles)
+    middle = alt.hconcat(
+        _profile(profiles, data.steps, colour, chosen), *_curves(data, colour, chosen)
+    )
     bottom = alt.hconcat(*_layers(data, colour, chosen))
-    right = alt.vconcat(top, middle, bottom, _heatmaps(data, chosen))
+    right = alt.vconcat(top, middle, bottom, _heatmaps(profiles, data, chosen))
     table = _table(data, colour, brush)
     beside = len(data.rows) > FEW_LINES
     chart = alt.hconcat(table, right) if beside else alt.vconcat(table, right)
     # colours of heatmaps are numbers, all others configurations
-    spec = chart.resolve_scale(color="independent").configure_view(stroke="#ddd").to_dict()
+    spec = (
+        chart.resolve_scale(color="independent")
+        .configure_view(stroke="#ddd")
+        .to_dict(validate=False)
+    )
     most = max(len(data.steps) - 1, 0)
     slider = {"input": "range", "min": 0, "max": most, "step": 1, "name": "recorded step "}
     # Altair would hand a parameter of the whole down to each view
@@ -71,9 +76,10 @@ def _data(frame: Any, **types: str) -> alt.InlineData:
 
 def _colours(count: int) -> alt.Color:
     """A colour a configuration: those that everybody can tell apart while they last."""
-    spread = [to_hex(matplotlib.colormaps["turbo"](i / max(count - 1, 1))) for i in range(count)]
-    palette = list(COLOURS[:count]) if count <= len(COLOURS) else spread
-    scale = alt.Scale(domain=list(range(count)), range=palette)
+    if count > len(COLOURS):
+        scale = alt.Scale(scheme="turbo", domain=[0, count - 1])
+        return alt.Color("row:Q", scale=scale, legend=None)
+    scale = alt.Scale(domain=list(range(count)), range=list(COLOURS[:count]))
     return alt.Color("row:N", scale=scale, legend=None)
 
 
@@ -168,11 +174,13 @@ def profile_lines(base: alt.Chart, colour: Any, detail: str) -> Layers:
     return alt.layer(*layers)
 
 
-def _profile(data: PageData, colour: alt.Color, chosen: Any) -> Layers:
+def _profile(
+    profiles: alt.InlineData, moments: list[int], colour: alt.Color, chosen: Any
+) -> Layers:
     now = f"datum.moment == {MOMENT}"
-    base = alt.Chart(_data(data.profiles)).transform_filter(now).transform_filter(chosen)
+    base = alt.Chart(profiles).transform_filter(now).transform_filter(chosen)
     words = "gradient against depth (slider below); triangle: zero, cross: not finite"
-    steps = ", ".join(f"'{step}'" for step in data.steps) or "''"
+    steps = ", ".join(f"'{step}'" for step in moments) or "''"
     title = alt.Title(alt.ExprRef(f"'step ' + [{steps}][{MOMENT}]"), subtitle=words)
     return profile_lines(base, colour, "run:N").properties(width=WIDE, height=HIGH, title=title)
 
@@ -198,7 +206,7 @@ def heatmap(base: alt.Chart, x: str, low: float | None, high: float | None) -> L
     )
 
 
-def _heatmaps(data: PageData, chosen: Any) -> alt.FacetChart:
+def _heatmaps(profiles: alt.InlineData, data: PageData, chosen: Any) -> alt.FacetChart:
     """Side by side on one colour scale, the mean over seeds, of the first chosen ones."""
     low, high = data.profiles["value"].min(), data.profiles["value"].max()
     cells = heatmap(alt.Chart(), "step", float(low), float(high))
@@ -209,7 +217,7 @@ def _heatmaps(data: PageData, chosen: Any) -> alt.FacetChart:
     panels = alt.Facet("name:N", title=None, sort=order)
     facets = (
         cells.properties(width=150, height=130)
-        .facet(panels, columns=6, data=_data(data.profiles))
+        .facet(panels, columns=6, data=profiles)
         .transform_filter(chosen)
         .transform_window(place="dense_rank()", sort=[alt.SortField("row")])
         .transform_filter(f"datum.place <= {HEATMAPS}")

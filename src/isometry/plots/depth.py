@@ -60,43 +60,86 @@ def against_depth(
     """
     panels = list(dict.fromkeys(frame["panel"]))
     labels = list(dict.fromkeys(frame["label"]))
-    shape = (len(quantities), len(panels))
-    if len(quantities) == 1:
-        shape = (math.ceil(len(panels) / PANELS_A_ROW), min(len(panels), PANELS_A_ROW))
-    figure, axes = style.figure(*shape, (3.4, 3.3), sharey="row")
-    grid = axes.ravel() if len(quantities) == 1 else axes
-    for row, quantity in enumerate(quantities):
-        for index, panel in enumerate(panels):
-            axis = grid[index] if len(quantities) == 1 else grid[row, index]
-            _draw(axis, frame[frame["panel"] == panel], quantity, labels)
-            note = "\n".join(textwrap.wrap((notes or {}).get(panel, ""), NOTE))
-            axis.set_title(f"{panel}\n{note}" if note else panel, fontsize=7 if note else None)
-            if index % shape[1] == 0:
-                axis.set_ylabel(quantity.label)
-            if quantity.log and (frame[quantity.column] > 0).any():
-                axis.set_yscale("log")
-    for axis in axes.ravel()[len(panels) :] if len(quantities) == 1 else ():
-        axis.set_visible(False)
+    figure, rows = _grid(len(quantities), len(panels))
+    for quantity, axes in zip(quantities, rows, strict=True):
+        _draw_row(axes, frame, quantity, panels, labels)
+    _head(rows[0], panels, notes or {})
+    for index, axes in enumerate(rows):
+        _foot(axes, lowest=index == len(rows) - 1)
     _legend(figure, frame, quantities, labels)
     if title:
         figure.suptitle(title)
     return figure
 
 
-def _draw(axis: Axes, rows: pd.DataFrame, quantity: Quantity, labels: Sequence[str]) -> None:
+def _grid(quantities: int, panels: int) -> tuple[Figure, list[list[Axes]]]:
+    """The axes of each quantity: a row each, or all of a single one, in rows of a few."""
+    if quantities > 1:
+        figure, axes = style.figure(quantities, panels, (3.4, 3.0), sharey="row")
+        return figure, [list(row) for row in axes]
+    columns = min(panels, PANELS_A_ROW)
+    figure, axes = style.figure(math.ceil(panels / columns), columns, (3.4, 3.3), sharey=True)
+    cells = list(axes.ravel())
+    for axis in cells[panels:]:
+        axis.set_visible(False)
+    return figure, [cells[:panels]]
+
+
+def _head(axes: Sequence[Axes], panels: Sequence[str], notes: Mapping[str, str]) -> None:
+    for axis, panel in zip(axes, panels, strict=True):
+        note = "\n".join(textwrap.wrap(notes.get(panel, ""), NOTE))
+        axis.set_title(f"{panel}\n{note}" if note else panel, fontsize=7 if note else None)
+
+
+def _foot(axes: Sequence[Axes], lowest: bool) -> None:
+    for axis in axes:
+        integer_axis(axis, "layer $l$" if lowest else "")
+        axis.tick_params(labelbottom=lowest)
+
+
+def _draw_row(
+    axes: Sequence[Axes],
+    frame: pd.DataFrame,
+    quantity: Quantity,
+    panels: Sequence[str],
+    labels: Sequence[str],
+) -> None:
+    bands = _bands(frame, quantity)
+    logarithmic = quantity.log and (frame[quantity.column] > 0).any()
+    for axis, panel in zip(axes, panels, strict=True):
+        rows = frame[frame["panel"] == panel]
+        _draw(axis, rows, bands[bands["panel"] == panel], quantity, labels)
+        if axis.get_subplotspec().is_first_col():  # type: ignore[union-attr]
+            axis.set_ylabel(quantity.label)
+        if logarithmic:
+            axis.set_yscale("log")
+
+
+def _bands(frame: pd.DataFrame, quantity: Quantity) -> pd.DataFrame:
+    """Mean and interval over seeds of each panel, label and layer."""
+    values = frame[quantity.column]
+    proper = np.isfinite(values) & ((values > 0) | (not quantity.log))
+    keys = ["panel", "label", "layer"]
+    return interval(frame[proper], keys, quantity.column, quantity.log).reset_index()
+
+
+def _draw(
+    axis: Axes,
+    rows: pd.DataFrame,
+    bands: pd.DataFrame,
+    quantity: Quantity,
+    labels: Sequence[str],
+) -> None:
     for label, line in rows.groupby("label", sort=False):
         look = style.look(labels.index(str(label)))
-        values = line[quantity.column]
-        proper = np.isfinite(values) & ((values > 0) | (not quantity.log))
-        band = interval(line[proper], "layer", quantity.column, quantity.log)
-        axis.plot(band.index, band["mean"], **look)
+        band = bands[bands["label"] == label]
+        axis.plot(band["layer"], band["mean"], **look)
         axis.fill_between(
-            band.index, band["low"], band["high"], color=look["color"], alpha=0.2, lw=0
+            band["layer"], band["low"], band["high"], color=look["color"], alpha=0.2, lw=0
         )
         _mark(axis, line, quantity, look["color"])
     if rows[quantity.column].isna().all():
         axis.text(0.5, 0.5, "does not exist here", ha="center", transform=axis.transAxes)
-    integer_axis(axis, "layer $l$")
 
 
 EXTREMES: tuple[tuple[str, float, str], ...] = (("v", 0.03, "zero"), ("x", 0.97, "not finite"))

@@ -36,10 +36,13 @@ def seed_lines(
         axis.set_yscale("log")
 
 
-def interval(rows: pd.DataFrame, x: str, y: str, log: bool = False) -> pd.DataFrame:
-    """`mean`, `low` and `high` at each x; without a band where there is one seed."""
+def interval(rows: pd.DataFrame, x: str | list[str], y: str, log: bool = False) -> pd.DataFrame:
+    """`mean`, `low` and `high` at each x (or each combination of several columns); without a band
+    where there is one seed.
+    """
     measured = np.log(rows[y].where(rows[y] > 0)) if log else rows[y]
-    values = rows[[x]].assign(value=measured).groupby(x)["value"]
+    keys = [x] if isinstance(x, str) else x
+    values = rows[keys].assign(value=measured).groupby(x)["value"]
     mean = values.mean()
     count = values.count()
     half: pd.Series = (values.sem() * stats.t.ppf(0.975, count.clip(lower=2) - 1)).where(

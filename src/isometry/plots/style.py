@@ -44,8 +44,9 @@ def figure(rows: int, columns: int, size: tuple[float, float], **kwargs: Any) ->
     inches.
     """
     matplotlib.rcParams.update(RC)
-    # without pyplot: no global state
-    drawing = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    # without pyplot: no global state; a poster of panels need not have the resolution of one
+    dpi = 150 if rows * columns <= POSTER else 90
+    drawing = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained", dpi=dpi)
     return drawing, drawing.subplots(rows, columns, squeeze=False, **kwargs)
 
 
@@ -61,6 +62,8 @@ def look(index: int) -> dict[str, Any]:
     }
 
 
+POSTER = 24
+"""Panels."""
 CHARACTERS = 12
 """Of a legend, in an inch."""
 
