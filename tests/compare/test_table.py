@@ -135,6 +135,7 @@ def test_the_lowest_loss_is_the_best(tmp_path):
     ("where", "count"),
     [
         ("activation.name == 'tanh' and model.width >= 64", 12),
+        ("activation == 'tanh' and model.width >= 64", 12),  # one option, and no factor here
         ("initializer.sigma_w == 0.5 and state == 'diverged'", 4),
         ("test_accuracy > 0.8", 8),
         ("seed in [0, 1]", 12),

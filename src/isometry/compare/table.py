@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from isometry.compare.collect import Collection
-from isometry.compare.factors import ABSENT, REPLICATE, Factors
+from isometry.compare.factors import REPLICATE, Factors
 from isometry.compare.metrics import Metric, to_rank
 from isometry.compare.statistics import Mean, mean_of, not_told_from
+from isometry.compare.where import chosen
 from isometry.errors import bad_value, nearest
 from isometry.runs.table import run_table
 
@@ -116,7 +116,7 @@ def tabulate(
     if not found.records:
         return Table([], [], metrics, pd.DataFrame(), [], {}, found.left_out)
     runs = run_frame(found, signals, metrics)
-    kept = runs if choices.where is None else chosen(runs, found, choices.where)
+    kept = runs if choices.where is None else chosen(runs, found.records, choices.where)
     names, averaged = _rows_by(found.factors, kept, choices)
     rows = [_configuration(levels, group, names, metrics) for levels, group in _groups(kept, names)]
     rows = _judged(_in_order(rows, names, found.factors), metrics[0])
@@ -153,44 +153,7 @@ def run_frame(
     return pd.concat([found.factors.values, summary, pd.DataFrame(values)], axis=1)
 
 
-# ---- which runs ----------------------------------------------------------------------------------
-
-
-def chosen(runs: pd.DataFrame, found: Collection, where: str) -> pd.DataFrame:
-    """The runs for which an expression holds.
-
-    Raises:
-        UserError: for one that is none, or holds for none.
-    """
-    configs = pd.DataFrame([dict(record.config) for record in found.records])
-    extra = [name for name in configs if name not in runs]
-    known = pd.concat([runs, configs[extra]], axis=1).apply(_as_numbers)
-    known = known.loc[:, ~known.columns.duplicated()]
-    try:
-        kept = known.query(_quoted(where, known.columns), engine="python").index  # type: ignore[call-overload]
-    except Exception as error:  # pandas raises what Python's parser and its operators raise
-        words = str(error).splitlines()[0]
-        example = "e.g. where=\"activation == 'relu' and model.depth >= 20\""
-        raise bad_value("where", where, f"cannot be understood ({words}); {example}") from error
-    if len(kept) == 0:
-        raise bad_value("where", where, f"holds for none of the {len(runs)} runs")
-    return runs.loc[kept]
-
-
-def _as_numbers(column: pd.Series) -> pd.Series:
-    """A column of numbers that some runs do not have, so that it can be compared."""
-    numbers = pd.to_numeric(column.replace(ABSENT, np.nan), errors="coerce")
-    present = column.notna() & (column.astype(str) != ABSENT)
-    return numbers if numbers[present].notna().all() and present.any() else column
-
-
-def _quoted(where: str, columns: Iterable[str]) -> str:
-    """pandas wants `model.depth` in backticks."""
-    names = sorted((name for name in columns if "." in name), key=len, reverse=True)
-    if not names:
-        return where
-    pattern = "|".join(re.escape(name) for name in names)
-    return re.sub(rf"(?<![\w.`])({pattern})(?![\w.`])", r"`\1`", where)
+# ---- rows ----------------------------------------------------------------------------------------
 
 
 def _rows_by(factors: Factors, runs: pd.DataFrame, choices: Choices) -> tuple[list[str], list[str]]:
@@ -208,9 +171,6 @@ def _rows_by(factors: Factors, runs: pd.DataFrame, choices: Choices) -> tuple[li
     if REPLICATE in (choices.by or ()):
         rows.append(REPLICATE)
     return rows, [name for name in varying if name not in rows]
-
-
-# ---- rows ----------------------------------------------------------------------------------------
 
 
 def _configuration(

@@ -1,0 +1,55 @@
+"""Which runs: an expression over every key of their configs and every number of their summaries."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from isometry.compare.factors import ABSENT, shown
+from isometry.errors import bad_value
+from isometry.runs.table import Record
+
+
+def chosen(runs: pd.DataFrame, records: Sequence[Record], where: str) -> pd.DataFrame:
+    """The runs for which an expression holds.
+
+    Args:
+        runs: one row a run: factors, state, summary.
+        records: of the same runs; their configs' keys can be asked for, too.
+        where: the expression.
+
+    Raises:
+        UserError: for one that is none, or holds for none.
+    """
+    configs = pd.DataFrame([dict(record.config) for record in records])
+    options = configs.rename(columns=shown)  # `activation` for `activation.name`
+    known = pd.concat([runs, options, configs], axis=1)
+    known = known.loc[:, ~known.columns.duplicated()].apply(_as_numbers)
+    try:
+        kept = known.query(_quoted(where, known.columns), engine="python").index  # type: ignore[call-overload]
+    except Exception as error:  # pandas raises what Python's parser and its operators raise
+        words = str(error).splitlines()[0]
+        example = "e.g. where=\"activation == 'relu' and model.depth >= 20\""
+        raise bad_value("where", where, f"cannot be understood ({words}); {example}") from error
+    if len(kept) == 0:
+        raise bad_value("where", where, f"holds for none of the {len(runs)} runs")
+    return runs.loc[kept]
+
+
+def _as_numbers(column: pd.Series) -> pd.Series:
+    """A column of numbers that some runs do not have, so that it can be compared."""
+    numbers = pd.to_numeric(column.replace(ABSENT, np.nan), errors="coerce")
+    present = column.notna() & (column.astype(str) != ABSENT)
+    return numbers if numbers[present].notna().all() and present.any() else column
+
+
+def _quoted(where: str, columns: Iterable[str]) -> str:
+    """pandas wants `model.depth` in backticks."""
+    names = sorted((name for name in columns if "." in name), key=len, reverse=True)
+    if not names:
+        return where
+    pattern = "|".join(re.escape(name) for name in names)
+    return re.sub(rf"(?<![\w.`])({pattern})(?![\w.`])", r"`\1`", where)
