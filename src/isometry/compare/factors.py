@@ -77,7 +77,7 @@ def factors_of(
     wanted = [_leader(name, columns) for name in always]
     kept: dict[str, list[Hashable]] = {}
     same: dict[str, list[str]] = {}
-    for key in dict.fromkeys([*wanted, *sorted(varying, key=_rank)]):
+    for key in dict.fromkeys([*wanted, *sorted(varying, key=rank)]):
         before = _covered(key, columns[key], kept)
         if before is None:
             kept[key] = columns[key]
@@ -140,7 +140,7 @@ def _section(key: str) -> str:
     return key.rpartition(".")[0]
 
 
-def _rank(key: str) -> int:
+def rank(key: str) -> int:
     """Keys that name an option come before the keys of the option."""
     last = key.rpartition(".")[2]
     return LEADERS.index(last) if last in LEADERS else len(LEADERS)
@@ -153,7 +153,7 @@ def _covered(
     varies exactly as it does.
     """
     for other, values in kept.items():
-        leads = key.startswith(f"{_section(other)}.") and _rank(other) < len(LEADERS)
+        leads = key.startswith(f"{_section(other)}.") and rank(other) < len(LEADERS)
         if (leads and _tells(values, column)) or (
             _tells(values, column) and _tells(column, values)
         ):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from isometry.compare.factors import ABSENT, shown
+from isometry.compare.factors import ABSENT, rank, shown
 from isometry.errors import bad_value
 from isometry.runs.table import Record
 
@@ -25,7 +25,8 @@ def chosen(runs: pd.DataFrame, records: Sequence[Record], where: str) -> pd.Data
         UserError: for one that is none, or holds for none.
     """
     configs = pd.DataFrame([dict(record.config) for record in records])
-    options = configs.rename(columns=shown)  # `activation` for `activation.name`
+    by_rank = configs[sorted(configs, key=rank)]
+    options = by_rank.rename(columns=shown)  # `activation` for `activation.name`
     known = pd.concat([runs, options, configs], axis=1)
     known = known.loc[:, ~known.columns.duplicated()].apply(_as_numbers)
     try:
