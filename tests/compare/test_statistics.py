@@ -49,6 +49,7 @@ def test_a_geometric_mean_is_of_logarithms():
 
 def test_what_has_no_logarithm_or_no_value_does_not_enter():
     assert mean_of([0.0, 2.0, math.inf, math.nan], geometric=True).n == 1
+    assert mean_of([0.0, 2.0, math.inf, math.nan], geometric=True).zeros == 1
     assert mean_of([0.0, 2.0], geometric=False).n == 2
     assert mean_of([math.nan]).n == 0
 

@@ -260,7 +260,19 @@ def test_the_cells_are_read_as_they_are_meant(study):
     frame = cells(table_of(study, metrics=["test_accuracy", "gradient_rate_init"]))
     assert frame["test_accuracy"].iloc[4] == "0.922 ± 0.002 *"
     assert frame["test_accuracy"].iloc[2] == "0.121 ± 0.006 (2)"
-    assert frame["gradient_rate_init"].iloc[0] == "1.500 ×÷ 1"
+    assert frame["gradient_rate_init"].iloc[0] == "1.500 ×÷ 1.00"
+
+
+def test_zeros_are_said(tmp_path):
+    """A displacement of 0 is a result: the first layer did not move."""
+
+    def still(values):
+        moved = 0.0 if values["model.width"] == 32 or values["seed"] == 0 else 1e-9
+        return {}, signals_of([0], 4, lambda step, layer: 1.0, displacement=moved)
+
+    write_study(tmp_path / "mine", {"model.width": [64, 32], "seed": [0, 1]}, still)
+    frame = cells(table_of(tmp_path, metrics=["displacement.layer_1"]))
+    assert frame["displacement.layer_1"].tolist() == ["1.0e-09 (1, 1 zero)", "0"]
 
 
 def test_numbers_of_a_table_with_no_value(tmp_path):

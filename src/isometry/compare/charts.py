@@ -29,7 +29,8 @@ def chart_spec(name: str) -> dict[str, Any]:
         chart = heatmap(base, "step", None, None).facet("name:N", columns=4)
     else:
         colour = alt.Color("step:Q", scale=alt.Scale(scheme="viridis"))
-        chart = profile_lines(base, colour, "step:Q").facet("name:N", columns=4)
+        depth = alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1))
+        chart = profile_lines(base, depth, colour, "step:Q").facet("name:N", columns=4)
     return json.loads(_with_fields(json.dumps(chart.to_dict(validate=False))))  # type: ignore[no-any-return]
 
 

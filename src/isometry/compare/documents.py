@@ -47,6 +47,7 @@ def _numbers(row: Configuration, metrics: Sequence[Metric]) -> dict[str, Any]:
         mean = row.means[metric.name]
         known[metric.name] = mean.value
         known |= {f"{metric.name}_low": mean.low, f"{metric.name}_high": mean.high}
+        known |= {f"{metric.name}_zeros": mean.zeros} if metric.geometric else {}
         known |= {f"{metric.name}_n": mean.n, f"{metric.name}_interval": mean.method}
     return {**known, "best": row.best, "tied": row.tied}
 

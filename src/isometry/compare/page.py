@@ -17,8 +17,6 @@ from isometry.compare.views import page_spec
 from isometry.runs.files import write_text
 
 VEGA_LITE = ".".join(altair.SCHEMA_VERSION.split(".")[:2])
-MANY = 10_000
-"""Points from which on a browser draws them faster on a canvas."""
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -39,7 +37,7 @@ p {{ max-width: 70em; line-height: 1.4; font-size: 0.9em; }}
 {legend}
 <script>
 const spec = {spec};
-vegaEmbed("#views", spec, {{actions: false, renderer: "{renderer}"}}).then(
+vegaEmbed("#views", spec, {{actions: false, renderer: "svg"}}).then(
   found => {{ window.view = found.view; }});
 </script>
 </body>
@@ -56,8 +54,7 @@ def write_page(found: Comparison, path: Path) -> Path:
 def page(found: Comparison) -> str:
     """The page of a comparison: tables and charts are linked, and all data is inside."""
     metric = found.table.metrics[0].name
-    data = page_data(found)
-    spec = json.dumps(page_spec(data, metric))
+    spec = json.dumps(page_spec(page_data(found), metric))
     below = [legend(found.table, found.table.metrics), *notes(found.table), *found.table.left_out]
     return PAGE.format(
         title=html.escape(found.title),
@@ -65,7 +62,6 @@ def page(found: Comparison) -> str:
         explanation=_paragraphs(sentences(found.explanation)),
         legend=_paragraphs(below),
         spec=_inside_script(spec),
-        renderer="svg" if len(data.profiles) <= MANY else "canvas",
     )
 
 

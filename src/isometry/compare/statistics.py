@@ -36,6 +36,7 @@ class Mean:
         value: the mean; geometric where asked for. NaN of nothing.
         low, high: the interval; NaN of one replicate.
         n: replicates that entered.
+        zeros: replicates that have no logarithm, of a geometric mean.
         method: `t`, `bootstrap`, or `none`.
     """
 
@@ -44,6 +45,7 @@ class Mean:
     high: float
     n: int
     method: Method
+    zeros: int = 0
 
 
 def mean_of(values: Sequence[float] | pd.Series, geometric: bool = False) -> Mean:
@@ -52,6 +54,7 @@ def mean_of(values: Sequence[float] | pd.Series, geometric: bool = False) -> Mea
     bootstrap (Efron 1987).
     """
     array = np.asarray(values, dtype=np.float64)
+    zeros = int((array == 0).sum()) if geometric else 0
     array = array[np.isfinite(array) & ((array > 0) | (not geometric))]
     if geometric:
         array = np.log(array)
@@ -59,7 +62,7 @@ def mean_of(values: Sequence[float] | pd.Series, geometric: bool = False) -> Mea
     value = float(array.mean()) if len(array) else math.nan
     if geometric:
         value, low, high = math.exp(value), math.exp(low), math.exp(high)
-    return Mean(value, low, high, len(array), method)
+    return Mean(value, low, high, len(array), method, zeros)
 
 
 def _interval(array: Array) -> tuple[float, float, Method]:

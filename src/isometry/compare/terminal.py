@@ -144,15 +144,19 @@ def _cell(row: Configuration, metric: Metric, judged: bool) -> Text:
 
 
 def shown_mean(mean: Mean, metric: Metric, runs: int) -> str:
-    """`0.936 ± 0.012`, of a geometric mean `0.84 ×÷ 1.04`; `(2)`: so many of the runs have it."""
+    """`0.936 ± 0.012`, of a geometric mean `0.84 ×÷ 1.04`; `(2)`: so many of the runs have it; `0`
+    where all are zero.
+    """
     if math.isnan(mean.value):
-        return "-"
+        return "0" if mean.zeros else "-"
     value = format(mean.value, metric.form)
-    few = f" ({mean.n})" if mean.n < runs else ""
+    zeros = f", {mean.zeros} zero" if mean.zeros else ""
+    few = f" ({mean.n}{zeros})" if mean.n < runs else ""
     if mean.n < 2:
         return f"{value}{few}"
     if metric.geometric:
-        return f"{value} ×÷ {_factor(mean):.3g}{few}"
+        factor = _factor(mean)
+        return f"{value} ×÷ {format(factor, '.2f' if factor < 10 else '.2g')}{few}"
     return f"{value} ± {format((mean.high - mean.low) / 2, metric.form)}{few}"
 
 

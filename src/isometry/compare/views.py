@@ -45,10 +45,12 @@ def page_spec(data: PageData, metric: str) -> dict[str, Any]:
     )
     profiles = _data(data.profiles)
     middle = alt.hconcat(
-        _profile(profiles, data.steps, colour, chosen), *_curves(data, colour, chosen)
+        _profile(profiles, data.steps, data.profiles["layer"], colour, chosen),
+        *_curves(data, colour, chosen),
     )
     bottom = alt.hconcat(*_layers(data, colour, chosen))
-    right = alt.vconcat(top, middle, bottom, _heatmaps(profiles, data, chosen))
+    views = (top, middle, bottom, _heatmaps(profiles, data, chosen))
+    right = alt.vconcat(*views).resolve_scale(color="independent")
     table = _table(data, colour, brush)
     beside = len(data.rows) > FEW_LINES
     chart = alt.hconcat(table, right) if beside else alt.vconcat(table, right)
@@ -153,18 +155,18 @@ def _scatters(data: PageData, metric: str, colour: alt.Color, chosen: Any) -> li
 # ---- against depth -------------------------------------------------------------------------------
 
 
-def profile_lines(base: alt.Chart, colour: Any, detail: str) -> Layers:
+def profile_lines(base: alt.Chart, depth: alt.X, colour: Any, detail: str) -> Layers:
     """log10 of backprop_norm against the layer, one line a run; zeros below, what is not finite
     above.
 
     Args:
         base: data with `layer`, `value` and `status`.
+        depth: the axis of `layer`.
         colour: of the lines.
         detail: the field that tells lines apart.
     """
-    depth = alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1))
     value = alt.Y("value:Q", title="log10 backprop_norm", scale=alt.Scale(zero=False))
-    lines = base.mark_line(point=alt.OverlayMarkDef(size=12), opacity=0.75, strokeWidth=1.3)
+    lines = base.mark_line(opacity=0.75, strokeWidth=1.3)
     finite = lines.encode(depth, value, colour, alt.Detail(detail))
     layers = [finite.transform_filter(f"datum.status == {FINITE}")]
     for mark, shape, place in ((ZERO, "triangle-down", HIGH - 6), (NOT_FINITE, "cross", 6)):
@@ -175,14 +177,16 @@ def profile_lines(base: alt.Chart, colour: Any, detail: str) -> Layers:
 
 
 def _profile(
-    profiles: alt.InlineData, moments: list[int], colour: alt.Color, chosen: Any
+    profiles: alt.InlineData, moments: list[int], layers: Any, colour: alt.Color, chosen: Any
 ) -> Layers:
     now = f"datum.moment == {MOMENT}"
     base = alt.Chart(profiles).transform_filter(now).transform_filter(chosen)
     words = "gradient against depth (slider below); triangle: zero, cross: not finite"
     steps = ", ".join(f"'{step}'" for step in moments) or "''"
     title = alt.Title(alt.ExprRef(f"'step ' + [{steps}][{MOMENT}]"), subtitle=words)
-    return profile_lines(base, colour, "run:N").properties(width=WIDE, height=HIGH, title=title)
+    return profile_lines(base, _axis_of(layers, "layer"), colour, "run:N").properties(
+        width=WIDE, height=HIGH, title=title
+    )
 
 
 def heatmap(base: alt.Chart, x: str, low: float | None, high: float | None) -> Layers:
@@ -194,7 +198,7 @@ def heatmap(base: alt.Chart, x: str, low: float | None, high: float | None) -> L
         low, high: of the colour scale; None: those of the data.
     """
     across = alt.X(f"{x}:O", title="step")
-    down = alt.Y("layer:O", title="layer", sort="ascending")
+    down = alt.Y("layer:O", title="layer", sort="ascending", axis=alt.Axis(labelOverlap=True))
     domain = alt.Undefined if low is None or high is None else [low, high]
     scale = alt.Scale(scheme="viridis", domain=domain)
     colour = alt.Color("value:Q", scale=scale, title="log10 backprop_norm")
@@ -217,7 +221,7 @@ def _heatmaps(profiles: alt.InlineData, data: PageData, chosen: Any) -> alt.Face
     panels = alt.Facet("name:N", title=None, sort=order)
     facets = (
         cells.properties(width=150, height=130)
-        .facet(panels, columns=6, data=profiles)
+        .facet(panels, columns=5, data=profiles)
         .transform_filter(chosen)
         .transform_window(place="dense_rank()", sort=[alt.SortField("row")])
         .transform_filter(f"datum.place <= {HEATMAPS}")
@@ -233,11 +237,21 @@ def _heatmaps(profiles: alt.InlineData, data: PageData, chosen: Any) -> alt.Face
 def _layers(data: PageData, colour: alt.Color, chosen: Any) -> list[Layers]:
     titles = {"saturation": "share saturated, step 0", "displacement": "log10 displacement, end"}
     there = [what for what in titles if what in set(data.layers.get("what", ()))]
-    depth = alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1))
+    depth = _axis_of(data.layers["layer"], "layer")
     return [
         _banded(data.layers[data.layers["what"] == what], depth, titles[what], colour, chosen)
         for what in there
     ]
+
+
+def _axis_of(values: Sequence[float] | Any, field: str) -> alt.X:
+    """An axis over all values, whatever is chosen of them: Vega-Lite gives an empty layer of marks
+    an infinite one.
+    """
+    known = [float(value) for value in values] or [0.0]
+    scale = alt.Scale(domain=[min(known), max(known)], nice=False)
+    title = "optimizer step" if field == "step" else field
+    return alt.X(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(tickMinStep=1))
 
 
 # ---- against steps -------------------------------------------------------------------------------
@@ -248,11 +262,16 @@ def _curves(data: PageData, colour: alt.Color, chosen: Any) -> list[Layers]:
     charts: list[Layers] = []
     there: Sequence[str] = list(dict.fromkeys(data.curves.get("what", ())))
     for what in there:
-        step = alt.X("step:Q", title="optimizer step")
         rows = data.curves[data.curves["what"] == what]
+        step = _axis_of([0, *rows["step"], *data.events["step"]], "step")
         lines = _banded(rows, step, what, colour, chosen)
+        if data.events.empty:
+            charts.append(lines)
+            continue
         events = alt.Chart(_data(data.events, event="string")).mark_rule(strokeWidth=1.5)
-        dash = alt.StrokeDash("event:N", legend=alt.Legend(title=None, orient="bottom"))
+        kinds = alt.Scale(domain=sorted(set(data.events["event"])))
+        below = alt.Legend(title=None, orient="bottom")
+        dash = alt.StrokeDash("event:N", scale=kinds, legend=below)
         rules = events.encode(step, colour, dash, tooltip=["event:N", "step:Q"])
         charts.append(alt.layer(lines, rules.transform_filter(chosen)))
     return charts

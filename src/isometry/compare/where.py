@@ -25,8 +25,8 @@ def chosen(runs: pd.DataFrame, records: Sequence[Record], where: str) -> pd.Data
         UserError: for one that is none, or holds for none.
     """
     configs = pd.DataFrame([dict(record.config) for record in records])
-    by_rank = configs[sorted(configs, key=rank)]
-    options = by_rank.rename(columns=shown)  # `activation` for `activation.name`
+    keys = sorted((str(key) for key in configs), key=rank)
+    options = configs[keys].rename(columns=shown)  # `activation` for `activation.name`
     known = pd.concat([runs, options, configs], axis=1)
     known = known.loc[:, ~known.columns.duplicated()].apply(_as_numbers)
     try:
