@@ -54,6 +54,7 @@ def bare_words(verb: str, typed: str) -> list[str]:
         "plot": lambda: _options("activation"),
         "theory": lambda: _options("activation"),
         "report": lambda: [folder.name for folder in _studies()],
+        "wandb": lambda: ["setup", "report"],
         "compare": lambda: [folder.name for folder in _studies()],
         "eval": _run_directories,
     }

@@ -161,7 +161,9 @@ def test_a_section_that_is_none_is_refused(section, value):
         validate(config)
 
 
-VERBS_WITH_OPTIONS = ("train", "diagnose", "plot", "theory", "figure", "report", "eval")
+VERBS_WITH_OPTIONS = (
+    *("train", "diagnose", "plot", "theory", "figure", "report", "eval", "compare", "wandb"),
+)
 
 
 @pytest.mark.parametrize("verb", VERBS_WITH_OPTIONS)
