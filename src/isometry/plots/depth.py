@@ -6,7 +6,6 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -137,25 +136,30 @@ def _draw(
         axis.fill_between(
             band["layer"], band["low"], band["high"], color=look["color"], alpha=0.2, lw=0
         )
-        _mark(axis, line, quantity, look["color"])
+        _mark(axis, line, quantity, labels.index(str(label)))
     if rows[quantity.column].isna().all():
         axis.text(0.5, 0.5, "does not exist here", ha="center", transform=axis.transAxes)
 
 
 EXTREMES: tuple[tuple[str, float, str], ...] = (("v", 0.03, "zero"), ("x", 0.97, "not finite"))
 """Marker, height in the panel, and meaning."""
+STEP = 0.03
 
 
-def _mark(axis: Axes, line: pd.DataFrame, quantity: Quantity, colour: Any) -> None:
+def _mark(axis: Axes, line: pd.DataFrame, quantity: Quantity, index: int) -> None:
+    """The marks of a line: those of several lines stand above each other, inwards."""
     values = line[quantity.column]
     # pandas reads null and NaN alike; where a count of the gradient stands, a step was measured
     extremes = ((values == 0) & quantity.log, np.isinf(values) | _lost(line, quantity))
     for (marker, height, _), where in zip(EXTREMES, extremes, strict=True):
         layers = line.loc[where, "layer"].unique()
         if len(layers):
-            heights = np.full(len(layers), height)
+            inwards = STEP * index if height < 0.5 else -STEP * index
+            heights = np.full(len(layers), height + inwards)
             at_the_edge = axis.get_xaxis_transform()
-            axis.plot(layers, heights, marker, color=colour, transform=at_the_edge)
+            axis.plot(
+                layers, heights, marker, color=style.look(index)["color"], transform=at_the_edge
+            )
 
 
 def _lost(line: pd.DataFrame, quantity: Quantity) -> pd.Series:
