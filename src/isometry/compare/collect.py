@@ -41,7 +41,8 @@ def collect(words: Sequence[str], runs: Path, always: Sequence[str] = ()) -> Col
     Raises:
         UserError: for a word that stands for no run; for a key that no run has.
     """
-    found = [run for word in words for run in runs_for(word, runs)]
+    folders = [word for word in words if not Path(word).is_file()]  # of a shell's `mine/*`
+    found = [run for word in folders or words for run in runs_for(word, runs)]
     return collected(found, always)
 
 
@@ -49,13 +50,15 @@ def collected(runs: Sequence[RunDirectory], always: Sequence[str] = ()) -> Colle
     """The records of some runs. A run that stands in two studies is the same training, and counts
     once.
     """
+    paths = {run.path.resolve(): run for run in runs}
     with ThreadPoolExecutor() as threads:
-        records = list(threads.map(read_record, runs))
+        records = list(threads.map(read_record, paths.values()))
     left_out = [record.damage for record in records if record.damage is not None]
     once: dict[str, Record] = {}
     for record in records:
-        if record.damage is None:
-            once.setdefault(record.run.run_id, record)
+        before = once.get(record.run.run_id)
+        if record.damage is None and (before is None or not _is_over(before)):
+            once[record.run.run_id] = record
     twice = len(records) - len(left_out) - len(once)
     if twice:
         left_out.append(f"{twice} runs that stand in another study, too")
@@ -64,6 +67,10 @@ def collected(runs: Sequence[RunDirectory], always: Sequence[str] = ()) -> Colle
     named = [record.run.run_id in orders[record.run.path.parent] for record in kept]
     configs = [record.config for record in kept]
     return Collection(kept, factors_of(configs, named, always), left_out)
+
+
+def _is_over(record: Record) -> bool:
+    return record.state in ("finished", "diverged")
 
 
 def runs_for(word: str, runs: Path, key: str = "studies") -> list[RunDirectory]:

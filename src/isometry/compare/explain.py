@@ -58,30 +58,40 @@ def explain(table: Table) -> Explanation:
     metric = table.metrics[0]
     if table.runs.empty:
         return Explanation(metric, [], False, [], 0, 0)
-    scores = _scores(table.runs, metric)
+    scores, diverged = _scores(table.runs, metric)
     runs = table.runs.loc[scores.index]
     names = [*table.factors, *table.averaged]
     factors = runs[[name for name in names if name != "seed" and runs[name].nunique() > 1]]
-    diverged = int(np.isneginf(scores).sum())
     without = len(table.runs) - len(scores)
-    if len(scores) < FEWEST_RUNS or factors.empty:
+    if len(scores) < FEWEST_RUNS or factors.empty or is_constant(scores):
         return Explanation(metric, [], False, [], diverged, without)
-    ranks = diverged > 0 or not is_normal(np.array(scores, dtype=np.float64), factors)
+    ranks = bool(np.isinf(scores).any()) or not is_normal(
+        np.array(scores, dtype=np.float64), factors
+    )
     values = scores.rank() if ranks else scores
     found = shares(np.array(values, dtype=np.float64), factors)
     correlations = list(_correlations(runs, factors, scores))
     return Explanation(metric, found, ranks, correlations, diverged, without)
 
 
-def _scores(runs: pd.DataFrame, metric: Metric) -> pd.Series:
-    """More is better; a run that diverged, where there is a better at all, is the worst."""
+def is_constant(scores: pd.Series) -> bool:
+    """Whether all are one number, but for rounding."""
+    if scores.nunique() == 1 or np.isinf(scores).any():
+        return scores.nunique() == 1
+    return bool(np.ptp(scores) <= 1e-12 * abs(scores.mean()))
+
+
+def _scores(runs: pd.DataFrame, metric: Metric) -> tuple[pd.Series, int]:
+    """More is better; a run that diverged and has no number, where there is a better at all, is the
+    worst. With how many of these there are.
+    """
     scores = to_rank(metric, runs[metric.name])
-    if metric.best is not None:
-        scores = scores.mask(scores.isna() & (runs["state"] == "diverged"), -np.inf)
-    elif metric.geometric:
+    lost = scores.isna() & (runs["state"] == "diverged") & (metric.best is not None)
+    scores = scores.mask(lost, -np.inf)
+    if metric.best is None and metric.geometric:
         with np.errstate(divide="ignore", invalid="ignore"):
             scores = np.log(scores)
-    return scores.dropna()
+    return scores.dropna(), int(lost.sum())
 
 
 def _correlations(
@@ -93,7 +103,9 @@ def _correlations(
         if both.sum() >= FEWEST_RUNS and known[both].nunique() > 1:
             cell = cells_of(factors[both])
             x = known[both].to_numpy(dtype=float)
-            yield key, spearman(x, scores[both].to_numpy(dtype=float), cell)
+            found = spearman(x, scores[both].to_numpy(dtype=float), cell)
+            if not np.isnan(found.value):
+                yield key, found
 
 
 def before(runs: pd.DataFrame, key: str) -> pd.Series:

@@ -79,13 +79,16 @@ def factors_of(
     same: dict[str, list[str]] = {}
     for key in dict.fromkeys([*wanted, *sorted(varying, key=rank)]):
         before = _covered(key, columns[key], kept)
-        if before is None:
+        if before is None or key in wanted:
             kept[key] = columns[key]
         elif _section(before) != _section(key):
             same.setdefault(shown(before), []).append(shown(key))
     order = list(columns)
     names = sorted(kept, key=lambda key: (_changes(kept[key], named), order.index(key)))
-    frame = pd.DataFrame({shown(key): pd.Series(kept[key], dtype=object) for key in names})
+    labels = [shown(key) for key in names]
+    labels = [key if shown(key) in labels[:i] else shown(key) for i, key in enumerate(names)]
+    values = zip(labels, names, strict=True)
+    frame = pd.DataFrame({label: pd.Series(kept[key], dtype=object) for label, key in values})
     return Factors(frame, same, [True] * len(configs) if named is None else named)
 
 

@@ -137,10 +137,12 @@ def columns_of(metrics: Sequence[Metric]) -> list[str]:
 
 
 def to_rank(metric: Metric, values: pd.Series) -> pd.Series:
-    """The values so that more is better (or just more, where no value is the best)."""
+    """The values so that more is better (or just more, where no value is the best); a missing one
+    stays missing.
+    """
     if metric.best == "lowest":
         return -values
     if metric.best == "nearest to 1":
         with np.errstate(divide="ignore"):
-            return -np.log(values.where(values > 0, 0.0)).abs()
+            return -np.log(values.where((values > 0) | values.isna(), 0.0)).abs()
     return values

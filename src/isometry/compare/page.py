@@ -54,8 +54,8 @@ def write_page(found: Comparison, path: Path) -> Path:
 def page(found: Comparison) -> str:
     """The page of a comparison: tables and charts are linked, and all data is inside."""
     metric = found.table.metrics[0].name
-    spec = json.dumps(page_spec(page_data(found), metric))
-    below = [legend(found.table, found.table.metrics), *notes(found.table), *found.table.left_out]
+    spec = json.dumps(page_spec(page_data(found), metric), allow_nan=False)
+    below = [legend(found.table, found.table.metrics), *notes(found.table)]
     return PAGE.format(
         title=html.escape(found.title),
         script=vl_convert.javascript_bundle(vl_version=VEGA_LITE),  # type: ignore[call-arg]

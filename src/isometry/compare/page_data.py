@@ -26,6 +26,7 @@ MOST_MOMENTS = 20
 MOST_LAYERS = 60
 POINTS = 40
 """Of a learning curve."""
+COUNTED = ("row", "run", "layer", "moment", "step", "status")
 CURVES = ("train_loss", "val_accuracy")
 
 
@@ -88,9 +89,10 @@ def page_data(found: Comparison) -> PageData:
 
 
 def as_csv(frame: pd.DataFrame) -> str:
-    """Four significant digits: a third of the bytes of JSON."""
+    """Four significant digits, a third of the bytes of JSON; what is counted is whole."""
     text = io.StringIO()
-    frame.to_csv(text, index=False, float_format="%.4g")
+    counted = {name: np.int64 for name in COUNTED if name in frame}
+    frame.astype(counted).to_csv(text, index=False, float_format="%.4g")
     return text.getvalue()
 
 
@@ -157,10 +159,12 @@ def _profiles(runs: pd.DataFrame, hidden: pd.DataFrame) -> tuple[pd.DataFrame, l
     numbers = dict(zip(runs["run_id"], runs["run"], strict=True))
     known = hidden[hidden["nonfinite"].notna()]
     known = known.assign(run=known["run_id"].map(numbers))
-    known = known[known["layer"].isin(shown_layers(int(known["layer"].max() or 0)))]
+    depth = 0 if known.empty else int(known["layer"].max())
+    known = known[known["layer"].isin(shown_layers(depth))]
     steps = moments(known)
     frames = [_at_moment(known, moment, step) for moment, step in enumerate(steps)]
-    return pd.concat([pd.DataFrame({"value": []}), *frames], ignore_index=True), steps
+    names = ("row", "run", "layer", "moment", "step", "value", "status")
+    return pd.concat([pd.DataFrame({name: [] for name in names}), *frames]), steps
 
 
 def shown_layers(depth: int) -> list[int]:
@@ -211,11 +215,21 @@ def _layers(hidden: pd.DataFrame) -> pd.DataFrame:
 
 
 def _curves(runs: pd.DataFrame) -> pd.DataFrame:
-    frames = [pd.DataFrame({"row": [], "step": [], "what": [], "value": []})]
+    frames = [pd.DataFrame({name: [] for name in ("row", "what", "step", "value")})]
     for row, path in runs[["row", "path"]].itertuples(index=False):
         frames += _curves_of(path, row)
-    long = pd.concat(frames, ignore_index=True)
+    long = thinned(pd.concat(frames, ignore_index=True))
     return interval(long, ["row", "what", "step"], "value").reset_index()
+
+
+def thinned(curves: pd.DataFrame) -> pd.DataFrame:
+    """At most `POINTS` steps of each curve of a configuration, the same of all its seeds: means of
+    other seeds at each step would be no curve.
+    """
+    groups = curves.groupby(["row", "what"])["step"]
+    places = groups.rank(method="dense")
+    stride = np.ceil(groups.transform("nunique") / POINTS)
+    return curves[((places - 1) % stride == 0) | (places == groups.transform("nunique"))]
 
 
 def _curves_of(path: str, row: int) -> Iterator[pd.DataFrame]:
@@ -224,11 +238,9 @@ def _curves_of(path: str, row: int) -> Iterator[pd.DataFrame]:
     except Damaged:
         return
     for what in CURVES:
-        points = [(step, float(line[what])) for step, line in metrics.items() if what in line]
-        if points:
-            places = np.linspace(0, len(points) - 1, min(POINTS, len(points))).round().astype(int)
-            steps, values = zip(*(points[place] for place in places), strict=True)
-            yield pd.DataFrame({"row": row, "step": steps, "what": what, "value": values})
+        points = {step: float(line[what]) for step, line in metrics.items() if what in line}
+        known = {"row": row, "what": what, "step": list(points), "value": list(points.values())}
+        yield pd.DataFrame(known)
 
 
 EVENTS = {"first_nonfinite_step": "diverged", "alarm_step": "alarm"}

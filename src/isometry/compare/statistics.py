@@ -61,7 +61,8 @@ def mean_of(values: Sequence[float] | pd.Series, geometric: bool = False) -> Mea
     low, high, method = _interval(array)
     value = float(array.mean()) if len(array) else math.nan
     if geometric:
-        value, low, high = math.exp(value), math.exp(low), math.exp(high)
+        with np.errstate(over="ignore"):
+            value, low, high = map(float, np.exp([value, low, high]))
     return Mean(value, low, high, len(array), method, zeros)
 
 

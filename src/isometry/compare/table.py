@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -165,7 +166,7 @@ def _rows_by(factors: Factors, runs: pd.DataFrame, choices: Choices) -> tuple[li
                 suggestion = nearest(name, factors.names)
                 raise bad_value(key, name, f"does not vary{suggestion}; what varies is {allowed}")
     varying = [name for name in factors.names if runs[name].nunique(dropna=False) > 1]
-    asked = [name for name in (choices.by or ()) if name != REPLICATE]
+    asked = [name for name in dict.fromkeys(choices.by or ()) if name != REPLICATE]
     rows = asked if choices.by is not None else varying or factors.names[:1]
     rows = [name for name in rows if name not in choices.over]
     if REPLICATE in (choices.by or ()):
@@ -200,7 +201,7 @@ def _judged(rows: Sequence[Configuration], metric: Metric) -> list[Configuration
     """With the best row marked, and those that cannot be told from it. A row of which some runs
     diverged is not the best for what the others reached, unless every row is such a one.
     """
-    scores = _scores(rows, metric)
+    scores = _whole_scores(rows, metric)
     if metric.best is None or np.isnan(scores).all() or len(rows) < 2:
         return list(rows)
     best = int(np.nanargmax(scores))
@@ -219,11 +220,18 @@ def _judged(rows: Sequence[Configuration], metric: Metric) -> list[Configuration
     ]
 
 
-def _scores(rows: Sequence[Configuration], metric: Metric) -> list[float]:
-    means = [row.means[metric.name] for row in rows]
-    scores = to_rank(metric, pd.Series([mean.value for mean in means], dtype=float))
-    whole = pd.Series([mean.n == len(row.runs) for mean, row in zip(means, rows, strict=True)])
+def _whole_scores(rows: Sequence[Configuration], metric: Metric) -> list[float]:
+    scores = pd.Series([_score(row, metric) for row in rows], dtype=float)
+    whole = pd.Series([row.means[metric.name].n == len(row.runs) for row in rows])
     return list(scores.where(whole) if whole.any() else scores)
+
+
+def _score(row: Configuration, metric: Metric) -> float:
+    """What rows are ordered by: the mean of what is tested; where nothing is the best, the mean."""
+    if metric.best is None:
+        return row.means[metric.name].value
+    known = _finite(to_rank(metric, row.runs[metric.name]))
+    return float(known.mean()) if len(known) else math.nan
 
 
 def _finite(values: pd.Series) -> Any:
@@ -241,9 +249,9 @@ def _sorted(
     """
     found = next((metric for metric in metrics if metric.name == by), None)
     if found is not None:
-        values = pd.Series([row.means[by].value for row in rows])
-        scores = to_rank(found, values).fillna(-np.inf)
-        return [rows[index] for index in np.argsort(-scores.to_numpy(dtype=float), kind="stable")]
+        scores = np.array([_score(row, found) for row in rows])
+        places = np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")
+        return [rows[index] for index in places]
     if by not in names:
         allowed = ", ".join([*names, *(metric.name for metric in metrics)])
         raise bad_value("sort", by, f"is no column; allowed are {allowed}")

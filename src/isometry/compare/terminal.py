@@ -46,7 +46,7 @@ ROOMY = plain_console(width=1000).options
 def show(table: Table, title: str, console: Console) -> None:
     """Print the table as wide as the console is, its legend, and what was left out."""
     console.print(fitting(table, title, console.width))
-    for line in [*notes(table), *(f"left out: {why}" for why in table.left_out)]:
+    for line in notes(table):
         console.print(line, soft_wrap=True)
 
 
@@ -188,10 +188,11 @@ def legend(table: Table, metrics: Sequence[Metric]) -> str:
 
 
 def notes(table: Table) -> list[str]:
-    """What varies together, what rows average over, and how many are not shown."""
+    """What varies together, what rows average over, how many are not shown, what is left out."""
     lines = [f"{name} varies together with {', '.join(keys)}" for name, keys in table.same.items()]
     if table.averaged:
         lines.append(f"averaged over {', '.join(table.averaged)}")
     if table.cut:
         lines.append(f"{table.cut} rows more without top=")
+    lines += [f"left out: {why}" for why in table.left_out]
     return lines

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
+import numpy as np
 
 from isometry.compare.page_data import PageData, as_csv
 from isometry.plots.logarithms import FINITE, NOT_FINITE, ZERO
@@ -213,7 +214,8 @@ def heatmap(base: alt.Chart, x: str, low: float | None, high: float | None) -> L
 def _heatmaps(profiles: alt.InlineData, data: PageData, chosen: Any) -> alt.FacetChart:
     """Side by side on one colour scale, the mean over seeds, of the first chosen ones."""
     low, high = data.profiles["value"].min(), data.profiles["value"].max()
-    cells = heatmap(alt.Chart(), "step", float(low), float(high))
+    known = (None, None) if np.isnan(low) else (float(low), float(high))
+    cells = heatmap(alt.Chart(), "step", *known)
     pairs = zip(data.rows["row"], data.rows["name"], strict=True)
     names = alt.InlineData(values=[{"row": int(row), "name": name} for row, name in pairs])
     looked_up = alt.LookupData(data=names, key="row", fields=["name"])

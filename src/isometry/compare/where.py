@@ -28,20 +28,28 @@ def chosen(runs: pd.DataFrame, records: Sequence[Record], where: str) -> pd.Data
     keys = sorted((str(key) for key in configs), key=rank)
     options = configs[keys].rename(columns=shown)  # `activation` for `activation.name`
     known = pd.concat([runs, options, configs], axis=1)
-    known = known.loc[:, ~known.columns.duplicated()].apply(_as_numbers)
+    known = known.loc[:, ~known.columns.duplicated()].apply(_as_typed)
     try:
-        kept = known.query(_quoted(where, known.columns), engine="python").index  # type: ignore[call-overload]
+        holds = known.eval(_quoted(where, known.columns), engine="python")  # type: ignore[call-overload]
+        holds = np.asarray(holds, dtype=object)
     except Exception as error:  # pandas raises what Python's parser and its operators raise
         words = str(error).splitlines()[0]
         example = "e.g. where=\"activation == 'relu' and model.depth >= 20\""
         raise bad_value("where", where, f"cannot be understood ({words}); {example}") from error
-    if len(kept) == 0:
+    if holds.shape != (len(runs),) or not all(isinstance(each, bool) for each in holds):
+        raise bad_value("where", where, "is no condition, which is true or false for each run")
+    if not any(holds):
         raise bad_value("where", where, f"holds for none of the {len(runs)} runs")
-    return runs.loc[kept]
+    return runs[holds.astype(bool)]
 
 
-def _as_numbers(column: pd.Series) -> pd.Series:
-    """A column of numbers that some runs do not have, so that it can be compared."""
+def _as_typed(column: pd.Series) -> pd.Series:
+    """A column of numbers that some runs do not have, so that it can be compared; true and false as
+    what they are.
+    """
+    words = column.astype(str)
+    if words.isin(["true", "false", "True", "False"]).all():
+        return words.str.lower() == "true"
     numbers = pd.to_numeric(column.replace(ABSENT, np.nan), errors="coerce")
     present = column.notna() & (column.astype(str) != ABSENT)
     return numbers if numbers[present].notna().all() and present.any() else column

@@ -36,11 +36,15 @@ def compare_runs(config: DictConfig) -> None:
     always = [*(chosen["by"] or []), *chosen["over"], *filter(None, [chosen["x"]])]
     runs = Path(config.paths.runs)
     found = collect(words, runs, [name for name in always if name != "seed"])
+    if chosen["by"] is not None and chosen["x"] is not None:
+        chosen["by"] = [*chosen["by"], chosen["x"]]
     choices = Choices(*(chosen[key] for key in ("by", "over", "where", "sort", "top")))
     metrics = [metric(word) for word in chosen["metrics"] or USUAL]
     title = ", ".join(words)
     comparison = compare(found, metrics, choices, title)
     show_comparison(comparison, wide_console())
+    if comparison.table.runs.empty:
+        raise UserError("isometry compare: none of these runs can be read")
     folder = Path(chosen["folder"] or folder_of(comparison, runs))
     with written_below("folder", folder):
         paths = write_all(comparison, folder, chosen["x"], chosen["html"])

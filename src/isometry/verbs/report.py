@@ -16,6 +16,7 @@ from isometry.compare.pictures import draw_study
 from isometry.compare.table import Choices
 from isometry.compare.terminal import show
 from isometry.console import wide_console
+from isometry.errors import bad_value
 from isometry.runs.directory import RunDirectory
 from isometry.runs.table import runs_of
 
@@ -23,7 +24,11 @@ from isometry.runs.table import runs_of
 def report(config: DictConfig) -> None:
     """Report a study that has run."""
     runs_for(config.study_name, Path(config.paths.runs), "study_name")
-    report_study(Path(config.paths.runs) / config.study_name, wide_console())
+    study = Path(config.paths.runs) / config.study_name
+    try:
+        report_study(study, wide_console())
+    except PermissionError as error:
+        raise bad_value("paths.runs", config.paths.runs, f"cannot write there ({error})") from error
 
 
 def report_study(study: Path, console: Console) -> None:
