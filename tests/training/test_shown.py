@@ -135,7 +135,7 @@ class Trainer:
 def test_views_are_shown_behind_a_validation_and_not_too_often(tmp_path, monkeypatch):
     shown = []
     now = [100.0]
-    monkeypatch.setattr(views_module, "show_views", lambda run, loggers: shown.append(now[0]))
+    monkeypatch.setattr(views_module, "show_views", lambda *_: shown.append(now[0]))
     monkeypatch.setattr(views_module.time, "perf_counter", lambda: now[0])
     callback = ViewsMeanwhile(RunDirectory(tmp_path), [], every=60.0)
     trainer = Trainer()
@@ -152,8 +152,8 @@ def test_a_running_training_has_pictures(make_config, monkeypatch):
     seen = []
     real = views_module.show_views
 
-    def show(run, loggers):
-        real(run, loggers)
+    def show(run, rows, loggers):
+        real(run, rows, loggers)
         seen.append((run.path / "heatmap.png").exists())
 
     monkeypatch.setattr(views_module, "show_views", show)

@@ -319,4 +319,4 @@ def conclude(parts: Parts, outcome: Outcome) -> None:
     if outcome.divergence is not None:
         parts.run.write_divergence(account_of(outcome.divergence, outcome.divergent_batch, rows))
     if parts.config.pictures:
-        show_views(parts.run, parts.loggers)
+        show_views(parts.run, rows, parts.loggers)

@@ -9,12 +9,10 @@ import numpy as np
 import pandas as pd
 
 from isometry.runs.directory import RunDirectory
-from isometry.runs.signal_store import read_signals
 
 
-def show_views(run: RunDirectory, loggers: Sequence[Any]) -> None:
+def show_views(run: RunDirectory, rows: pd.DataFrame, loggers: Sequence[Any]) -> None:
     """Draw the pictures of what a run has recorded, and send them to the loggers."""
-    rows = read_signals(run.signals)
     draw_pictures(run, rows, run.prediction() or {})
     send_views(run, rows, loggers)
 

@@ -42,7 +42,7 @@ def test_checkpoints_do_not_carry_them(cut_short):
     _, run = cut_short
     assert set(
         torch.load(run.last_checkpoint, weights_only=True)["callbacks"]["CallbackGroup"]["Signals"]
-    ) == {"alarm"}
+    ) == {"alarm", "alarm_step"}
     (packed,) = read_initial(run.initial_weights)
     assert packed.shape == (28 * 28 * 5 + 5 * 5 + 5 * 10,)
 

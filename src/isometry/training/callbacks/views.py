@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 
 from isometry.runs.directory import RunDirectory
+from isometry.runs.signal_store import read_signals
 from isometry.training.views import show_views
 
 EVERY_SECONDS = 60.0
@@ -33,5 +34,5 @@ class ViewsMeanwhile(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.sanity_checking or time.perf_counter() - self._last < self.every:
             return
-        show_views(self.run, self.loggers)
+        show_views(self.run, read_signals(self.run.signals), self.loggers)
         self._last = time.perf_counter()
