@@ -186,6 +186,7 @@ def test_a_finished_run_stands_for_its_failed_copy(tmp_path):
 
 def test_what_a_shell_makes_of_a_star_is_understood(tmp_path):
     write_study(tmp_path / "mine", WIDTHS, lambda values: ({}, None))
+    (tmp_path / "mine" / "logs").mkdir()
     words = [str(path) for path in (tmp_path / "mine").iterdir()]  # order.json among them
     assert len(collect(words, tmp_path).records) == 9
 

@@ -41,9 +41,15 @@ def collect(words: Sequence[str], runs: Path, always: Sequence[str] = ()) -> Col
     Raises:
         UserError: for a word that stands for no run; for a key that no run has.
     """
-    folders = [word for word in words if not Path(word).is_file()]  # of a shell's `mine/*`
-    found = [run for word in folders or words for run in runs_for(word, runs)]
+    meant = [word for word in words if not _stands_beside_runs(Path(word))]
+    found = [run for word in meant or words for run in runs_for(word, runs)]
     return collected(found, always)
+
+
+def _stands_beside_runs(path: Path) -> bool:
+    """Whether it is another file or folder of a study: a shell makes `mine/*` of all of them."""
+    is_run = (path / "status.json").is_file()
+    return path.exists() and not is_run and any(path.parent.glob("*/status.json"))
 
 
 def collected(runs: Sequence[RunDirectory], always: Sequence[str] = ()) -> Collection:
