@@ -1046,6 +1046,52 @@ def one_round_of_wandb(common: list[str]) -> tuple[float, float, float]:
     return turns.seconds["off"], turns.seconds["on"], own
 
 
+# ---- comparing runs -------------------------------------------------------------------------------
+
+
+def comparing(rounds: int) -> str:
+    """`isometry compare` on 500 runs of 20 layers: 100 configurations, 5 seeds, 50 recorded steps."""
+    isometry = str(Path(sys.executable).parent / "isometry")
+    with tempfile.TemporaryDirectory() as folder:
+        write_five_hundred(Path(folder) / "runs" / "many")
+        commands = {
+            "table, figures, documents": ["html=false"],
+            "and the page": ["html=true"],
+        }
+        variants = {
+            name: functools.partial(seconds_of, [isometry, "compare", "many", *words], folder)
+            for name, words in commands.items()
+        }
+        found = interleave(variants, rounds)
+        size = (Path(folder) / "runs" / "many" / "compare.html").stat().st_size / 1e6
+    lines = [f"| {name} | {value:.1f} |" for name, value in found.items()]
+    return "\n".join(["| | seconds |", "|---|---|", *lines, f"| the page, MB | {size:.1f} |"])
+
+
+def seconds_of(command: list[str], folder: str) -> float:
+    """Wall seconds of a process."""
+    return process(command, folder)[0]
+
+
+def write_five_hundred(study: Path) -> None:
+    """The runs, written without training as tests do."""
+    sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
+    from studies import signals_of, write_study
+
+    columns = {"saturation": 0.1, "displacement": 0.2, "activation_var": 0.3, "update_ratio": 1e-3}
+    rows = signals_of(range(0, 1000, 20), 20, lambda s, k: 0.9 ** (20 - k) * (1 + s), **columns)
+    generator = random.Random(0)
+
+    def measure(values):
+        return {"test_accuracy": generator.random(), "gradient_rate_init": 1.1}, rows
+
+    scales = [0.5 + index / 20 for index in range(20)]
+    grid = {"initializer.sigma_w": scales, "model.width": [16, 32, 64, 128, 256], "seed": range(5)}
+    lines = "".join(f"{step},{2 - step / 1000},{step / 1000}\n" for step in range(0, 1000, 50))
+    for run in write_study(study, grid, measure):
+        run.metrics.write_text(f"step,train_loss,val_accuracy\n{lines}")
+
+
 # ---- the document --------------------------------------------------------------------------------
 
 SECTIONS: dict[str, tuple[Callable[[int], str], str, int]] = {
@@ -1069,6 +1115,7 @@ SECTIONS: dict[str, tuple[Callable[[int], str], str, int]] = {
         "Measuring and logging of 500 steps with `logger=wandb`, default interval",
         5,
     ),
+    "comparing": (comparing, "Comparing 500 runs of 20 layers", 2),
     "signals": (
         signals,
         "Measuring: step time over no measuring (targets at 30 x 100: 1.06, 2.00, 1.05; ResNet-18, "
