@@ -1046,11 +1046,11 @@ def one_round_of_wandb(common: list[str]) -> tuple[float, float, float]:
     return turns.seconds["off"], turns.seconds["on"], own
 
 
-# ---- comparing runs -------------------------------------------------------------------------------
+# ---- comparing runs ------------------------------------------------------------------------------
 
 
 def comparing(rounds: int) -> str:
-    """`isometry compare` on 500 runs of 20 layers: 100 configurations, 5 seeds, 50 recorded steps."""
+    """`isometry compare` on 500 runs of 20 layers: 100 configurations, 50 recorded steps."""
     isometry = str(Path(sys.executable).parent / "isometry")
     with tempfile.TemporaryDirectory() as folder:
         write_five_hundred(Path(folder) / "runs" / "many")
