@@ -15,7 +15,7 @@ from isometry.compare.explain import explain, sentences
 from isometry.compare.metrics import USUAL, metric
 from isometry.compare.page import page
 from isometry.compare.page_data import as_csv, page_data
-from isometry.compare.pictures import draw_study
+from isometry.compare.pictures import draw_study, profiles
 from isometry.compare.statistics import mean_of
 from isometry.compare.table import Choices
 from isometry.compare.terminal import fitting
@@ -205,6 +205,16 @@ def test_steps_are_whole_in_the_page(tmp_path):
     text = as_csv(page_data(compared(tmp_path)).profiles)
     assert "100007" in text
     assert "e+05" not in text
+
+
+def test_a_run_that_diverged_has_no_last_value(tmp_path):
+    """Its displacement at step 0 is 0, which says nothing of how far it went."""
+    rows = signals_of([0], 4, lambda step, layer: 1.0, displacement=0.0)
+    write_study(tmp_path / "mine", WIDTHS, lambda values: ({"state": "diverged"}, rows))
+    found = compared(tmp_path, metrics=["displacement.layer_1"])
+    assert np.isnan(found.table.rows[0].means["displacement.layer_1"].value)
+    assert found.table.rows[0].means["displacement.layer_1"].zeros == 0
+    assert profiles(found)["displacement"].isna().all()
 
 
 def test_one_run_alone_is_compared_with_nothing(tmp_path):

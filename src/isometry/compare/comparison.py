@@ -39,13 +39,15 @@ class Comparison:
 
     def hidden(self) -> pd.DataFrame:
         """The signals of all hidden layers, by run, step and layer; `row` is the number of the
-        run's configuration.
+        run's configuration, `state` how the run ended.
         """
-        frames = [pd.DataFrame({name: [] for name in ("row", "run_id", "step", "layer", *DRAWN)})]
+        names = ("row", "run_id", "state", "step", "layer", *DRAWN)
+        frames = [pd.DataFrame({name: [] for name in names})]
         for number, row in enumerate(self.table.rows):
-            for run_id in row.runs["run_id"]:
+            for run_id, state in row.runs[["run_id", "state"]].itertuples(index=False):
                 if run_id in self.signals:
-                    frames.append(self.signals[run_id].assign(row=number, run_id=run_id))
+                    rows = self.signals[run_id]
+                    frames.append(rows.assign(row=number, run_id=run_id, state=state))
         whole = pd.concat(frames, ignore_index=True)
         return whole[whole["kind"] == "hidden"]
 

@@ -77,7 +77,7 @@ class Metric:
         return BEST.get(self.name)
 
     def of(self, summary: Mapping[str, Any], signals: pd.DataFrame) -> float:
-        """The number of one run, NaN where it has none.
+        """The number of one run, NaN where it has none: one that diverged has no last value.
 
         Args:
             summary: content of `summary.json`.
@@ -86,6 +86,8 @@ class Metric:
         if self.column is None:
             value = summary.get(self.name)
             return float(value) if isinstance(value, int | float) else float("nan")
+        if self.layer is not None and summary.get("state") == "diverged":
+            return float("nan")
         rows = signals if self.layer is None else signals[signals["layer"] == self.layer]
         values = rows[self.column].dropna() if self.column in rows else rows["step"][:0]
         if values.empty:

@@ -203,7 +203,10 @@ def _at_moment(hidden: pd.DataFrame, moment: int, step: int) -> pd.DataFrame:
 def _layers(hidden: pd.DataFrame) -> pd.DataFrame:
     """Saturation at step 0 and displacement at the end (log10), over the seeds."""
     start = hidden[hidden["step"] == 0]
-    moved = hidden[hidden["displacement"] > 0].drop_duplicates(["run_id", "layer"], keep="last")
+    ended = hidden["state"] != "diverged"
+    moved = hidden[(hidden["displacement"] > 0) & ended].drop_duplicates(
+        ["run_id", "layer"], keep="last"
+    )
     saturation = start[["row", "layer"]].assign(what="saturation", value=start["saturation"])
     logs = np.log10(moved["displacement"].astype(float))
     displacement = moved[["row", "layer"]].assign(what="displacement", value=logs)

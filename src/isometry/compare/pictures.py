@@ -58,7 +58,8 @@ def profiles(found: Comparison) -> pd.DataFrame:
     for quantity in (*GRADIENT, *OTHERS):
         values = start[quantity.column]
         if quantity.last:
-            known = hidden[hidden[quantity.column].notna()]
+            ended = hidden["state"] != "diverged"  # such a run has no last value
+            known = hidden[hidden[quantity.column].notna() & ended]
             last = known.drop_duplicates(keys, keep="last")  # rows come by step
             values = last.set_index(keys)[quantity.column]
         frame[quantity.column] = values

@@ -152,7 +152,7 @@ def summarise(
         "outcome": learned(outcome),
         **{key: _number(outcome.metrics.get(key, math.nan)) for key in accuracies},
         **summarise_signals(config.verdict, rows, outcome.prediction),
-        **summarise_end(rows),
+        **summarise_end(rows, outcome.state),
         "lambda_max": outcome.lambda_max,
         "alarm_step": outcome.alarm_step,
         "first_nonfinite_kind": divergence.kind if divergence else outcome.anomaly and "gradient",
@@ -191,17 +191,18 @@ def summarise_signals(
     }
 
 
-def summarise_end(rows: pd.DataFrame) -> dict[str, Any]:
-    """How far layer 1 went and how saturated it is at the end, the largest update of any layer and
-    step, and the largest share of dead units of a layer at the end.
+def summarise_end(rows: pd.DataFrame, state: State) -> dict[str, Any]:
+    """How far layer 1 went and how saturated it is at the end, which a run that diverged has not;
+    the largest update of any layer and step; the largest share of dead units of a layer at the
+    last measured step.
     """
     hidden = rows.query("kind == 'hidden'")
     first = hidden[hidden["layer"] == 1]
     measured = hidden.dropna(subset=["dead"])
     at_end = measured[measured["step"] == measured["step"].max()]
     return {
-        "displacement_layer_1": _last(first["displacement"]),
-        "saturation_layer_1": _last(first["saturation"]),
+        "displacement_layer_1": None if state == "diverged" else _last(first["displacement"]),
+        "saturation_layer_1": None if state == "diverged" else _last(first["saturation"]),
         "update_ratio_largest": _number(rows["update_ratio"].max()),
         "dead_largest": _number(at_end["dead"].max()),
     }
