@@ -295,6 +295,14 @@ def test_a_damaged_order_is_none(tmp_path, text):
     assert "a" not in order_of(tmp_path)
 
 
+@pytest.mark.parametrize("section", ["data", "trainer", "callbacks", "model"])
+@pytest.mark.parametrize("value", [None, 3, [], "x", {"raw_dir": 3, "devices": None}])
+def test_a_strangers_config_has_sections_that_are_none(tmp_path, section, value):
+    run = RunDirectory(tmp_path / "s" / "run")
+    run.begin(json.dumps({**CONFIG, section: value}))
+    assert read_record(run).damage is None
+
+
 def test_run_table_joins_choices_state_and_summary(tmp_path):
     for seed, state in ((0, "finished"), (1, "failed")):
         run = RunDirectory(tmp_path / "study" / f"run{seed}")

@@ -75,20 +75,26 @@ def relevant(config: Mapping[str, Any]) -> dict[str, Any]:
     kept = copy.deepcopy(dict(config))
     for path in IRRELEVANT:
         *parents, last = path.split(".")
-        node: Any = kept
+        node = kept
         for parent in parents:
-            node = node.get(parent) or {}
+            node = _section(node, parent)
         node.pop(last, None)
-    data = kept.get("data", {})
-    if data.get("raw_dir") is not None:
+    data = _section(kept, "data")
+    if isinstance(data.get("raw_dir"), str):
         data["raw_dir"] = os.path.realpath(data["raw_dir"])
-    trainer = kept.get("trainer", {})
+    trainer = _section(kept, "trainer")
     if isinstance(trainer.get("devices"), list):
         trainer["devices"] = len(trainer["devices"])
     for limit in LIMITS & trainer.keys():
         if isinstance(trainer[limit], int):
             trainer[limit] = f"{trainer[limit]} batches"
     return kept
+
+
+def _section(config: dict[str, Any], key: str) -> dict[str, Any]:
+    """A part of the config; of a stranger's file, in which it may be anything, nothing."""
+    found = config.get(key)
+    return found if isinstance(found, dict) else {}
 
 
 def _canonical(value: Any) -> Any:
