@@ -11,7 +11,7 @@ import pytest
 from isometry.compare.collect import collect
 from isometry.compare.comparison import compare
 from isometry.compare.metrics import metric
-from isometry.compare.pictures import GRADIENT, _notes, draw_against, draw_study, profiles
+from isometry.compare.pictures import GRADIENT, divergences, draw_against, draw_study, profiles
 from isometry.compare.table import Choices
 from isometry.errors import UserError
 from isometry.plots.depth import against_depth
@@ -63,7 +63,7 @@ def test_quantities_are_of_their_step(found):
 
 
 def test_a_divergence_is_written_above_its_panel(found):
-    notes = _notes(found)
+    notes = divergences(found)
     assert "width=64: 1 of 2 diverged at step 7, layer 3" in notes["initializer.sigma_w=2"]
     assert notes["initializer.sigma_w=1"] == ""
 

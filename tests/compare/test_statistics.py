@@ -13,9 +13,9 @@ from statsmodels.formula.api import ols
 from statsmodels.stats.multitest import multipletests
 
 from isometry.compare.statistics import (
-    _noncentrality,
     is_normal,
     mean_of,
+    noncentrality,
     not_told_from,
     shares,
     spearman,
@@ -130,9 +130,9 @@ def test_without_seeds_there_is_no_interval():
 def test_noncentrality_inverts_the_distribution():
     x = np.array([3.0, 20.0, 100.0])
     level = np.array([0.05, 0.5, 0.9])
-    found = _noncentrality(x, 3, level)
+    found = noncentrality(x, 3, level)
     assert stats.ncx2.cdf(x, 3, found) == pytest.approx(level, abs=1e-9)
-    assert _noncentrality(np.array([0.1]), 3, np.array([0.9])) == 0
+    assert noncentrality(np.array([0.1]), 3, np.array([0.9])) == 0
 
 
 @pytest.mark.parametrize("sigma", [0.3, 1.0])

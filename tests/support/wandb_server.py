@@ -25,25 +25,19 @@ RUN = {
 USER = {"id": "u", "name": "me", "username": "me"}
 
 
-class WandbServer:
-    """Answers on a thread of its own.
+class Loopback:
+    """An HTTP server on a thread of its own; `reply` says what it answers."""
 
-    Args:
-        lacks: names of mutations that this server does not know: it answers with an error.
-
-    Attributes:
-        arrived: name of the operation and its variables, in order.
-    """
-
-    def __init__(self, lacks: tuple[str, ...] = ()):
-        self.lacks = lacks
-        self.arrived: list[tuple[str, dict[str, Any]]] = []
+    def __init__(self) -> None:
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def answer(self) -> None:
                 content = self.rfile.read(int(self.headers.get("content-length") or 0))
-                reply = outer.reply(content) if self.path == "/graphql" else {}
+                reply = outer.reply(self.path, content)
+                if reply is None:
+                    self.close_connection = True
+                    return
                 body = json.dumps(reply).encode()
                 self.send_response(200)
                 self.send_header("content-length", str(len(body)))
@@ -60,15 +54,37 @@ class WandbServer:
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
+    def reply(self, path: str, content: bytes) -> dict[str, Any] | None:
+        """The JSON of an answer; None closes the connection without one."""
+        raise NotImplementedError
+
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+class WandbServer(Loopback):
+    """Answers, and remembers what it was asked.
+
+    Args:
+        lacks: names of mutations that this server does not know: it answers with an error.
+
+    Attributes:
+        arrived: name of the operation and its variables, in order.
+    """
+
+    def __init__(self, lacks: tuple[str, ...] = ()):
+        self.lacks = lacks
+        self.arrived: list[tuple[str, dict[str, Any]]] = []
+        super().__init__()
 
     def variables(self, operation: str) -> list[dict[str, Any]]:
         """Of each request of an operation."""
         return [variables for name, variables in self.arrived if name == operation]
 
-    def reply(self, content: bytes) -> dict[str, Any]:
+    def reply(self, path: str, content: bytes) -> dict[str, Any]:
+        if path != "/graphql":
+            return {}
         asked = json.loads(content)
         found = re.search(r"(?:query|mutation)\s+(\w+)", asked["query"])
         operation = found[1] if found else ""

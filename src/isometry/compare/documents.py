@@ -12,7 +12,7 @@ from isometry.compare.comparison import Comparison
 from isometry.compare.explain import sentences
 from isometry.compare.metrics import Metric
 from isometry.compare.table import Configuration, Table, shown_level
-from isometry.compare.terminal import counted, legend, notes, shown_mean
+from isometry.compare.words import counted, legend, notes, shown_mean
 from isometry.runs.directory import STATES
 from isometry.runs.files import write_text, write_whole
 

@@ -12,8 +12,8 @@ import vl_convert
 from isometry.compare.comparison import Comparison
 from isometry.compare.explain import sentences
 from isometry.compare.page_data import page_data
-from isometry.compare.terminal import legend, notes
 from isometry.compare.views import page_spec
+from isometry.compare.words import legend, notes
 from isometry.runs.files import write_text
 
 VEGA_LITE = ".".join(altair.SCHEMA_VERSION.split(".")[:2])

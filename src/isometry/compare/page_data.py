@@ -13,7 +13,7 @@ import pandas as pd
 from isometry.compare.comparison import Comparison
 from isometry.compare.explain import KNOWN_BEFORE, before
 from isometry.compare.table import Configuration, Table, shown_level
-from isometry.compare.terminal import counted, shown_mean
+from isometry.compare.words import counted, shown_mean
 from isometry.errors import Damaged
 from isometry.plots.logarithms import logarithms
 from isometry.plots.seeds import interval

@@ -12,7 +12,7 @@ from matplotlib.ticker import NullLocator
 
 from isometry.compare.comparison import Comparison
 from isometry.compare.table import Configuration
-from isometry.compare.terminal import where_diverged
+from isometry.compare.words import where_diverged
 from isometry.errors import bad_value
 from isometry.plots.depth import Quantity, against_depth
 from isometry.plots.seeds import seed_lines
@@ -42,7 +42,7 @@ def draw_study(folder: Path, found: Comparison) -> list[Path]:
     frame = profiles(found)
     if frame.empty:
         return []
-    notes = _notes(found)
+    notes = divergences(found)
     return [
         save(against_depth(frame, quantities, title, notes), folder / name)[0]
         for name, (quantities, title) in FIGURES.items()
@@ -81,7 +81,7 @@ def label_of(row: Configuration) -> str:
     return ", ".join(row.words[1:]) or "mean over seeds"
 
 
-def _notes(found: Comparison) -> dict[str, str]:
+def divergences(found: Comparison) -> dict[str, str]:
     """Panel to what diverged in it."""
     notes: dict[str, list[str]] = {}
     for row in found.table.rows:

@@ -199,7 +199,7 @@ def _population(sums: Array, freedom: Array, runs: int) -> tuple[Array, Array]:
     generator = np.random.default_rng(0)
     variance = sums[-1] / generator.chisquare(freedom[-1], RESAMPLES)
     parts = [
-        _noncentrality(ss / variance, df, generator.uniform(size=RESAMPLES)) / runs
+        noncentrality(ss / variance, df, generator.uniform(size=RESAMPLES)) / runs
         for ss, df in zip(sums[:-1], freedom[:-1], strict=True)
     ]
     drawn = np.array([*parts, np.ones(RESAMPLES)])
@@ -210,7 +210,7 @@ def _population(sums: Array, freedom: Array, runs: int) -> tuple[Array, Array]:
 BISECTIONS = 40
 
 
-def _noncentrality(x: Array, freedom: float, level: Array) -> Array:
+def noncentrality(x: Array, freedom: float, level: Array) -> Array:
     """λ with P(χ'² <= x; λ) = level; 0 where it is lower at λ = 0 already."""
     if freedom < 1:
         return np.zeros_like(x)

@@ -11,13 +11,13 @@ import subprocess
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-KEY = "0123456789" * 4
+from wandb_server import KEY, RUN, Loopback
+
 pytestmark = pytest.mark.slow
 Done = subprocess.CompletedProcess[str]
 LIMIT = 150
@@ -27,19 +27,7 @@ for the second.
 """
 
 
-_RUN = {
-    "id": "x",
-    "name": "x",
-    "displayName": "x",
-    "description": None,
-    "config": "{}",
-    "sweepName": None,
-    "project": {"id": "p", "name": "p", "entity": {"id": "e", "name": "me"}},
-    "historyLineCount": 0,
-}
-
-
-class Server:
+class Server(Loopback):
     """A loopback endpoint that speaks as much of W&B's protocol as starting a run needs; answers
     until told not to.
 
@@ -55,42 +43,20 @@ class Server:
         self.failing = failing
         self.requests = 0
         self.over = threading.Event()
-        outer = self
+        super().__init__()
 
-        class Handler(BaseHTTPRequestHandler):
-            def answer(self) -> None:
-                outer.requests += 1
-                if outer.failing == "hang":
-                    outer.over.wait(HOLD)
-                if outer.failing is not None:
-                    self.close_connection = True
-                    return
-                query = self.rfile.read(int(self.headers.get("content-length") or 0))
-                data = (
-                    {"upsertBucket": {"bucket": _RUN, "inserted": True}}
-                    if b"UpsertBucket" in query
-                    else {}
-                )
-                body = json.dumps({"data": data}).encode()
-                self.send_response(200)
-                self.send_header("content-length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            do_GET = do_POST = do_PUT = answer
-
-            def log_message(self, *arguments: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+    def reply(self, path: str, content: bytes) -> dict[str, object] | None:
+        self.requests += 1
+        if self.failing == "hang":
+            self.over.wait(HOLD)
+        if self.failing is not None:
+            return None
+        known = {"upsertBucket": {"bucket": RUN, "inserted": True}}
+        return {"data": known if b"UpsertBucket" in content else {}}
 
     def close(self) -> None:
         self.over.set()
-        self._server.shutdown()
-        self._server.server_close()
+        super().close()
 
 
 def train(folder: Path, data: Path, url: str, *overrides: str, key: str = KEY) -> Done:
