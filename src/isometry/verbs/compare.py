@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
 from isometry.compare.collect import collect
 from isometry.compare.comparison import Comparison, compare
 from isometry.compare.documents import write_documents
+from isometry.compare.factors import REPLICATE
 from isometry.compare.metrics import USUAL, metric
 from isometry.compare.page import write_page
 from isometry.compare.pictures import draw_against, draw_study
@@ -28,20 +30,8 @@ def compare_runs(config: DictConfig) -> None:
         UserError: for a word that stands for no run; for a choice that the runs do not have.
     """
     chosen = resolved(config)
-    words = [str(word) for word in chosen["studies"]]
-    if not words:
-        raise UserError(
-            "isometry compare: which runs? Name a study, or several, or run directories"
-        )
-    always = [*(chosen["by"] or []), *chosen["over"], *filter(None, [chosen["x"]])]
     runs = Path(config.paths.runs)
-    found = collect(words, runs, [name for name in always if name != "seed"])
-    if chosen["by"] is not None and chosen["x"] is not None:
-        chosen["by"] = [*chosen["by"], chosen["x"]]
-    choices = Choices(*(chosen[key] for key in ("by", "over", "where", "sort", "top")))
-    metrics = [metric(word) for word in chosen["metrics"] or USUAL]
-    title = ", ".join(words)
-    comparison = compare(found, metrics, choices, title)
+    comparison = compared(chosen, runs)
     show_comparison(comparison, wide_console())
     if comparison.table.runs.empty:
         raise UserError("isometry compare: none of these runs can be read")
@@ -50,6 +40,20 @@ def compare_runs(config: DictConfig) -> None:
         paths = write_all(comparison, folder, chosen["x"], chosen["html"])
     for path in paths:
         print(path)
+
+
+def compared(chosen: dict[str, Any], runs: Path) -> Comparison:
+    """The runs that the words stand for, side by side as the keys ask."""
+    words = [str(word) for word in chosen["studies"]]
+    if not words:
+        which = "which runs? Name a study, or several, or run directories"
+        raise UserError(f"isometry compare: {which}")
+    x = [name for name in [chosen["x"]] if name is not None]
+    by = None if chosen["by"] is None else [*chosen["by"], *x]
+    always = [name for name in [*(by or x), *chosen["over"]] if name != REPLICATE]
+    choices = Choices(by, *(chosen[key] for key in ("over", "where", "sort", "top")))
+    metrics = [metric(word) for word in chosen["metrics"] or USUAL]
+    return compare(collect(words, runs, always), metrics, choices, ", ".join(words))
 
 
 def folder_of(found: Comparison, runs: Path) -> Path:

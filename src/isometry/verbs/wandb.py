@@ -5,7 +5,7 @@ study.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +16,6 @@ from omegaconf import DictConfig
 
 from isometry.compare.charts import CHARTS, chart_spec
 from isometry.compare.collect import collected, studies
-from isometry.compare.comparison import Comparison
 from isometry.compare.documents import in_markdown
 from isometry.compare.pictures import draw_study
 from isometry.config.compose import compose
@@ -125,25 +124,19 @@ def report(config: DictConfig, built: Any, entity: str) -> None:
         known = ", ".join(studies(runs)) or "none at all"
         raise bad_value("study", config.group or "null", f"no runs there; there are {known}")
     comparison = compare_study(found, config.group)
+    figures = draw_study(folder, comparison)
+    pictures = {f"figure/{path.stem}": path for path in figures}
+    text = in_markdown(comparison)
+    about = (text, comparison.table.factors, logged_columns(), list(pictures))
+    written = built.report(entity, config.project, config.group, *about)
     with said_by_server():
-        keys = log_figures(comparison, folder, entity, config.project)
-        factors = comparison.table.factors
-        written = built.report(
-            entity,
-            config.project,
-            config.group,
-            in_markdown(comparison),
-            factors,
-            logged_columns(),
-            keys,
-        )
+        log_figures(pictures, folder, entity, config.project)
         written.save()
         print(written.url)
 
 
-def log_figures(found: Comparison, folder: Path, entity: str, project: str) -> list[str]:
-    """One W&B run with the figures of a study; returns their keys."""
-    pictures = {f"figure/{path.stem}": path for path in draw_study(folder, found)}
+def log_figures(pictures: Mapping[str, Path], folder: Path, entity: str, project: str) -> None:
+    """One W&B run with the pictures of a study, by their keys."""
     run = wandb.init(
         entity=entity,
         project=project,
@@ -155,4 +148,3 @@ def log_figures(found: Comparison, folder: Path, entity: str, project: str) -> l
     )
     run.log({key: wandb.Image(str(path)) for key, path in pictures.items()})
     run.finish()
-    return list(pictures)
