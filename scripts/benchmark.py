@@ -619,7 +619,9 @@ def signals(rounds: int) -> str:
     relu = activations.relu()
     he = FanScaled("fan_in", 2**0.5, "gaussian", 0.0)
     networks = {
-        f"MLP {depth} x 100": MLP((1, 28, 28), 10, relu, "none", depth, width=100, bias=True)
+        f"MLP {depth} x 100": MLP(
+            (1, 28, 28), 10, relu, "none", depth, width=100, bias=True, dropout=0.0
+        )
         for depth in (10, 30, 100)
     }
     shape = {"depth": 8, "channels": 16, "stages": 2, "channel_multiplier": 2}

@@ -198,7 +198,9 @@ def small_network(
 ) -> tuple[MLP, torch.Tensor, torch.Tensor]:
     """An MLP on the device, images and labels."""
     torch.manual_seed(0)
-    network = MLP((1, 28, 28), 10, activations.tanh(), normalization, depth, 100, bias).to(DEVICE)
+    network = MLP((1, 28, 28), 10, activations.tanh(), normalization, depth, 100, bias, 0.0).to(
+        DEVICE
+    )
     return (
         network,
         torch.randn(128, 1, 28, 28, device=DEVICE),

@@ -72,17 +72,15 @@ def gradient_rate(
 
 def gradient_ratio(profile: Sequence[float] | NDArray[np.float64]) -> float:
     """`backprop_norm` of layer 1 over the last hidden layer; inf where it overflows on the way; nan
-    where it is 0/0 or there is no hidden layer.
+    where there is no hidden layer, or none reaches the last one: it stands in a residual branch
+    that begins at zero, and says nothing of the others.
     """
     if len(profile) == 0:
         return math.nan
     if np.isinf(profile).any():  # what comes below an inf may be inf - inf
         return math.inf
-    first = float(profile[0])
     last = float(profile[-1])
-    if last == 0:
-        return math.nan if not first > 0 else math.inf
-    return first / last
+    return math.nan if last == 0 else float(profile[0]) / last
 
 
 Learned = Literal["learned", "chance"]

@@ -49,7 +49,7 @@ def test_what_is_built_is_not_refused(config):
 @pytest.mark.parametrize(
     ("config", "path"),
     [
-        ({"remedy": HALF}, "remedy._target_=fractions.Fraction"),
+        ({"surgery": HALF}, "surgery._target_=fractions.Fraction"),
         ({"verdict": {"rule": HALF}}, "verdict.rule._target_"),
         ({"tags": [HALF]}, "tags.0._target_"),
         ({"callbacks": HALF}, "callbacks._target_"),

@@ -30,8 +30,10 @@ def mlp(
     width: int = 6,
     kind: type[MLP] = MLP,
     bias: bool = True,
+    dropout: float = 0.0,
 ) -> MLP:
-    return with_example(kind(shape, classes, phi, normalization, depth, width, bias), shape)
+    network = kind(shape, classes, phi, normalization, depth, width, bias, dropout)
+    return with_example(network, shape)
 
 
 def convnet(

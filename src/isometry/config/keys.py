@@ -75,6 +75,13 @@ KEYS: dict[str, Kind] = {
     "model.padding": one_of("circular", "zeros"),
     "model.channel_multiplier": integer(1, 100),
     "model.bias": flag(),
+    "model.dropout": Kind(
+        lambda value: number(0, 1).accepts(value) and value < 1, "must be from 0 to below 1"
+    ),
+    "model.block_depth": integer(1, 1000),
+    "model.order": one_of("pre", "post"),
+    "model.scale": or_word("auto", any_number()),
+    "model.gate_bias": any_number(),
     "normalization.kind": one_of("none", "batch", "layer", "rms"),
     "activation.name": name_of_option,
     "activation.alpha": any_number(),
@@ -83,6 +90,8 @@ KEYS: dict[str, Kind] = {
     "activation.initial_slope": any_number(),
     "activation.module": text(100),
     "activation.kinks": listed(any_number(), "must be a list of numbers, e.g. [0.0]"),
+    "remedy.name": name_of_option,
+    "remedy.start": any_number(),
     "initializer.name": name_of_option,
     "initializer.sigma_w": number(0),
     "initializer.sigma_b": or_word("auto", number(0)),

@@ -26,6 +26,7 @@ BUILT = frozenset(
         "initializer",
         "model",
         "optimizer",
+        "remedy",
         "scheduler",
         "trainer",
     )

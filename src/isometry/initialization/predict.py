@@ -48,6 +48,7 @@ def _record(spec: LayerSpec) -> LayerRecord:
         convolution,
         spec.branch,
         _epsilon(spec),
+        spec.dropout,
     )
 
 

@@ -34,6 +34,7 @@ class Node:
         biases: parameters that a sum adds, a number a unit.
         children: what was computed from it.
         signal: whether it depends on the network's input or on a layer.
+        drops: whether it drops units.
     """
 
     operation: str
@@ -45,6 +46,7 @@ class Node:
     biases: list[nn.Parameter] = field(default_factory=list)
     children: list[Node] = field(default_factory=list, repr=False)
     signal: bool = False
+    drops: bool = False
 
     def __post_init__(self) -> None:
         self.signal = self.layer is not None or self.operation == INPUT
@@ -96,6 +98,10 @@ def describe(nodes: Sequence[Node], outputs: Iterable[Node]) -> None:
             _normalizes(node)
         elif node.activation is not None:
             _activates(node)
+    drops = any(node.drops for node in nodes)
+    for node in nodes:
+        if node.layer is not None:
+            node.layer.dropout = drops
     _find_readouts(nodes)
     _find_branches([node for node in nodes if node.signal], set(outputs))
 

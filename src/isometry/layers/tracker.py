@@ -19,6 +19,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from isometry.layers import phi
 from isometry.layers.graph import INPUT, Node
 from isometry.layers.operations import (
+    DROPOUTS,
     FUSED,
     MAPS,
     NONLINEARITIES,
@@ -262,6 +263,7 @@ class Tracker(Inside):
     def _node_of(self, func: Any, name: str, args: Any, kwargs: Any, given: Any) -> Node:
         nodes, parameters = given
         node = Node(name, nodes, normalization=NORMALIZATIONS.get(name), module=self._module)
+        node.drops = name in DROPOUTS and bool(argument(args, kwargs, 1, "p"))
         if name in SUMS:
             node.biases = [added for added in self._named(parameters) if added.dim() == 1]
         if name in NONLINEARITIES:

@@ -16,24 +16,50 @@ Weighted = nn.Linear | nn.Conv2d
 
 
 class Layer(nn.Module):
-    """h = W x + b, z = normalization(h), a = φ(z)."""
+    """h = W x + b, z = normalization(h), a = φ(z); a share of its units is dropped in training."""
 
     def __init__(
         self,
         weighted: Weighted,
         activation: Activation | None = None,
         normalization: str = "none",
+        dropout: float = 0.0,
     ):
         super().__init__()
-        self.weighted = weighted
-        self.normalization = make_normalization(normalization, weighted)
-        self.activation = None if activation is None else activation.fresh()
+        self.weighted: nn.Module = weighted
+        units = weighted.weight.shape[0]
+        self.normalization = make_normalization(normalization, units, weighted)
+        self.activation: nn.Module | None = None if activation is None else activation.fresh()
+        self.dropout = nn.Dropout(dropout) if dropout else None
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.weighted(x)
-        if self.normalization is not None:
-            x = self.normalization(x)
-        return x if self.activation is None else self.activation(x)
+        return self.act(self.weighted(x))
+
+    def act(self, x: Tensor) -> Tensor:
+        """Normalization, φ and dropout, those that there are."""
+        for part in (self.normalization, self.activation, self.dropout):
+            x = x if part is None else part(x)
+        return x
+
+
+class PreLayer(Layer):
+    """h = W φ(normalization(x)) + b: pre-activation (He et al. 2016, "Identity mappings", fig.
+    4e). What it normalizes are its inputs.
+    """
+
+    def __init__(
+        self,
+        weighted: Weighted,
+        activation: Activation | None = None,
+        normalization: str = "none",
+        dropout: float = 0.0,
+    ):
+        super().__init__(weighted, activation, "none", dropout)
+        units = weighted.weight.shape[1]
+        self.normalization = make_normalization(normalization, units, weighted)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weighted(self.act(x))  # type: ignore[no-any-return]
 
 
 class Network(nn.Module):
@@ -93,13 +119,17 @@ class ChannelNorm(nn.Module):
 NORMALIZATIONS = ("none", "batch", "layer", "rms")
 
 
-def make_normalization(kind: str, weighted: Weighted) -> nn.Module | None:
-    """The normalization of one layer's preactivations; None for `none`.
+def make_normalization(kind: str, units: int, weighted: Weighted) -> nn.Module | None:
+    """The normalization of one layer's preactivations or inputs; None for `none`.
+
+    Args:
+        kind: one of `NORMALIZATIONS`.
+        units: how many it normalizes; channels of a feature map.
+        weighted: the map, which says whether they are channels.
 
     Raises:
-        ValueError: for a kind that is not in `NORMALIZATIONS`.
+        ValueError: for another kind.
     """
-    units = weighted.weight.shape[0]
     if kind == "none":
         return None
     if kind == "batch":

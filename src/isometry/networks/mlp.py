@@ -20,6 +20,8 @@ class MLP(Network):
         depth: L, the number of weight matrices, the readout included (≥ 1).
         width: units of a hidden layer.
         bias: whether the layers carry biases.
+        dropout: share of a hidden layer's units that is dropped in training (Srivastava et al.
+            2014).
     """
 
     def __init__(
@@ -31,10 +33,11 @@ class MLP(Network):
         depth: int,
         width: int,
         bias: bool,
+        dropout: float,
     ):
         sizes = [math.prod(input_shape), *[width] * (depth - 1)]
         hidden = [
-            Layer(nn.Linear(n_in, n_out, bias=bias), activation, normalization)
+            Layer(nn.Linear(n_in, n_out, bias=bias), activation, normalization, dropout)
             for n_in, n_out in itertools.pairwise(sizes)
         ]
         super().__init__([*hidden, Layer(nn.Linear(sizes[-1], num_classes, bias=bias))])

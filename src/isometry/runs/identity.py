@@ -59,6 +59,8 @@ def _choices(config: Mapping[str, Any]) -> list[str]:
     )
     normalization = config["normalization"]["kind"]
     words += [] if normalization == "none" else [normalization]
+    remedy = _section(dict(config), "remedy").get("name", "none")
+    words += [] if remedy == "none" else [remedy]
     return [*words, f"s{config['seed']}"]
 
 

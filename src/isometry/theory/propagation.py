@@ -55,6 +55,7 @@ class LayerRecord:
         convolution: None for a linear map, else (kernel size, stride, padding mode).
         branch: residual branch, None outside of one.
         epsilon: what a normalization adds to the variance.
+        dropout: whether units are dropped anywhere in the network.
     """
 
     index: int
@@ -70,6 +71,7 @@ class LayerRecord:
     convolution: tuple[int, int, str] | None = None
     branch: int | None = None
     epsilon: float = 0.0
+    dropout: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,8 @@ def obstacle(layers: Sequence[LayerRecord]) -> str | None:
     for layer in layers:
         if layer.distribution not in GAUSSIAN_LIKE:
             return f"{layer.name}: no mean-field result for {layer.distribution} weights"
+        if layer.dropout:
+            return "units are dropped at random: not predicted yet"
         if layer.normalization not in NORMALIZATIONS:
             return f"{layer.name}: no mean-field result for {layer.normalization} norm"
         if layer.branch is not None:

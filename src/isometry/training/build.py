@@ -19,9 +19,10 @@ from isometry.config.targets import instantiate, parameters_of
 from isometry.data.module import SPLITS, DataModule, ImageData, check_module
 from isometry.errors import UserError, bad_value
 from isometry.initializers.base import InitializerError
-from isometry.layers.discover import remember
+from isometry.layers.discover import layers_of, remember
 from isometry.layers.spec import LayerSpec
 from isometry.networks.blocks import NORMALIZATIONS, Network
+from isometry.remedies.base import Remedy
 from isometry.signals.own import Statistic
 from isometry.training.classifier import Classifier
 
@@ -82,16 +83,37 @@ def build_network(config: DictConfig, input_shape: tuple[int, ...], num_classes:
     layer map is kept with it (`layers.discover.layers_of`).
 
     Raises:
-        UserError: where model, normalization and initializer do not go together.
+        UserError: where model, normalization, initializer and remedy do not go together.
     """
     initialize = instantiate(config.initializer)
-    network = make_network(config, input_shape, num_classes)
+    remedy = build_remedy(config)
+    generator = torch.Generator().manual_seed(config.seed)
+    with torch.random.fork_rng(devices=[]):  # for what no initializer draws
+        torch.manual_seed(config.seed)
+        network = make_network(config, input_shape, num_classes)
+    remedy.alter(network)
     layers = found_layers(config, network, input_shape, num_classes)
     try:
-        initialize(layers, torch.Generator().manual_seed(config.seed))
+        initialize(layers, generator)
     except InitializerError as error:
         raise UserError(str(error)) from error
+    remedy.begin(network, layers, generator)
     return network
+
+
+def build_remedy(config: DictConfig) -> Remedy:
+    """What changes more than weights; of `remedy=none` what changes nothing.
+
+    Raises:
+        UserError: where the config builds something else.
+    """
+    if "_target_" not in config.remedy:
+        return Remedy()
+    remedy = instantiate(config.remedy)
+    if not isinstance(remedy, Remedy):
+        raise bad_value("remedy._target_", config.remedy["_target_"], "must build a Remedy")
+    remedy.name = str(config.remedy.get("name") or type(remedy).__name__)
+    return remedy
 
 
 def make_network(config: DictConfig, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
@@ -184,7 +206,7 @@ def build_classifier(config: DictConfig, network: nn.Module) -> Classifier:
     optimizer = {**resolved(config)["optimizer"], "lr": scaled_rate(config)}
     # a mistake in its arguments is told now, not in the middle of `fit`
     instantiate(optimizer, network.parameters())
-    parts = (network, functools.partial(instantiate, optimizer), _scheduling(config), config.loss)
+    parts = (network, _optimization(config, network, optimizer), _scheduling(config), config.loss)
     if "classifier" not in config:
         return Classifier(*parts)
     classifier = instantiate(config.classifier, *parts)
@@ -192,6 +214,19 @@ def build_classifier(config: DictConfig, network: nn.Module) -> Classifier:
         wanted = "must be a subclass of isometry.training.classifier.Classifier"
         raise bad_value("classifier._target_", config.classifier.get("_target_"), wanted)
     return classifier
+
+
+def _optimization(
+    config: DictConfig, network: nn.Module, node: dict[str, Any]
+) -> Callable[[Any], torch.optim.Optimizer]:
+    """Makes the optimizer; of the parameters in groups, where the remedy has some."""
+    groups = build_remedy(config).groups(network, layers_of(network), node["_target_"], node["lr"])
+
+    def make(parameters: Any) -> torch.optim.Optimizer:
+        optimizer: torch.optim.Optimizer = instantiate(node, groups or parameters)
+        return optimizer
+
+    return make
 
 
 def _scheduling(config: DictConfig) -> Callable[..., Any] | None:

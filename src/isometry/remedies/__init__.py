@@ -1,0 +1,1 @@
+"""Published cures that change more of a network than its first weights."""
