@@ -218,3 +218,28 @@ def test_kinks_that_nobody_named_cost_what_the_estimate_says(q):
     assert off <= 3 * estimate + 1e-12
     assert off <= 2e-4 * slope_moment(named, q)
     assert second_moment(unnamed, q) == pytest.approx(second_moment(named, q), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("between", "word"),
+    [
+        (lambda: [nn.Dropout(0.5)], "dropout"),
+        (lambda: [nn.Unflatten(1, (6, 10)), nn.MaxPool1d(2), nn.Flatten()], "max_pool1d"),
+        (lambda: [Times()], "Times"),
+        (lambda: [nn.Dropout(0.0)], None),
+    ],
+)
+def test_what_stands_between_layers_is_not_passed_over(between, word):
+    torch.manual_seed(0)
+    parts = [nn.Flatten(), nn.Linear(60, 60), nn.Tanh(), *between(), nn.LazyLinear(60), nn.Tanh()]
+    network = nn.Sequential(*parts, nn.Linear(60, 5))
+    images = torch.randn(16, 1, 6, 10)
+    network(images)
+    found = predict_network(drawn(network, images), images, 16)
+    assert (found.reason is None) == (word is None)
+    assert word is None or f"{word}: no mean-field result" in found.reason
+
+
+class Times(nn.Module):
+    def forward(self, x):
+        return 2 * x

@@ -79,6 +79,12 @@ KEYS: dict[str, Kind] = {
         lambda value: number(0, 1).accepts(value) and value < 1, "must be from 0 to below 1"
     ),
     "model.block_depth": integer(1, 1000),
+    "model.shortcut": one_of("A", "B", "none"),
+    "model.stem": integer(1, 100_000),
+    "model.stem_stride": integer(1, 100),
+    "model.stage_channels": listed(
+        integer(1, 100_000), "must be a list of whole numbers of at least 1", shortest=1
+    ),
     "model.order": one_of("pre", "post"),
     "model.scale": or_word("auto", any_number()),
     "model.gate_bias": any_number(),

@@ -48,7 +48,7 @@ def _record(spec: LayerSpec) -> LayerRecord:
         convolution,
         spec.branch,
         _epsilon(spec),
-        spec.dropout,
+        spec.others,
     )
 
 

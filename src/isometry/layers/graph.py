@@ -35,6 +35,7 @@ class Node:
         children: what was computed from it.
         signal: whether it depends on the network's input or on a layer.
         drops: whether it drops units.
+        described: whether a layer says it: as its bias, normalization or φ.
     """
 
     operation: str
@@ -47,6 +48,7 @@ class Node:
     children: list[Node] = field(default_factory=list, repr=False)
     signal: bool = False
     drops: bool = False
+    described: bool = False
 
     def __post_init__(self) -> None:
         self.signal = self.layer is not None or self.operation == INPUT
@@ -98,18 +100,31 @@ def describe(nodes: Sequence[Node], outputs: Iterable[Node]) -> None:
             _normalizes(node)
         elif node.activation is not None:
             _activates(node)
-    drops = any(node.drops for node in nodes)
+    others = frozenset(_name_of(node) for node in nodes if _is_other(node))
     for node in nodes:
         if node.layer is not None:
-            node.layer.dropout = drops
+            node.layer.others = others
     _find_readouts(nodes)
     _find_branches([node for node in nodes if node.signal], set(outputs))
+
+
+def _is_other(node: Node) -> bool:
+    """Whether an operation changes the signal and is described by no layer."""
+    own = node.operation == "pad" and isinstance(node.module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    plain = node.operation in SAME_SIGNAL or node.operation == INPUT or own
+    described = node.layer is not None or node.described or plain
+    return node.signal and (node.drops or not described)
+
+
+def _name_of(node: Node) -> str:
+    return node.operation if node.activation is None else node.activation.name
 
 
 def _adds_a_bias(node: Node) -> None:
     layer = layer_of(node.argument)
     if layer is not None and not layer.biases:
         layer.biases = node.biases
+        node.described = True
 
 
 def _normalizes(node: Node) -> None:
@@ -117,6 +132,7 @@ def _normalizes(node: Node) -> None:
     if layer is not None and layer.normalization == "none":
         layer.normalization = str(node.normalization)
         layer.norm_module = node.module
+        node.described = True
 
 
 def _activates(node: Node) -> None:
@@ -127,6 +143,7 @@ def _activates(node: Node) -> None:
     if layer is not None and layer.activation is None:
         layer.activation = node.activation
         layer.act_module = node.module
+        node.described = True
 
 
 def _find_readouts(nodes: Sequence[Node]) -> None:

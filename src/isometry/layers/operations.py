@@ -78,7 +78,7 @@ SAME_SIGNAL = frozenset(
 """What only lays out, casts, thins or cuts a signal: what comes behind is still the layer's."""
 
 DROPOUTS = frozenset(name for name in SAME_SIGNAL if "dropout" in name)
-"""Of these, what thins."""
+"""Of these, what thins, unless its probability is 0."""
 
 SUMS = frozenset({"add", "__add__", "__radd__", "__iadd__", "sub", "__sub__"})
 """Where a bias may be added by hand, or a residual branch ends."""

@@ -91,7 +91,8 @@ class LayerSpec:
         branch: the residual branch this layer stands in, None on the trunk.
         uses: how often the layer is applied in one forward pass.
         by_position: whether it is applied to several positions of an example, or their rows.
-        dropout: whether units are dropped anywhere in the network.
+        others: operations of the network that change the signal and are no layer, no bias, no
+            normalization and no φ: `dropout`, `max_pool2d`.
         why: of a statistic that is null whatever the step, by column, the reason.
         sigma_w, sigma_b: what an initializer *declared*: Var W = σ_w²/fan_in, Var b = σ_b²; None
             before initialization.
@@ -117,7 +118,7 @@ class LayerSpec:
     branch: int | None = None
     uses: int = 0
     by_position: bool = False
-    dropout: bool = False
+    others: frozenset[str] = frozenset()
     why: dict[str, str] = field(default_factory=dict, repr=False)
     sigma_w: float | None = None
     sigma_b: float | None = None

@@ -55,7 +55,7 @@ class LayerRecord:
         convolution: None for a linear map, else (kernel size, stride, padding mode).
         branch: residual branch, None outside of one.
         epsilon: what a normalization adds to the variance.
-        dropout: whether units are dropped anywhere in the network.
+        others: what else the network does to the signal, by the names of the operations.
     """
 
     index: int
@@ -71,7 +71,7 @@ class LayerRecord:
     convolution: tuple[int, int, str] | None = None
     branch: int | None = None
     epsilon: float = 0.0
-    dropout: bool = False
+    others: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,6 @@ def obstacle(layers: Sequence[LayerRecord]) -> str | None:
     for layer in layers:
         if layer.distribution not in GAUSSIAN_LIKE:
             return f"{layer.name}: no mean-field result for {layer.distribution} weights"
-        if layer.dropout:
-            return "units are dropped at random: not predicted yet"
         if layer.normalization not in NORMALIZATIONS:
             return f"{layer.name}: no mean-field result for {layer.normalization} norm"
         if layer.branch is not None:
@@ -139,7 +137,12 @@ def obstacle(layers: Sequence[LayerRecord]) -> str | None:
             and layer.normalization != "none"
         ):
             return f"{layer.name}: zero padding makes positions unequal under normalization"
-    return None
+    others = frozenset().union(*(layer.others for layer in layers)) - AVERAGES
+    return f"{', '.join(sorted(others))}: no mean-field result here" if others else None
+
+
+AVERAGES = frozenset({"mean", "adaptive_avg_pool2d"})
+"""What may stand between convolutions and readout."""
 
 
 def _tables(layers: Sequence[LayerRecord]) -> list[MomentTable | None]:
