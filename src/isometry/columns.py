@@ -31,6 +31,7 @@ OVER_TIME = (
 SUMMARY_NUMBERS = (
     *("test_accuracy", "val_accuracy", "train_loss", "gradient_rate_init", "gradient_rate_final"),
     *("gradient_rate_predicted", "gradient_ratio_init", "saturation_init", "clipped_share"),
+    *("gradient_rate_time_init", "gradient_ratio_time_init"),
     *("displacement_layer_1", "saturation_layer_1", "update_ratio_largest", "dead_largest"),
     *("lambda_max", "alarm_step", "first_nonfinite_layer", "first_nonfinite_step", "steps"),
     *("wall_seconds", "images_per_second"),

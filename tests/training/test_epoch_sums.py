@@ -63,3 +63,24 @@ def test_sums_of_a_checkpoint_are_on_the_cpu_and_go_on_where_the_training_is():
                 torch.empty((), device="cuda"),
             )
         assert total.totals().device.type == "cuda"
+
+
+def test_positions_without_a_label_are_not_asked_for():
+    """Loss and accuracy of texts are means over the characters that have a label."""
+    torch.manual_seed(0)
+    sums = EpochSums()
+    losses, rights, asked = [], [], 0
+    for size in (4, 3):
+        logits = torch.randn(size, 5, 6)
+        labels = torch.randint(5, (size, 6))
+        labels[:, : size - 1] = -100
+        sums.add(logits, labels, torch.nn.functional.cross_entropy(logits, labels))
+        kept = labels >= 0
+        logs = logits.log_softmax(1).transpose(1, 2)[kept]
+        losses.append(-logs.gather(1, labels[kept][:, None]).sum())
+        rights.append((logs.argmax(1) == labels[kept]).sum())
+        asked += int(kept.sum())
+    loss, correct, count = sums.totals().tolist()
+    assert count == asked
+    assert correct == sum(rights)
+    assert loss == pytest.approx(float(sum(losses)), rel=1e-6)

@@ -27,6 +27,8 @@ BEST: dict[str, Direction] = {
     "gradient_rate_final": "nearest to 1",
     "gradient_rate_predicted": "nearest to 1",
     "gradient_ratio_init": "nearest to 1",
+    "gradient_rate_time_init": "nearest to 1",
+    "gradient_ratio_time_init": "nearest to 1",
     "wall_seconds": "lowest",
     "images_per_second": "highest",
 }
@@ -102,6 +104,7 @@ FORMS = (
 )
 POSITIVE = (
     *("gradient_rate_init", "gradient_rate_final", "gradient_rate_predicted"),
+    *("gradient_rate_time_init", "gradient_ratio_time_init"),
     *("gradient_ratio_init", "displacement_layer_1", "update_ratio_largest", "lambda_max"),
 )
 """Keys of the summary that are positive and cover decades."""

@@ -18,6 +18,8 @@ LEGEND = (
 )
 MEANINGS = {
     "gradient_rate_init": "factor on backprop_norm a layer going back, at step 0",
+    "gradient_rate_time_init": "factor on backprop_norm a time step going back, at step 0",
+    "gradient_ratio_time_init": "backprop_norm of the first time step over the last's, at step 0",
     "gradient_ratio_init": "backprop_norm of layer 1 over the last hidden layer's, at step 0",
     "saturation_init": "largest share of a layer's units at step 0",
     "displacement.layer_1": "|W_t - W_0| / |W_0| at the end",

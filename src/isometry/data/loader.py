@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -43,6 +44,14 @@ class Normalization:
         return images.to(torch.float32).mul_(self.scale).sub_(self.shift)
 
 
+class Normalized(Protocol):
+    """Makes of stored numbers what a network takes."""
+
+    def to(self, device: torch.device) -> Normalized: ...
+
+    def __call__(self, stored: Tensor) -> Tensor: ...
+
+
 class DeviceLoader:
     """Shuffled batches of an in-memory data set, sharded by rank, resumable in the middle of an
     epoch.
@@ -69,7 +78,7 @@ class DeviceLoader:
         self,
         images: Tensor,
         labels: Tensor,
-        normalization: Normalization,
+        normalization: Normalized,
         batch_size: int,
         shuffle: bool = True,
         seed: int = 0,

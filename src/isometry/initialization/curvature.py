@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 from isometry.initialization.observe import typed
@@ -77,7 +78,8 @@ def _curvature(
 ) -> Curvature:
     """One forward pass serves all products, so that what it draws (dropout) is drawn once."""
     parameters = [p for p in network.parameters() if p.requires_grad]
-    out = network(*arguments)
+    with sdpa_kernel(SDPBackend.MATH):  # the only attention with a second derivative
+        out = network(*arguments)
     outputs = tensors_in(out)
     try:
         value = loss(out)

@@ -29,7 +29,7 @@ def records(layers: Sequence[LayerSpec]) -> list[LayerRecord]:
 
 
 def _record(spec: LayerSpec) -> LayerRecord:
-    outputs, inputs = spec.size[:2]
+    outputs, inputs = spec.size[:2] or (0, 0)  # of a recurrent kernel, which has no one matrix
     map_ = spec.module
     convolution = None
     if isinstance(map_, nn.Conv2d):
@@ -140,8 +140,10 @@ def predict_network(
         networks: how many are drawn; 0 for none.
     """
     plain = records(layers)
+    if obstacle(plain) is not None:
+        return predict(plain, np.empty(0), batch)
     found = None
-    if networks > 0 and obstacle(plain) is None and can_be_drawn(plain, batch):
+    if networks > 0 and can_be_drawn(plain, batch):
         inputs = _affordable(plain, _batches(images, batch))
         found = None if inputs is None else by_drawing(plain, inputs, networks)
     if found is not None:

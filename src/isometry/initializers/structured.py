@@ -1,13 +1,16 @@
-"""Weights with a structure: the identity, and sparse rows."""
+"""Weights with a structure: the identity, sparse rows, mirrored blocks."""
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Generator, nn
 
+from isometry.activations import Activation
 from isometry.initializers.base import InitializerError, PerLayer
 from isometry.initializers.scaled import fill
 from isometry.layers.spec import LayerSpec
@@ -76,3 +79,72 @@ class Sparse(PerLayer):
         values = torch.empty(len(rows), kept).normal_(0.0, self.std, generator=generator)
         rows.zero_().scatter_(1, chosen, values)
         return self.std * math.sqrt(kept)
+
+
+class LooksLinear(PerLayer):
+    """Weights in mirrored blocks, (W, -W; -W, W): units come in pairs whose φ differ by a multiple
+    of W x, so that the network is linear at initialization (Balduzzi et al. 2017, sec. 4). W is
+    Haar-orthogonal.
+
+    For φ with φ(z) - φ(-z) = c z, as relu (c = 1); W is divided by c, so that all singular values
+    of the linear network's layers are the gain.
+
+    Raises:
+        InitializerError: for another φ, a normalization, or an odd number of hidden units.
+    """
+
+    distribution = "looks_linear"
+    gain: float
+    slope: float  # of a fitted one
+
+    def __init__(self, gain: float):
+        self.gain = gain
+
+    def __call__(self, layers: list[LayerSpec], generator: Generator) -> None:
+        normalized = [spec for spec in layers if spec.normalization != "none"]
+        if normalized:
+            raise InitializerError("initializer=looks_linear: set normalization=none")
+        super().__call__(layers, generator)
+
+    def fitted(self, layers: list[LayerSpec]) -> PerLayer:
+        fitted = copy.copy(self)
+        fitted.slope = next((_odd_slope(s.activation) for s in layers if s.activation), 1.0)
+        return fitted
+
+    def draw(self, spec: LayerSpec, generator: Generator) -> float:
+        weight = spec.weight
+        outputs, inputs, *kernel = weight.shape
+        pairs_in = spec.index > 1
+        pairs_out = spec.kind == "hidden"
+        rows = _half(spec, outputs) if pairs_out else outputs
+        columns = _half(spec, inputs) if pairs_in else inputs
+        block = nn.init.orthogonal_(weight.new_empty(rows, columns, *kernel), 1.0, generator)
+        block = block * (self.gain / self.slope if pairs_in else self.gain)
+        block = torch.cat([block, -block], 1) if pairs_in else block
+        weight.copy_(torch.cat([block, -block]) if pairs_out else block)
+        return float(weight.square().mean() * spec.fan_in) ** 0.5
+
+
+def _odd_slope(phi: Activation) -> float:
+    """c of φ(z) - φ(-z) = c z.
+
+    Raises:
+        InitializerError: where there is none.
+    """
+    z = np.geomspace(1e-3, 1e3, 13)
+    slopes = (phi.phi(z) - phi.phi(-z)) / z
+    if np.ptp(slopes) > 1e-6 or not slopes[0] > 0:
+        raise InitializerError(
+            f"initializer=looks_linear: activation={phi.name} makes no pair linear; use relu, "
+            "leaky_relu or linear"
+        )
+    return float(slopes[0])
+
+
+def _half(spec: LayerSpec, units: int) -> int:
+    if units % 2:
+        raise InitializerError(
+            f"initializer=looks_linear: {spec.name} has {units} units to be paired; "
+            "set model.width to an even number"
+        )
+    return units // 2

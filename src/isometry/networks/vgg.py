@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -81,4 +82,4 @@ class VGG(Network):
 
 def _side_after(side: Sequence[int], stride: int, stages: int) -> list[int]:
     """Height and width behind the stem and the poolings, each rounded up."""
-    return [-(-(-(-length // stride)) // 2**stages) for length in side]
+    return [math.ceil(math.ceil(length / stride) / 2**stages) for length in side]

@@ -10,21 +10,29 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 
 from isometry.activations import Activation, wrap
 from isometry.config.compose import resolved
 from isometry.config.keys import LARGEST_RATE
 from isometry.config.targets import instantiate, parameters_of
-from isometry.data.module import SPLITS, DataModule, ImageData, check_module
+from isometry.data.module import (
+    SPLITS,
+    DataModule,
+    InMemoryData,
+    check_module,
+    training_images,
+)
 from isometry.errors import UserError, bad_value
 from isometry.initializers.base import InitializerError
+from isometry.initializers.data_dependent import DataDependent
 from isometry.layers.discover import layers_of, remember
 from isometry.layers.spec import LayerSpec
 from isometry.networks.blocks import NORMALIZATIONS, Network
 from isometry.remedies.base import Remedy
 from isometry.signals.own import Statistic
 from isometry.training.classifier import Classifier
+from isometry.training.clipping import OURS as CLIPPINGS
 
 HAS_ITS_OWN = "defaults: [override /activation@_global_.activation: own]"
 """What a model's config says for it."""
@@ -55,7 +63,7 @@ def check_limits(config: DictConfig, data: DataModule) -> None:
     Raises:
         UserError: for such a share.
     """
-    if not isinstance(data, ImageData):
+    if not isinstance(data, InMemoryData):
         return
     for split in SPLITS:
         key = f"limit_{split}_batches"
@@ -78,9 +86,29 @@ def build_activation(node: DictConfig) -> Activation:
     return wrap(node.name, functools.partial(instantiate, node), node.get("kinks") or (0.0,))
 
 
-def build_network(config: DictConfig, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+def build_for(config: DictConfig, data: DataModule) -> nn.Module:
+    """The network for a data set (`build_network`)."""
+    vocabulary = getattr(data, "vocabulary", None)
+    examples = functools.partial(training_images, data)
+    return build_network(config, data.input_shape, data.num_classes, vocabulary, examples)
+
+
+def build_network(
+    config: DictConfig,
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    vocabulary: int | None = None,
+    examples: Callable[[int], Tensor] | None = None,
+) -> nn.Module:
     """The network, initialized from `seed` alone: no other random draw shifts its weights. Its
     layer map is kept with it (`layers.discover.layers_of`).
+
+    Args:
+        config: of a training.
+        input_shape: of one example.
+        num_classes: units of the readout.
+        vocabulary: examples are whole numbers below it; None: images.
+        examples: gives so many training examples, for initializers that look at them.
 
     Raises:
         UserError: where model, normalization, initializer and remedy do not go together.
@@ -90,11 +118,13 @@ def build_network(config: DictConfig, input_shape: tuple[int, ...], num_classes:
     generator = torch.Generator().manual_seed(config.seed)
     with torch.random.fork_rng(devices=[]):  # for what no initializer draws
         torch.manual_seed(config.seed)
-        network = make_network(config, input_shape, num_classes)
+        network = make_network(config, input_shape, num_classes, vocabulary)
     remedy.alter(network)
-    layers = found_layers(config, network, input_shape, num_classes)
+    layers = found_layers(config, network, input_shape, num_classes, vocabulary)
     try:
         initialize(layers, generator)
+        if isinstance(initialize, DataDependent):
+            initialize.adapt(network, layers, examples)
     except InitializerError as error:
         raise UserError(str(error)) from error
     remedy.begin(network, layers, generator)
@@ -116,7 +146,9 @@ def build_remedy(config: DictConfig) -> Remedy:
     return remedy
 
 
-def make_network(config: DictConfig, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+def make_network(
+    config: DictConfig, input_shape: tuple[int, ...], num_classes: int, vocabulary: int | None
+) -> nn.Module:
     """The network as its class makes it. What the class takes is passed by its parameters' names.
 
     Raises:
@@ -128,6 +160,11 @@ def make_network(config: DictConfig, input_shape: tuple[int, ...], num_classes: 
         raise bad_value("normalization.kind", kind, f"allowed are {', '.join(NORMALIZATIONS)}")
     names = parameters_of(config.model)
     offered = {"input_shape": input_shape, "num_classes": num_classes, "normalization": kind}
+    if ("vocabulary" in names) != (vocabulary is not None):
+        what = "text: data=copy, reverse, addition" if "vocabulary" in names else "images"
+        reads = f"{_name(config)} reads {what}"
+        raise bad_value("data", config.data.get("name") or config.data.get("source"), reads)
+    offered |= {"vocabulary": vocabulary}
     if "activation" in names:
         offered["activation"] = build_activation(config.activation)
     elif config.activation.name != "own":
@@ -148,25 +185,31 @@ def _name(config: DictConfig) -> str:
 
 
 def found_layers(
-    config: DictConfig, network: nn.Module, input_shape: tuple[int, ...], num_classes: int
+    config: DictConfig,
+    network: nn.Module,
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    vocabulary: int | None,
 ) -> list[LayerSpec]:
-    """The layer map, by a dry run on two images.
+    """The layer map, by a dry run on two examples.
 
     Raises:
-        UserError: where the network does not take these images, or gives other than logits.
+        UserError: where the network does not take them, or gives other than logits.
     """
+    dtype = torch.float32 if vocabulary is None else torch.int64
+    wanted = (2, num_classes) if vocabulary is None else (2, num_classes, *input_shape)
     seen: list[Any] = []
     handle = network.register_forward_hook(lambda module, args, out: seen.append(out))
     try:
-        layers = remember(network, torch.zeros(2, *input_shape))
+        layers = remember(network, torch.zeros(2, *input_shape, dtype=dtype))
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        words = f"does not take images {list(input_shape)}: {str(error).splitlines()[0]}"
+        words = f"does not take examples {list(input_shape)}: {str(error).splitlines()[0]}"
         raise UserError(f"{_name(config)}: {words}") from error
     finally:
         handle.remove()
     shape = tuple(getattr(seen[-1], "shape", ()))
-    if shape != (2, num_classes):
-        words = f"gives {list(shape)} for 2 images; needed are logits [2, {num_classes}]"
+    if shape != wanted:
+        words = f"gives {list(shape)} for 2 examples; needed are logits {list(wanted)}"
         raise UserError(f"{_name(config)}: {words}")
     return layers
 
@@ -207,8 +250,15 @@ def build_classifier(config: DictConfig, network: nn.Module) -> Classifier:
     # a mistake in its arguments is told now, not in the middle of `fit`
     instantiate(optimizer, network.parameters())
     parts = (network, _optimization(config, network, optimizer), _scheduling(config), config.loss)
-    if "classifier" not in config:
-        return Classifier(*parts)
+    classifier = Classifier(*parts) if "classifier" not in config else _own(config, parts)
+    algorithm, limit = (config.trainer[f"gradient_clip_{key}"] for key in ("algorithm", "val"))
+    if limit is not None and algorithm in CLIPPINGS:
+        classifier.clip = lambda network: CLIPPINGS[algorithm](network, limit)
+    return classifier
+
+
+def _own(config: DictConfig, parts: tuple[Any, ...]) -> Classifier:
+    """A fork's LightningModule."""
     classifier = instantiate(config.classifier, *parts)
     if not isinstance(classifier, Classifier):
         wanted = "must be a subclass of isometry.training.classifier.Classifier"

@@ -64,7 +64,10 @@ class Classifier(LightningModule):
         sums: loss and accuracy of the epoch in progress, by stage.
         examples: how many the latest metrics of a stage are of.
         metrics: the latest value of each metric.
+        clip: changes the gradients of a network before each update; None: Lightning's clipping.
     """
+
+    clip: Callable[[nn.Module], None] | None = None
 
     def __init__(
         self,
@@ -116,6 +119,17 @@ class Classifier(LightningModule):
         if self._trainer is None or self.trainer.accumulate_grad_batches == 1:
             return loss
         return loss * (self.trainer.accumulate_grad_batches / window(self.trainer, batch_idx))
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        if self.clip is not None:
+            self.clip(self.network)
+            return
+        super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._evaluate("val", batch)

@@ -28,8 +28,9 @@ class EpochSums:
         self._losses: list[Tensor] = []
 
     def add(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
-        """Note a batch: logits [B, classes], labels [B], its mean loss; one without examples (a
-        process's share of a short batch) has none, and counts for nothing."""
+        """Note a batch: logits [B, classes] and labels [B], or [B, classes, positions] and [B,
+        positions], and its mean loss over what is asked for; one without examples (a process's
+        share of a short batch) has none, and counts for nothing."""
         if len(labels) == 0:
             return
         self._logits.append(logits.detach())
@@ -41,13 +42,10 @@ class EpochSums:
     def _count(self) -> None:
         if not self._logits:
             return
-        sizes = [float(len(labels)) for labels in self._labels]
-        sums = torch.stack(
-            torch._foreach_mul(list(torch.stack(self._losses).double().unbind()), sizes)
-        )
+        losses = torch.stack(self._losses).double()
+        sizes = torch.stack([_asked_for(labels) for labels in self._labels]).to(losses)
         correct = (torch.cat(self._logits).argmax(1) == torch.cat(self._labels)).sum()
-        # filled there: the device waits for a copy from the host
-        new = torch.stack([sums.sum(), correct.double(), torch.full_like(sums[0], sum(sizes))])
+        new = torch.stack([(losses * sizes).sum(), correct.double(), sizes.sum()])
         self.sums = new if self.sums is None else self.sums.to(new.device) + new
         self._logits = []
         self._labels = []
@@ -67,6 +65,14 @@ class EpochSums:
         totals = self.totals()
         own = torch.zeros(3, dtype=torch.float64) if totals is None else totals
         return gathered(own[None])
+
+
+def _asked_for(labels: Tensor) -> Tensor:
+    """How many answers a batch wants: one an example, or those of its positions that have a
+    label.
+    """
+    # filled there: the device waits for a copy from the host
+    return labels.new_full((), len(labels)) if labels.dim() == 1 else (labels >= 0).sum()
 
 
 def share_of(shares: Tensor) -> Tensor:

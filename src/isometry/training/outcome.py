@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from lightning.pytorch.loggers import Logger
+from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from isometry import gradient_rate as rates
@@ -20,9 +22,11 @@ from isometry.console import console
 from isometry.errors import INTERRUPTED, DiskFull
 from isometry.runs.directory import RunDirectory, State
 from isometry.runs.provenance import git_commit
+from isometry.runs.signal_store import read_over_time
 from isometry.signals.flush import Divergence
 from isometry.training.loggers import close_loggers
 from isometry.training.processes import is_first, launcher_is_gone
+from isometry.training.through_time import farthest, profile_over_time
 
 STOPPED = "stopped by the user"
 """Why an interrupted run ended."""
@@ -151,7 +155,12 @@ def summarise(
         "state": outcome.state,
         "outcome": learned(outcome),
         **{key: _number(outcome.metrics.get(key, math.nan)) for key in accuracies},
-        **summarise_signals(config.verdict, rows, outcome.prediction),
+        **summarise_signals(
+            config.verdict,
+            rows,
+            outcome.prediction,
+            profile_over_time(read_over_time(run.signals)),
+        ),
         **summarise_end(rows, outcome.state),
         "lambda_max": outcome.lambda_max,
         "alarm_step": outcome.alarm_step,
@@ -171,21 +180,29 @@ def summarise(
 
 
 def summarise_signals(
-    thresholds: Mapping[str, float], rows: pd.DataFrame, prediction: Mapping[str, Any]
+    thresholds: Mapping[str, float],
+    rows: pd.DataFrame,
+    prediction: Mapping[str, Any],
+    over_time: NDArray[np.float64],
 ) -> dict[str, Any]:
-    """Rates and verdict from the stored profiles of the hidden layers."""
+    """Rates and verdict from the stored profiles of the hidden layers; the verdict of a recurrence
+    also from that over time, whichever is farther from 1.
+    """
     hidden = rows.query("kind == 'hidden'").dropna(subset=["backprop_norm"])
     hidden_at_start = rows.query("kind == 'hidden' and step == 0")
     profiles = [group.backprop_norm.to_numpy() for _, group in hidden.groupby("step")]
     count = int(rows.query("kind == 'hidden'")["layer"].nunique())
     ratio = rates.gradient_ratio(profiles[0]) if profiles else predicted_ratio(prediction, count)
+    ratio_time = rates.gradient_ratio(over_time)
     found = [rates.gradient_rate(profile).rate for profile in profiles[:1] + profiles[-1:]]
     return {
         "gradient_rate_init": _number(found[0]) if found else None,
         "gradient_rate_final": _number(found[-1]) if found else None,
         "gradient_rate_predicted": prediction.get("gradient_rate_predicted"),
         "gradient_ratio_init": _number(ratio),
-        "verdict_init": rates.verdict(ratio, **thresholds),
+        "gradient_rate_time_init": _number(rates.gradient_rate(over_time).rate),
+        "gradient_ratio_time_init": _number(ratio_time),
+        "verdict_init": rates.verdict(farthest(ratio, ratio_time), **thresholds),
         "saturation_init": _number(hidden_at_start["saturation"].max()),
         "clipped_share": clipped_share(rows),
     }
@@ -274,7 +291,8 @@ def describe(outcome: Outcome) -> str:
     words += _given(summary, "test_accuracy", "first_nonfinite_step")
     words.append(f"{summary['steps']} steps in {summary['wall_seconds']:.1f} s")
     start = [f"at step 0: verdict {summary['verdict_init']}"]
-    start += _given(summary, "gradient_rate_init", "gradient_ratio_init", "saturation_init")
+    start += _given(summary, "gradient_rate_init", "gradient_ratio_init")
+    start += _given(summary, "gradient_ratio_time_init", "saturation_init")
     lines = [", ".join(words), ", ".join(start)]
     return "\n".join([*lines, outcome.reason] if outcome.reason else lines)
 

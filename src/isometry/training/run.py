@@ -34,7 +34,7 @@ from isometry.runs.signal_store import SignalStore, read_signals
 from isometry.training.build import (
     build_classifier,
     build_data,
-    build_network,
+    build_for,
     build_statistics,
     check_limits,
     seed_everything,
@@ -139,7 +139,7 @@ def prepare(config: DictConfig) -> tuple[DataModule, Classifier]:
     seed_everything(config.seed)
     data = build_data(config)
     check_limits(config, data)
-    return data, build_classifier(config, build_network(config, data.input_shape, data.num_classes))
+    return data, build_classifier(config, build_for(config, data))
 
 
 def assemble(config: DictConfig, run: RunDirectory, resuming: bool) -> Parts:

@@ -24,6 +24,7 @@ from isometry.training.callbacks import (
     checkpoints,
     early_stopping,
 )
+from isometry.training.clipping import OURS as CLIPPINGS
 from isometry.training.processes import inside_launcher
 
 
@@ -34,6 +35,14 @@ def make_profiler(name: str | None, run: RunDirectory) -> Profiler | None:
     console.print(f"profile: {run.path / 'fit-profile.txt'}", soft_wrap=True)
     kind = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}[name]
     return kind(dirpath=run.path, filename="profile")
+
+
+def settings_of(config: DictConfig) -> dict[str, Any]:
+    """What Lightning's Trainer is built with; a clipping of ours is the classifier's affair."""
+    settings: dict[str, Any] = resolved(config)["trainer"]
+    if settings["gradient_clip_algorithm"] in CLIPPINGS:
+        settings |= {"gradient_clip_algorithm": None, "gradient_clip_val": None}
+    return settings
 
 
 def build_trainer(
@@ -51,7 +60,7 @@ def build_trainer(
     try:
         return instantiate(  # type: ignore[no-any-return]
             {
-                **resolved(config)["trainer"],
+                **settings_of(config),
                 "profiler": make_profiler(config.trainer.profiler, run),
             },
             logger=loggers or False,

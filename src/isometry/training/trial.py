@@ -10,12 +10,12 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig
 
 from isometry import gradient_rate as rates
-from isometry.config.compose import resolved
 from isometry.config.targets import instantiate
 from isometry.console import quiet
 from isometry.initialization.advise import Trial
-from isometry.training.build import build_classifier, build_data, build_network, seed_everything
+from isometry.training.build import build_classifier, build_data, build_for, seed_everything
 from isometry.training.classifier import Classifier
+from isometry.training.trainer import settings_of
 
 STEPS = 200
 
@@ -43,7 +43,7 @@ def try_out(config: DictConfig, steps: int = STEPS) -> Trial:
     quiet()
     seed_everything(config.seed)
     data = build_data(config)
-    network = build_network(config, data.input_shape, data.num_classes)
+    network = build_for(config, data)
     classifier = build_classifier(_plain(config), network)
     watch = StopAtNonfinite()
     trainer = _trainer(config, steps, watch)
@@ -90,7 +90,7 @@ def _plain(config: DictConfig) -> DictConfig:
 
 def _trainer(config: DictConfig, steps: int, watch: Callback) -> Trainer:
     """The config's Trainer, alone, in float32 (or float64 where that is asked for)."""
-    asked = resolved(config)["trainer"]
+    asked = settings_of(config)
     precision = "64-true" if asked["precision"] == "64-true" else "32-true"
     trainer: Trainer = instantiate(
         {**asked, **ALONE, "precision": precision, "max_steps": steps},

@@ -22,7 +22,7 @@ from isometry.initialization.advise import Choice, Situation, Trial
 from isometry.initialization.predict import FEW, predict_network, predicted_rate
 from isometry.layers.discover import layers_of
 from isometry.theory.propagation import Prediction
-from isometry.training.build import build_network
+from isometry.training.build import build_for
 from isometry.training.trial import try_out
 
 STEP = 10.0
@@ -129,7 +129,7 @@ def _predicted(
     """Rate and verdict that the changed network would have; None if it does not suit."""
     try:
         validate(resolved(config))
-        layers = layers_of(build_network(config, data.input_shape, data.num_classes))
+        layers = layers_of(build_for(config, data))
     except UserError:
         return None
     prediction = predict_network(layers, images, config.data.batch_size, len(images), FEW)

@@ -25,12 +25,12 @@ from isometry.initialization.advise import Trial, advise
 from isometry.initialization.cost import PRODUCTS, STEPS, forward_operations
 from isometry.initialization.curvature import Curvature, curvature, stable_rate
 from isometry.initialization.jacobian import jacobian_singular_values
-from isometry.initialization.observe import observe
+from isometry.initialization.observe import observe, typed
 from isometry.initialization.predict import predict_network
 from isometry.layers.discover import layers_of
 from isometry.runs.files import write_json, write_text, written_below
 from isometry.runs.identity import config_hash, run_id
-from isometry.training.build import build_data, build_network, scaled_rate, seed_everything
+from isometry.training.build import build_data, build_for, scaled_rate, seed_everything
 from isometry.training.classifier import LOSSES
 from isometry.training.trial import try_out
 from isometry.verbs.alternatives import as_choice, as_trial, choices, situation
@@ -65,7 +65,7 @@ def diagnose(config: DictConfig) -> dict[str, Any]:
 def _of_config(config: DictConfig, plain: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Name and diagnosis of the network that the config builds."""
     data = build_data(config)
-    network = build_network(config, data.input_shape, data.num_classes)
+    network = build_for(config, data)
     batches, measured = measure(network, data, config)
     batch = batches[0]
     images = torch.cat([images for images, _ in batches])
@@ -115,7 +115,7 @@ def measure(
     data.setup("fit")
     batches = list(itertools.islice(data.train_dataloader(), config.batches))
     columns = observe(network, batches, LOSSES[config.loss]).columns
-    return [(images.double(), labels) for images, labels in batches], columns
+    return [(typed(images, torch.float64)[0], labels) for images, labels in batches], columns
 
 
 def jacobian_of(network: nn.Module, images: Tensor) -> dict[str, Any]:

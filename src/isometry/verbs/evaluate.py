@@ -15,7 +15,7 @@ from isometry.console import quiet
 from isometry.data.module import SPLITS, evaluation_loader
 from isometry.errors import bad_value
 from isometry.runs.directory import RunDirectory
-from isometry.training.build import build_classifier, build_data, build_network
+from isometry.training.build import build_classifier, build_data, build_for
 from isometry.training.resume import at_home, frozen_config, load_checkpoint
 
 
@@ -35,7 +35,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     path = _checkpoint_path(RunDirectory(folder), str(config.checkpoint))
     state = load_checkpoint(path, "checkpoint")["state_dict"]
     data = build_data(own)
-    classifier = build_classifier(own, build_network(own, data.input_shape, data.num_classes))
+    classifier = build_classifier(own, build_for(own, data))
     machine = {
         "accelerator": own.trainer.accelerator,
         "devices": 1,
