@@ -44,17 +44,38 @@ CASES = {
         "normalization=batch",
     ],
     "resnet18": ["model=resnet18", "initializer=he_normal"],
+    "residual_mlp": ["model=residual_mlp", "model.depth=6", "model.width=8", "remedy=fixup"],
+    "highway": ["model=highway", "model.depth=4", "model.width=8"],
+    "resnet": ["model=resnet", "model.depth=8", "model.channels=4", "model.shortcut=B"],
+    "vgg": [
+        "model=vgg",
+        "model.depth=7",
+        "model.stem=4",
+        "model.stage_channels=[4,6,6]",
+        "model.width=8",
+    ],
+    "rnn": ["model=rnn", "model.width=6", "model.start=torch"],
+    "irnn": ["model=irnn", "model.width=6"],
+    "lstm": ["model=lstm", "model.width=6"],
+    "gru": ["model=gru", "model.width=6"],
+    "vit": ["model=vit", "model.depth=2", "model.width=8", "model.heads=2", "model.patch=4"],
+    "decoder": ["model=decoder", "model.depth=2", "model.width=8", "model.heads=2"],
 }
-SHAPES = {"resnet18": (3, 16, 16)}
+SHAPES = {"resnet18": (3, 16, 16), "decoder": (7,)}
 
 
 def numbers_of(case: str) -> dict[str, list[float]]:
     """Norms and sums of everything that one step makes, and what the recorder says of it."""
     shape = SHAPES.get(case, (1, 8, 8))
-    network = build_network(compose("train", [*CASES[case], "seed=7"]), shape, 5).double()
+    vocabulary = 5 if case == "decoder" else None
+    config = compose("train", [*CASES[case], "seed=7"])
+    network = build_network(config, shape, 5, vocabulary).double()
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(6, *shape, generator=generator, dtype=torch.float64)
     labels = torch.tensor([0, 1, 2, 3, 4, 0])
+    if vocabulary:
+        x = torch.randint(5, (6, *shape), generator=generator)
+        labels = x.roll(-1, 1)
     parameters = dict(network.named_parameters())
     result = {f"init {name}": fingerprint(value) for name, value in parameters.items()}
     recorder = recorder_of(network, flush_every=1)

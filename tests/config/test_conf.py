@@ -17,11 +17,14 @@ from commands import composed
 from isometry.config.checks import validate
 from isometry.config.compose import conf_dir
 from isometry.config.targets import allowed_targets
-from isometry.data.loader import Normalization
-from isometry.data.sources import SOURCES
-from isometry.training.build import build_classifier, build_network, seed_everything
+from isometry.training.build import (
+    build_classifier,
+    build_data,
+    build_network,
+    seed_everything,
+)
 
-GROUPS = ("activation", "initializer", "model", "normalization", "optimizer", "scheduler")
+GROUPS = ("activation", "initializer", "model", "normalization", "optimizer", "remedy", "scheduler")
 OPTIONS = [
     (group, path.stem) for group in GROUPS for path in sorted((conf_dir() / group).glob("*.yaml"))
 ]
@@ -31,7 +34,7 @@ DEFAULTS = {
     "model": "mlp",
     "normalization": "none",
 }
-DEFAULTS |= {"optimizer": "sgd", "scheduler": "constant"}
+DEFAULTS |= {"optimizer": "sgd", "remedy": "none", "scheduler": "constant"}
 YAML_FILES = sorted(conf_dir().rglob("*.yaml"))
 
 # options that need company
@@ -39,6 +42,17 @@ COMPANY = {
     ("initializer", "delta_orthogonal"): ["model=convnet"],
     ("activation", "squared_relu"): ["optimizer.lr=1e-6"],  # it explodes at the default rate
     ("initializer", "identity"): ["model.width=784"],
+    ("initializer", "looks_linear"): ["activation=relu"],
+    ("model", "irnn"): ["optimizer.lr=1e-3"],
+    ("model", "resnet"): ["model.depth=8"],
+    ("model", "vgg"): ["model.depth=7"],
+    ("remedy", "deepnorm"): ["model=vit", "model.norm_place=post"],
+    ("remedy", "depth_scaled"): ["model=residual_mlp", "model.depth=6"],
+    ("remedy", "fixup"): ["model=residual_mlp", "model.depth=6"],
+    ("remedy", "rezero"): ["model=residual_mlp", "model.depth=6"],
+    ("remedy", "skipinit"): ["model=residual_mlp", "model.depth=6"],
+    ("remedy", "tat"): ["activation=relu", "model.depth=16"],
+    ("remedy", "tfixup"): ["model=vit", "normalization=none"],
 }
 
 
@@ -98,14 +112,17 @@ def test_every_target_can_be_imported():
 
 
 def train_three_steps(overrides):
-    """A digest of loss, gradients and weights of three steps on 32 real digits."""
+    """A digest of loss, gradients and weights of three steps on 32 real digits, or texts."""
     theirs = "model=resnet18" in overrides
-    config = composed(*([] if theirs else ["model.depth=4"]), *overrides)
+    config = composed(*([] if theirs else ["model.depth=4"]), "data.batch_size=32", *overrides)
     validate(OmegaConf.to_container(config, resolve=True))
     seed_everything(config.seed)
-    channels = 3 if theirs else 1
-    digits = [(x.expand(-1, channels, -1, -1), y) for x, y in digits_of("mnist_5k")]
-    classifier = build_classifier(config, build_network(config, (channels, 28, 28), 10))
+    data = data_of(str(config.data.get("task") or config.data.source))
+    digits = batches_of(data, 3 if theirs else None)
+    shape = (3, 28, 28) if theirs else data.input_shape
+    vocabulary = getattr(data, "vocabulary", None)
+    network = build_network(config, shape, data.num_classes, vocabulary, data.examples)
+    classifier = build_classifier(config, network)
     classifier.train()
     optimizer = classifier.make_optimizer(classifier.parameters())
     scheduler = classifier.make_scheduler(optimizer, 3) if classifier.make_scheduler else None
@@ -123,11 +140,18 @@ def train_three_steps(overrides):
 
 
 @functools.cache
-def digits_of(source):
-    images = SOURCES[source].load(None, conf_dir())
-    normalize = Normalization.of(images.train_images)
-    chosen = torch.arange(0, 96).view(3, 32)
-    return [(normalize(images.train_images[rows]), images.train_labels[rows]) for rows in chosen]
+def data_of(name):
+    data = build_data(composed(f"data={name}"))
+    data.setup()
+    return data
+
+
+def batches_of(data, channels):
+    """Three, of images in as many channels as a network wants."""
+    images, labels = data.splits["train"]
+    for rows in torch.arange(0, 96).view(3, 32):
+        x = data.normalization(images[rows])
+        yield (x if channels is None else x.expand(-1, channels, -1, -1)), labels[rows]
 
 
 @functools.cache
@@ -198,6 +222,36 @@ KEYS = [
     (["scheduler.warmup=0.9"], ["scheduler=warmup_cosine"]),
     (["loss=mse"], []),
     (["seed=1"], []),
+    (["model.dropout=0.3"], []),
+    (["model.block_depth=1"], ["model=residual_mlp"]),
+    (["model.order=post"], ["model=residual_mlp"]),
+    (["model.scale=0.5"], ["model=residual_mlp"]),
+    (["model.gate_bias=-1"], ["model=highway"]),
+    (["model.shortcut=B"], ["model=resnet", "model.depth=8"]),
+    (["model.order=pre"], ["model=resnet", "model.depth=8"]),
+    (["model.channels=12"], ["model=resnet", "model.depth=8"]),
+    (["model.stem=12"], ["model=vgg", "model.depth=7"]),
+    (["model.stem_stride=1"], ["model=vgg", "model.depth=7"]),
+    (["model.kernel_size=5"], ["model=vgg", "model.depth=7"]),
+    (["model.stage_channels=[32,64,32]"], ["model=vgg", "model.depth=7"]),
+    (["model.reads=pixels"], ["model=rnn", "model.width=10"]),
+    (["model.start=torch"], ["model=rnn"]),
+    (["model.gain=0.9"], ["model=rnn"]),
+    (["model.input_std=0.1"], ["model=rnn"]),
+    (["model.forget_bias=2.0"], ["model=lstm"]),
+    (["model.heads=2"], ["model=vit"]),
+    (["model.patch=14"], ["model=vit"]),
+    (["model.norm_place=sandwich"], ["model=vit"]),
+    (["model.attention_scale=1.0"], ["model=vit"]),
+    (["model.scale=auto"], ["model=decoder"]),
+    (["remedy.start=0.5"], ["model=residual_mlp", "remedy=rezero"]),
+    (["remedy.eta=0.5"], ["activation=relu", "remedy=tat", "model.depth=16"]),
+    (["remedy.zeta=1.2"], ["remedy=dks"]),
+    (["remedy.base_width=32"], ["remedy=mup"]),
+    (["initializer.batch=16"], ["initializer=lsuv"]),
+    (["initializer.tolerance=0.9"], ["initializer=lsuv"]),
+    (["initializer.iterations=1"], ["initializer=lsuv", "initializer.tolerance=1e-9"]),
+    (["initializer.gain=0.9"], ["initializer=looks_linear", "activation=relu"]),
 ]
 
 

@@ -79,7 +79,7 @@ MISTAKES = [
     (["train", "study_name=a/b"], ["study_name=a/b", "letters"]),
     (["train", "study_name=2024"], ["study_name=2024", "40 letters", "quotes"]),
     (["train", "logger=null"], ["logger=null", "csv, many, none"]),
-    (["train", "model=3"], ["model=3", "convnet, mlp"]),
+    (["train", "model=3"], ["model=3", "highway, irnn, lstm, mlp"]),
     (
         ["train", "normalization=batch", "data.batch_size=1"],
         ["data.batch_size=1", "2 examples"],

@@ -89,7 +89,7 @@ def blocks_of(depth: int, size: int, others: int) -> int:
         UserError: where the depth is none that there is.
     """
     blocks, rest = divmod(depth - others, size)
-    if rest or blocks < 0:
+    if rest or blocks < 1:
         nearest = others + size * max(1, round((depth - others) / size))
         why = f"must be {others} and a multiple of {size}, e.g. {nearest}"
         raise bad_value("model.depth", depth, why)
