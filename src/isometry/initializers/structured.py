@@ -81,6 +81,10 @@ class Sparse(PerLayer):
         return self.std * math.sqrt(kept)
 
 
+BREAKS_PAIRS = frozenset({"max_pool1d", "max_pool2d", "adaptive_max_pool2d", "pad", "softmax"})
+"""Operations that are not linear, or that add units at one end."""
+
+
 class LooksLinear(PerLayer):
     """Weights in mirrored blocks, (W, -W; -W, W): units come in pairs whose φ differ by a multiple
     of W x, so that the network is linear at initialization (Balduzzi et al. 2017, sec. 4). W is
@@ -90,7 +94,8 @@ class LooksLinear(PerLayer):
     of the linear network's layers are the gain.
 
     Raises:
-        InitializerError: for another φ, a normalization, or an odd number of hidden units.
+        InitializerError: for another φ, a normalization, an odd number of hidden units, shortcuts
+            behind φ, or what is not linear itself.
     """
 
     distribution = "looks_linear"
@@ -104,11 +109,24 @@ class LooksLinear(PerLayer):
         normalized = [spec for spec in layers if spec.normalization != "none"]
         if normalized:
             raise InitializerError("initializer=looks_linear: set normalization=none")
+        unlike = layers[0].others & BREAKS_PAIRS
+        if unlike:
+            words = f"{', '.join(sorted(unlike))} keeps no pairs of units together"
+            raise InitializerError(f"initializer=looks_linear: {words}")
+        branches = any(spec.branch is not None for spec in layers)
+        if branches and layers[0].branch is None and layers[0].activation is not None:
+            raise InitializerError(
+                "initializer=looks_linear: shortcuts that carry what the activation has cut are "
+                "not linear; set model.order=pre"
+            )
         super().__call__(layers, generator)
 
     def fitted(self, layers: list[LayerSpec]) -> PerLayer:
+        slopes = {_odd_slope(spec.activation) for spec in layers if spec.activation is not None}
+        if len(slopes) > 1:
+            raise InitializerError("initializer=looks_linear: needs one activation everywhere")
         fitted = copy.copy(self)
-        fitted.slope = next((_odd_slope(s.activation) for s in layers if s.activation), 1.0)
+        fitted.slope = next(iter(slopes), 1.0)
         return fitted
 
     def draw(self, spec: LayerSpec, generator: Generator) -> float:
