@@ -107,7 +107,7 @@ def test_in_a_fork(tmp_path):
 
 
 UNUSED = {
-    "remedy: {_target_: snake.snake}": "remedy._target_=snake.snake: nothing is built from remedy",
+    "knife: {_target_: snake.snake}": "knife._target_=snake.snake: nothing is built from knife",
     "callbacks: {mine: {every: 3}}": "callbacks.mine={'every': 3}: needs a _target_",
     "callbacks: {mine: {_target_: snake.snake}}": "builds no Lightning callback",
     "classifier: {_target_: snake.snake}": "snake.snake refuses what it is given",

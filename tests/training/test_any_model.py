@@ -70,7 +70,7 @@ def test_a_model_of_timm_is_initialized_and_trained(tmp_path, data_cache):
 
 def test_images_that_it_does_not_take_are_told_before_a_training():
     config = compose("train", ["model=resnet18"])
-    with pytest.raises(UserError, match=r"model=resnet18: does not take images \[1, 28, 28\]"):
+    with pytest.raises(UserError, match=r"model=resnet18: does not take examples \[1, 28, 28\]"):
         build_network(config, (1, 28, 28), 10)
 
 

@@ -26,6 +26,8 @@ SUMMARY_KEYS = [
     "gradient_rate_final",
     "gradient_rate_predicted",
     "gradient_ratio_init",
+    "gradient_rate_time_init",
+    "gradient_ratio_time_init",
     "verdict_init",
     "saturation_init",
     "clipped_share",

@@ -109,7 +109,6 @@ KEYS: dict[str, Kind] = {
     "remedy.start": any_number(),
     "remedy.eta": Kind(lambda value: number(0, 1).accepts(value), "must be between 0 and 1"),
     "remedy.zeta": above(1, 1000),
-    "remedy.width": integer(1, 1_000_000),
     "remedy.base_width": integer(1, 1_000_000),
     "initializer.name": name_of_option,
     "initializer.sigma_w": number(0),

@@ -19,39 +19,41 @@ ADAPTIVE = ("Adam", "AdamW", "RMSprop", "Adagrad")
 
 
 class MuP(Remedy):
-    """With r = width/base_width: the readout's weights begin √r smaller; attention divides by the
-    units of a head; rates are multiplied by
+    """With r the width over the base width: the readout's weights begin √r smaller; attention
+    divides by the units of a head; rates are multiplied by
 
     |                   | SGD | Adam |
     | input, vectors    | r   | 1    |
     | hidden weights    | 1   | 1/r  |
     | readout's weights | 1/r | 1/r  |
 
-    At the base width it changes nothing.
+    At the base width it changes nothing. The width is what the readout reads.
 
     Args:
-        width: of the network.
         base_width: where the rate was found.
     """
 
-    def __init__(self, width: int, base_width: int):
-        self.ratio = width / base_width
+    def __init__(self, base_width: int):
+        self.base_width = base_width
 
     def alter(self, network: nn.Module) -> None:
         for part in network.modules():
             if isinstance(part, Attention):
                 units = part.query.out_features / part.heads
-                part.scale = units**-0.5 * self.ratio**-0.5
+                part.scale = (units * part.query.in_features / self.base_width) ** -0.5
 
     def begin(self, network: nn.Module, layers: list[LayerSpec], generator: Generator) -> None:
         for spec in layers:
             if spec.kind == "readout":
-                rescale(spec, self.ratio**-0.5)
+                rescale(spec, self._ratio(layers) ** -0.5)
+
+    def _ratio(self, layers: list[LayerSpec]) -> float:
+        return layers[-1].fan_in / self.base_width
 
     def groups(
         self, network: nn.Module, layers: list[LayerSpec], optimizer: str, lr: float
     ) -> list[dict[str, Any]]:
-        factors = self._factors(optimizer.rpartition(".")[2])
+        factors = self._factors(optimizer.rpartition(".")[2], self._ratio(layers))
         roles = _roles(network, layers)
         found: dict[Role, list[nn.Parameter]] = {"input": [], "hidden": [], "output": []}
         for parameter in network.parameters():
@@ -62,11 +64,11 @@ class MuP(Remedy):
             if parameters
         ]
 
-    def _factors(self, optimizer: str) -> dict[Role, float]:
+    def _factors(self, optimizer: str, ratio: float) -> dict[Role, float]:
         if optimizer == "SGD":
-            return {"input": self.ratio, "hidden": 1.0, "output": 1 / self.ratio}
+            return {"input": ratio, "hidden": 1.0, "output": 1 / ratio}
         if optimizer in ADAPTIVE:
-            return {"input": 1.0, "hidden": 1 / self.ratio, "output": 1 / self.ratio}
+            return {"input": 1.0, "hidden": 1 / ratio, "output": 1 / ratio}
         raise self.refuse(f"has no rule for {optimizer}; use sgd, adam or their kind")
 
 
