@@ -1,0 +1,80 @@
+"""Figures that train some variants and compare their curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.figure import Figure as Drawing
+
+from isometry.figures.claims import Estimate, over_seeds
+from isometry.figures.lab import Lab, Overrides, accuracy_of, for_steps, metrics_of
+from isometry.plots import style
+from isometry.plots.seeds import integer_axis, seed_lines
+
+DIVERGED = 10.0
+"""The loss, in nats, that is drawn and compared for a run that diverged: over any that guesses."""
+
+
+@dataclass
+class Curves:
+    """Training loss against steps; a subclass says of what.
+
+    Args:
+        steps: optimizer steps.
+    """
+
+    steps: int
+
+    def variants(self) -> Mapping[str, Overrides]:
+        """Overrides by name."""
+        raise NotImplementedError
+
+    @property
+    def title(self) -> str:
+        """Above the picture."""
+        raise NotImplementedError
+
+    def measure(self, lab: Lab, seeds: Sequence[int]) -> pd.DataFrame:
+        """Loss after every epoch, and the test accuracy at the end (of a run that diverged,
+        guessing's).
+        """
+        common = [*for_steps(self.steps), "callbacks.signals.every_n_steps=100"]
+        variants = {name: [*words, *common] for name, words in self.variants().items()}
+        frames = []
+        for name, seed, run in lab.train(variants, seeds):
+            losses = metrics_of(run)[["step", "train_loss"]].dropna()
+            if (run.summary() or {}).get("state") == "diverged":
+                end = pd.DataFrame({"step": [self.steps], "train_loss": [DIVERGED]})
+                losses = pd.concat([losses, end], ignore_index=True)
+            found = losses.assign(variant=name, seed=seed, test_accuracy=accuracy_of(run))
+            frames.append(found)
+        return pd.concat(frames, ignore_index=True)
+
+    def draw(self, data: pd.DataFrame) -> Drawing:
+        """Loss against steps; the level of guessing."""
+        figure, ((axis,),) = style.figure(1, 1, (4.6, 3.4))
+        seed_lines(axis, data, "step", "train_loss", "variant", markevery=0.1)
+        guessing = {"color": "black", "linewidth": 0.8, "linestyle": ":"}
+        axis.axhline(math.log(10), label="guessing, ln 10", **guessing)
+        integer_axis(axis, "optimizer step")
+        axis.set(ylabel="training loss (nats)", title=self.title, ylim=(0, 3.2))
+        axis.legend(fontsize=7)
+        return figure
+
+
+def last_of(data: pd.DataFrame) -> pd.DataFrame:
+    """The last row of each variant and seed."""
+    return data.sort_values("step").groupby(["variant", "seed"]).last()
+
+
+def ahead(last: pd.DataFrame, better: str, worse: str) -> Estimate:
+    """By how much the final loss of one lies below that of another, seed by seed."""
+    return over_seeds((last.loc[worse, "train_loss"] - last.loc[better, "train_loss"]).tolist())
+
+
+def accuracy(last: pd.DataFrame, variant: str) -> Estimate:
+    """Of the test set."""
+    return over_seeds(last.loc[variant, "test_accuracy"].tolist())
