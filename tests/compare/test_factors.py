@@ -76,3 +76,26 @@ def test_a_key_that_must_be_a_factor_is_one():
 def test_a_key_that_no_run_has_is_a_message():
     with pytest.raises(UserError, match=r"model\.dept: no run has such a key; .*model\.depth"):
         factors_of(configs({}), always=["model.dept"])
+
+
+def test_an_activation_that_the_model_brings_along_is_no_factor():
+    """Two of three models have the same φ, which none of the runs was given."""
+    chosen = {"rnn": "tanh", "irnn": "relu", "lstm": "own", "gru": "own"}
+    configs = [
+        {"activation.name": phi, "model.name": model, "model.gain": gain, "seed": seed}
+        for model, phi in chosen.items()
+        for gain in (1, 2)
+        for seed in (0, 1)
+    ]
+    found = factors_of(configs)
+    assert found.names == ["model", "model.gain"]
+    assert found.same == {"model": ["activation"]}
+
+
+def test_an_activation_that_was_crossed_with_the_model_is_one():
+    configs = [
+        {"activation.name": phi, "model.name": model}
+        for model in ("rnn", "mlp")
+        for phi in ("tanh", "relu")
+    ]
+    assert set(factors_of(configs).names) == {"activation", "model"}

@@ -20,6 +20,8 @@ REPLICATE = "seed"
 """The last part of keys that make replicates: `seed`, and `data.seed`, which follows it."""
 LEADERS = ("name", "kind", "source", "rule", "_target_")
 """The key of a section that says which option was chosen; the first that there is."""
+FOLLOWS = {"activation": "model", "normalization": "model", "data": "model"}
+"""Choices that another one may bring along: a model its activation, say."""
 ABSENT = "-"
 """The value of a key that a run's config does not have."""
 
@@ -77,11 +79,11 @@ def factors_of(
     wanted = [_leader(name, columns) for name in always]
     kept: dict[str, list[Hashable]] = {}
     same: dict[str, list[str]] = {}
-    for key in dict.fromkeys([*wanted, *sorted(varying, key=rank)]):
+    for key in dict.fromkeys([*wanted, *sorted(varying, key=_order)]):
         before = _covered(key, columns[key], kept)
         if before is None or key in wanted:
             kept[key] = columns[key]
-        elif _section(before) != _section(key):
+        elif _section(before) != _section(key) and shown(key) not in same.get(shown(before), []):
             same.setdefault(shown(before), []).append(shown(key))
     order = list(columns)
     names = sorted(kept, key=lambda key: (_changes(kept[key], named), order.index(key)))
@@ -149,6 +151,11 @@ def rank(key: str) -> int:
     return LEADERS.index(last) if last in LEADERS else len(LEADERS)
 
 
+def _order(key: str) -> tuple[int, bool]:
+    """By rank; what may follow another choice comes behind it."""
+    return rank(key), _section(key) in FOLLOWS
+
+
 def _covered(
     key: str, column: Sequence[Hashable], kept: Mapping[str, Sequence[Hashable]]
 ) -> str | None:
@@ -156,7 +163,8 @@ def _covered(
     varies exactly as it does.
     """
     for other, values in kept.items():
-        leads = key.startswith(f"{_section(other)}.") and rank(other) < len(LEADERS)
+        own = key.startswith(f"{_section(other)}.") or FOLLOWS.get(_section(key)) == _section(other)
+        leads = own and rank(other) < len(LEADERS)
         if (leads and _tells(values, column)) or (
             _tells(values, column) and _tells(column, values)
         ):
