@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pandas as pd
 from matplotlib.figure import Figure as Drawing
 
 from isometry.figures.claims import Estimate, over_seeds
-from isometry.figures.lab import Lab, Overrides, accuracy_of, for_steps, metrics_of
+from isometry.figures.lab import Lab, Overrides, accuracy_of, for_steps, metrics_of, summary_of
 from isometry.plots import style
 from isometry.plots.seeds import integer_axis, seed_lines
 
@@ -24,9 +25,13 @@ class Curves:
 
     Args:
         steps: optimizer steps.
+
+    Attributes:
+        also: keys of the summary that are columns, too.
     """
 
     steps: int
+    also: ClassVar[tuple[str, ...]] = ()
 
     def variants(self) -> Mapping[str, Overrides]:
         """Overrides by name."""
@@ -49,20 +54,33 @@ class Curves:
             if (run.summary() or {}).get("state") == "diverged":
                 end = pd.DataFrame({"step": [self.steps], "train_loss": [DIVERGED]})
                 losses = pd.concat([losses, end], ignore_index=True)
-            found = losses.assign(variant=name, seed=seed, test_accuracy=accuracy_of(run))
-            frames.append(found)
+            more = {key: summary_of(run, key) for key in self.also}
+            more |= {"test_accuracy": accuracy_of(run)}
+            frames.append(losses.assign(variant=name, seed=seed, **more))
         return pd.concat(frames, ignore_index=True)
 
     def draw(self, data: pd.DataFrame) -> Drawing:
-        """Loss against steps; the level of guessing."""
-        figure, ((axis,),) = style.figure(1, 1, (4.6, 3.4))
-        seed_lines(axis, data, "step", "train_loss", "variant", markevery=0.1)
+        """Loss against steps of the runs that have one; the level of guessing."""
+        figure, ((axis,),) = style.figure(1, 1, (4.6, 3.8))
+        known = data["train_loss"].where(data["train_loss"] < DIVERGED)
+        named = data["variant"].map(
+            {name: _with_divergence(data, name) for name in self.variants()}
+        )
+        rows = data.assign(train_loss=known, variant=named)
+        seed_lines(axis, rows, "step", "train_loss", "variant")
         guessing = {"color": "black", "linewidth": 0.8, "linestyle": ":"}
         axis.axhline(math.log(10), label="guessing, ln 10", **guessing)
         integer_axis(axis, "optimizer step")
-        axis.set(ylabel="training loss (nats)", title=self.title, ylim=(0, 3.2))
-        axis.legend(fontsize=7)
+        axis.set(ylabel="training loss (nats)", title=self.title, ylim=(0, 3.0))
+        style.legend_below(figure, *axis.get_legend_handles_labels())
         return figure
+
+
+def _with_divergence(data: pd.DataFrame, variant: str) -> str:
+    """The name of a variant, and how many of its runs diverged."""
+    rows = data[data["variant"] == variant]
+    lost = rows.loc[rows["train_loss"] == DIVERGED, "seed"].nunique()
+    return f"{variant} ({lost} of {rows['seed'].nunique()} diverged)" if lost else variant
 
 
 def last_of(data: pd.DataFrame) -> pd.DataFrame:
