@@ -1,6 +1,7 @@
 """Run the commands that a document shows and write what they print into it.
 
     python scripts/capture.py docs/sweeps.md
+    python scripts/capture.py --runs runs docs/studies.md      # where the studies have been run
 
 A block `<!-- run: COMMAND -->` ... `<!-- end -->` is replaced by the command and its output, both
 in one temporary folder for the whole document, from which `<!-- copy: FILE NAME -->` brings
@@ -10,6 +11,7 @@ the user's Ctrl-C.
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
@@ -32,8 +34,14 @@ def main() -> None:
         "COLUMNS": "120",
         "OMP_NUM_THREADS": "1",
     }
-    for name in sys.argv[1:]:
+    parser = argparse.ArgumentParser(description="Write what commands print into documents.")
+    parser.add_argument("--runs", type=Path, help="folder of runs that the commands find")
+    parser.add_argument("documents", nargs="+", type=Path)
+    arguments = parser.parse_args()
+    for path in arguments.documents:
         with tempfile.TemporaryDirectory() as folder:
+            if arguments.runs is not None:
+                (Path(folder) / "runs").symlink_to(arguments.runs.resolve())
 
             def captured(match: re.Match[str], folder: str = folder) -> str:
                 command = match["command"]
@@ -47,7 +55,6 @@ def main() -> None:
                 )
                 return f"<!-- run: {command} -->\n```\n$ {command}\n{shown}\n```\n<!-- end -->"
 
-            path = Path(name)
             text = BLOCK.sub(captured, path.read_text())
             for picture in COPY.finditer(text):
                 shutil.copy(Path(folder) / picture["source"], path.parent / picture["target"])

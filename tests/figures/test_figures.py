@@ -27,13 +27,21 @@ from isometry.training.run import train
 
 FAST = {
     "balduzzi2017-fig1": ["depths=[1,24]"],
+    "dong2021-rank-collapse": ["seeds=4"],
     "glorot2010-fig6": ["width=600"],
     "glorot2010-fig7": ["width=600"],
     "glorot2010-fig8": ["width=600", "batch=30"],
     "klambauer2017-theorem1": ["width=256", "depth=30"],
+    "residual-growth": ["seeds=4", "width=300"],
     "xiao2018": ["channels=16", "size=4", "depth=41"],
 }
 SLOW = {
+    "bachlechner2020-rezero": ["seeds=3", "blocks=16", "width=64"],
+    "he2016-plain-residual": ["seeds=3", "steps=62", "depths=[8,44]"],
+    "le2015-irnn": ["seeds=3", "steps=186", "width=64"],
+    "martens2021-dks": ["seeds=3", "width=64", "steps=124"],
+    "pascanu2013": ["seeds=3", "width=400", "steps=100"],
+    "xiong2020-fig3": ["width=64", "seeds=4"],
     "hanin2018-moments": ["draws=300", "width=80", "layers=5", "direct=3"],
     "he2015-factor": ["channels=128", "conv_depth=6", "size=3", "batch=4", "max_seeds=40"],
     "lu2020-dying-relu": ["draws=600", "widths=[2,3,4,6]"],
@@ -60,6 +68,7 @@ SLOW = {
 }
 CLAIMS = {
     "schoenholz2017-fig5": ["short-1", "long-1", "short-1.6", "no-cut"],
+    "he2016-plain-residual": ["residual-ahead", "plain-explodes", "residual-healthy"],
     "klambauer2017-fig1": ["faster-8", "faster-32", "deep", "shallow"],
 }
 """Those that the settings above check, where it is not all."""

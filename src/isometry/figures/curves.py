@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Drawing
+from numpy.typing import NDArray
 
 from isometry.figures.claims import Estimate, over_seeds
 from isometry.figures.lab import Lab, Overrides, accuracy_of, for_steps, metrics_of, summary_of
@@ -90,9 +92,20 @@ def last_of(data: pd.DataFrame) -> pd.DataFrame:
 
 def ahead(last: pd.DataFrame, better: str, worse: str) -> Estimate:
     """By how much the final loss of one lies below that of another, seed by seed."""
-    return over_seeds((last.loc[worse, "train_loss"] - last.loc[better, "train_loss"]).tolist())
+    return over_seeds((_of(last, worse, "train_loss") - _of(last, better, "train_loss")).tolist())
 
 
 def accuracy(last: pd.DataFrame, variant: str) -> Estimate:
     """Of the test set."""
-    return over_seeds(last.loc[variant, "test_accuracy"].tolist())
+    return over_seeds(_of(last, variant, "test_accuracy").tolist())
+
+
+def logarithm(last: pd.DataFrame, variant: str, key: str) -> Estimate:
+    """The decimal logarithm of a number of the summary."""
+    return over_seeds(np.log10(_of(last, variant, key)).tolist())
+
+
+def _of(last: pd.DataFrame, variant: str, column: str) -> NDArray[np.float64]:
+    """Of each seed."""
+    rows = last[last.index.get_level_values("variant") == variant]
+    return rows[column].to_numpy(np.float64)

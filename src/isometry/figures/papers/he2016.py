@@ -1,5 +1,5 @@
-"""He, Zhang, Ren & Sun 2016, Deep residual learning for image recognition (arXiv:1512.03385), figure
-6: a deeper plain network has the higher training error, a deeper residual one has not.
+"""He, Zhang, Ren & Sun 2016, Deep residual learning for image recognition (arXiv:1512.03385),
+figure 6: a deeper plain network has the higher training error, a deeper residual one has not.
 
 Setting of the paper: 6n + 2 layers with batch norm on CIFAR-10, 16 channels, 64,000 steps. `quick`:
 20 and 56 layers, 4 channels, three epochs on 5,000 digits, momentum at 0.05, He's weights. Pilot
@@ -14,11 +14,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
-from isometry.figures.claims import Estimate, over_seeds
-from isometry.figures.curves import Curves, ahead, last_of
+from isometry.figures.claims import Estimate
+from isometry.figures.curves import Curves, ahead, last_of, logarithm
 from isometry.figures.lab import Overrides
 
 KINDS = {"plain": "none", "residual": "A"}
@@ -58,11 +57,10 @@ class Degradation(Curves):
     def check(self, data: pd.DataFrame) -> dict[str, Estimate]:
         last = last_of(data)
         shallow, deep = min(self.depths), max(self.depths)
-        logs = np.log10(last["gradient_ratio_init"])
         return {
             "plain-degrades": ahead(last, f"plain-{shallow}", f"plain-{deep}"),
             "residual-does-not": ahead(last, f"residual-{shallow}", f"residual-{deep}"),
             "residual-ahead": ahead(last, f"residual-{deep}", f"plain-{deep}"),
-            "plain-explodes": over_seeds(logs[f"plain-{deep}"].tolist()),
-            "residual-healthy": over_seeds(logs[f"residual-{deep}"].tolist()),
+            "plain-explodes": logarithm(last, f"plain-{deep}", *self.also),
+            "residual-healthy": logarithm(last, f"residual-{deep}", *self.also),
         }

@@ -15,11 +15,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
-from isometry.figures.claims import Estimate, over_seeds
-from isometry.figures.curves import Curves, accuracy, ahead, last_of
+from isometry.figures.claims import Estimate
+from isometry.figures.curves import Curves, accuracy, ahead, last_of, logarithm
 from isometry.figures.lab import Overrides
 
 VARIANTS = {
@@ -56,10 +55,9 @@ class Identity(Curves):
 
     def check(self, data: pd.DataFrame) -> dict[str, Estimate]:
         last = last_of(data)
-        logs = np.log10(last["gradient_ratio_time_init"])
         return {
-            "tanh-vanishes": over_seeds(logs["tanh"].tolist()),
-            "irnn-keeps": over_seeds(logs["IRNN"].tolist()),
+            "tanh-vanishes": logarithm(last, "tanh", *self.also),
+            "irnn-keeps": logarithm(last, "IRNN", *self.also),
             "irnn-ahead": ahead(last, "IRNN", "tanh"),
             "irnn-learns": accuracy(last, "IRNN"),
         }

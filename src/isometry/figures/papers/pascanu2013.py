@@ -139,12 +139,18 @@ class ThroughTime:
             rows = cells[cells["variant"] == f"{bias:g}"]
             expected = float(rows["expected"].iloc[0])
             found[f"lstm-{bias:g}"] = over_seeds(rows["factor"].tolist(), expected)
-        trained = data[data["kind"] == "trained"].set_index(["variant", "seed"]).sort_index()
-        gain = trained.loc["clipped", "accuracy"] - trained.loc["plain", "accuracy"]
-        found["clipping-helps"] = over_seeds(gain.tolist())
-        found["clipped-norm"] = exact(float(trained.loc["clipped", "largest"].max()))
-        found["plain-norm"] = over_seeds(np.log10(trained.loc["plain", "largest"]).tolist())
-        return found
+        return found | _of_trainings(data[data["kind"] == "trained"].sort_values("seed"))
+
+
+def _of_trainings(data: pd.DataFrame) -> dict[str, Estimate]:
+    """What clipping does to accuracy and norm."""
+    clipped, plain = (data[data["variant"] == name] for name in ("clipped", "plain"))
+    gain = clipped["accuracy"].to_numpy() - plain["accuracy"].to_numpy()
+    return {
+        "clipping-helps": over_seeds(gain.tolist()),
+        "clipped-norm": exact(float(clipped["largest"].max())),
+        "plain-norm": over_seeds(np.log10(plain["largest"].to_numpy()).tolist()),
+    }
 
 
 def deltas_of(recurrence: nn.RNNBase, x: Tensor) -> np.ndarray:

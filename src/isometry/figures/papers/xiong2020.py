@@ -95,7 +95,8 @@ def by_block(network: nn.Module, images: Tensor, labels: Tensor) -> np.ndarray:
     weights = [each.weight for each in maps]
     squares = torch.zeros(len(weights), dtype=images.dtype)
     for image, label in zip(images.split(1), labels.split(1), strict=True):
-        gradients = torch.autograd.grad(cross_entropy(network(image), label), weights)
+        loss = cross_entropy(network(image), label)
+        gradients = torch.autograd.grad(loss, weights)  # type: ignore[arg-type]
         squares += torch.stack([gradient.square().sum() for gradient in gradients])
     found: np.ndarray = (squares / len(images)).sqrt().numpy()
     return found
