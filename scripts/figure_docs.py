@@ -2,6 +2,8 @@
 preset=quick` left in `runs/`.
 
 isometry figure all preset=quick && python scripts/figure_docs.py
+
+A figure without a result there stays as it is written.
 """
 
 from __future__ import annotations
@@ -9,7 +11,9 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import re
 import shutil
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
@@ -76,6 +80,57 @@ def section(node: dict, result: Path) -> str:
     return "\n".join([*lines, "", *explained, "", text, ""])
 
 
+@dataclass(frozen=True)
+class Written:
+    """What the document says of one figure.
+
+    Attributes:
+        passed, claims: how many.
+        seconds: wall time.
+        section: its text.
+        title: one line.
+    """
+
+    passed: int
+    claims: int
+    seconds: float
+    section: str
+    title: str
+
+
+def measured(name: str, result: Path) -> Written:
+    """From a result; its picture is copied.
+
+    Raises:
+        SystemExit: for a result of other presets than `conf/` has.
+    """
+    node = resolved(compose("figure", [f"figure={name}"]))["figure"]
+    presets = OmegaConf.load(result / "config.yaml").figure.presets
+    if OmegaConf.to_container(presets) != node["presets"]:
+        words = "measured with other presets than conf/ has; run isometry figure"
+        raise SystemExit(f"{name}: {words} {name} again")
+    shutil.copy(result / "figure.png", DOCS / "figures" / f"{name}.png")
+    found = [entry["result"] for entry in json.loads((result / "claims.json").read_text())]
+    wall = json.loads((result / "wall.json").read_text())["wall_seconds"]
+    return Written(found.count("pass"), len(found), wall, section(node, result), node["title"])
+
+
+def kept(name: str, text: str) -> Written:
+    """As the document has it.
+
+    Raises:
+        SystemExit: where it has nothing.
+    """
+    line = re.search(
+        rf"^\| \[{name}\]\(#{name}\) \| (.*) \| (\d+) of (\d+) \| (\d+) s \|$", text, re.M
+    )
+    body = re.search(rf"^## {name}$.*?(?=^## |\Z)", text, re.M | re.S)
+    if line is None or body is None:
+        raise SystemExit(f"{name}: no result; run isometry figure {name} preset=quick")
+    title, passed, claims, seconds = line.groups()
+    return Written(int(passed), int(claims), float(seconds), body.group(), title)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -83,37 +138,27 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
     parser.add_argument("--preset", default="quick", help="which results")
     arguments = parser.parse_args()
-    shutil.rmtree(DOCS / "figures", ignore_errors=True)
-    (DOCS / "figures").mkdir()
-    rows = []
-    sections = []
-    seconds = 0.0
-    results = []
-    for name in known_figures():
-        node = resolved(compose("figure", [f"figure={name}"]))["figure"]
-        result = arguments.runs / "figures" / name / arguments.preset
-        shutil.copy(result / "figure.png", DOCS / "figures" / f"{name}.png")
-        if (
-            OmegaConf.to_container(OmegaConf.load(result / "config.yaml").figure.presets)
-            != node["presets"]
-        ):
-            raise SystemExit(
-                f"{name}: measured with other presets than conf/ has; run isometry figure {name} "
-                "again"
-            )
-        found = [entry["result"] for entry in json.loads((result / "claims.json").read_text())]
-        wall = json.loads((result / "wall.json").read_text())["wall_seconds"]
-        rows.append(
-            f"| [{name}](#{name}) | {node['title']} | {found.count('pass')} of {len(found)} | "
-            f"{wall:.0f} s |"
-        )
-        sections.append(section(node, result))
-        seconds = seconds + wall
-        results = results + found
+    document = DOCS / "figures.md"
+    before = document.read_text()
+    (DOCS / "figures").mkdir(exist_ok=True)
+    results = {
+        name: arguments.runs / "figures" / name / arguments.preset for name in known_figures()
+    }
+    written = {
+        name: measured(name, result) if result.exists() else kept(name, before)
+        for name, result in results.items()
+    }
+    rows = [
+        f"| [{name}](#{name}) | {w.title} | {w.passed} of {w.claims} | {w.seconds:.0f} s |"
+        for name, w in written.items()
+    ]
     head = HEAD.format(
-        total=f"{seconds / 60:.0f} minutes", passed=results.count("pass"), claims=len(results)
+        total=f"{sum(w.seconds for w in written.values()) / 60:.0f} minutes",
+        passed=sum(w.passed for w in written.values()),
+        claims=sum(w.claims for w in written.values()),
     )
-    (DOCS / "figures.md").write_text(head + "\n".join(rows) + "\n\n" + "\n".join(sections))
+    sections = [w.section.rstrip("\n") + "\n" for w in written.values()]
+    document.write_text(head + "\n".join(rows) + "\n\n" + "\n".join(sections))
 
 
 if __name__ == "__main__":

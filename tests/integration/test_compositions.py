@@ -56,7 +56,7 @@ def compositions(draw) -> list[str]:
 
 @pytest.mark.slow
 @settings(
-    max_examples=120,
+    max_examples=80,
     derandomize=True,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
