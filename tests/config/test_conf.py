@@ -51,7 +51,7 @@ COMPANY = {
     ("remedy", "fixup"): ["model=residual_mlp", "model.depth=6"],
     ("remedy", "rezero"): ["model=residual_mlp", "model.depth=6"],
     ("remedy", "skipinit"): ["model=residual_mlp", "model.depth=6"],
-    ("remedy", "tat"): ["activation=relu", "model.depth=16"],
+    ("remedy", "tat"): ["activation=relu", "model.depth=16", "initializer=orthogonal"],
     ("remedy", "tfixup"): ["model=vit", "normalization=none"],
 }
 
@@ -245,7 +245,10 @@ KEYS = [
     (["model.attention_scale=1.0"], ["model=vit"]),
     (["model.scale=auto"], ["model=decoder"]),
     (["remedy.start=0.5"], ["model=residual_mlp", "remedy=rezero"]),
-    (["remedy.eta=0.5"], ["activation=relu", "remedy=tat", "model.depth=16"]),
+    (
+        ["remedy.eta=0.5"],
+        ["activation=relu", "remedy=tat", "model.depth=16", "initializer=lecun_normal"],
+    ),
     (["remedy.zeta=1.2"], ["remedy=dks"]),
     (["remedy.base_width=32"], ["remedy=mup"]),
     (["initializer.batch=16"], ["initializer=lsuv"]),

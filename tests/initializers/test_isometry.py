@@ -108,6 +108,8 @@ def test_looks_linear_keeps_the_gain(phi):
         (["model=resnet", "normalization=none", "model.shortcut=B"], "set model.order=pre"),
         (["model=resnet", "normalization=none", "model.order=pre"], "pad keeps no pairs"),
         (["model=vgg"], "max_pool2d keeps no pairs"),
+        (["model=rnn", "activation=relu"], "no recurrent matrices"),
+        (["model=vit", "model.patch=4", "normalization=none", "activation=relu"], "keeps no pairs"),
     ],
 )
 def test_what_does_not_look_linear_is_named(words, message):
@@ -144,6 +146,23 @@ def test_lsuv_gives_every_layer_variance_one(model):
     drawn = [v for v, spec in zip(found, specs, strict=True) if spec.map != "embedding"]
     assert len(drawn) >= 5
     assert drawn == pytest.approx([1.0] * len(drawn), abs=0.0101)
+
+
+@pytest.mark.parametrize("more", ["normalization=batch", "model.dropout=0.5"])
+def test_lsuv_leaves_nothing_behind(more):
+    """Running statistics are those of no batch; dropout and the global generator play no part."""
+    config = composed("initializer=lsuv", more)
+    data = build_data(config)
+    networks = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        networks.append(build_for(config, data))
+        assert torch.equal(before, torch.get_rng_state())
+    for one, other in zip(*(n.state_dict().values() for n in networks), strict=True):
+        assert torch.equal(one, other)
+    counts = [b for name, b in networks[0].named_buffers() if name.endswith("num_batches_tracked")]
+    assert not any(map(int, counts))
 
 
 def test_lsuv_without_data_is_refused():

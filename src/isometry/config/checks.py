@@ -76,6 +76,9 @@ def validate(config: Mapping[str, Any]) -> None:
         and "critical" not in str(lookup(config, "initializer._target_")).lower()
     ):
         raise bad_value("initializer.sigma_b", "auto", "is for initializer=critical")
+    _check_clipping(config)
+    if lookup(config, "loss") == "mse" and has(config, "data.task"):
+        raise bad_value("loss", "mse", "data of texts, which have many labels, takes cross_entropy")
     _check_batch_norm(config)
     _check_memory(config)
     _check_verdict(config)
@@ -96,6 +99,15 @@ def _check_memory(config: Mapping[str, Any]) -> None:
 
 BYTES_PER_WEIGHT = 12
 """Weight, gradient and the weight at step 0, in float32."""
+
+
+def _check_clipping(config: Mapping[str, Any]) -> None:
+    """A clipping that has no threshold does not clip."""
+    algorithm = lookup(config, "trainer.gradient_clip_algorithm")
+    unlimited = lookup(config, "trainer.gradient_clip_val") is None
+    if unlimited and algorithm in ("layer", "adaptive"):
+        words = "needs trainer.gradient_clip_val"
+        raise bad_value("trainer.gradient_clip_algorithm", algorithm, words)
 
 
 def _check_verdict(config: Mapping[str, Any]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -10,6 +11,7 @@ from torch import Generator, Tensor, nn
 
 from isometry.initializers.base import InitializerError, suited
 from isometry.initializers.orthogonal import Orthogonal
+from isometry.layers.discover import untouched
 from isometry.layers.spec import LayerSpec
 
 
@@ -61,9 +63,10 @@ class LSUV:
         if examples is None:
             raise InitializerError("initializer=lsuv needs a data set to look at")
         images = examples(self.batch)
-        for spec in suited(layers):
-            if spec.uses == 1 and spec.site == "module":
-                self._scale(network, images, spec)
+        with untouched(network), without_dropout(network):
+            for spec in suited(layers):
+                if spec.uses == 1 and spec.site == "module":
+                    self._scale(network, images, spec)
 
     def _scale(self, network: nn.Module, images: Tensor, spec: LayerSpec) -> None:
         for _ in range(self.iterations):
@@ -74,6 +77,17 @@ class LSUV:
                 return
             spec.weight.div_(variance**0.5)
             spec.declare((spec.sigma_w or 1.0) / variance**0.5, 0.0, spec.distribution or "lsuv")
+
+
+@contextmanager
+def without_dropout(network: nn.Module) -> Iterator[None]:
+    """No unit is dropped inside of the block."""
+    parts = [part for part in network.modules() if isinstance(part, nn.Dropout)]
+    for part in parts:
+        part.eval()
+    yield
+    for part in parts:
+        part.train()
 
 
 class _Found(Exception):

@@ -81,7 +81,9 @@ class Sparse(PerLayer):
         return self.std * math.sqrt(kept)
 
 
-BREAKS_PAIRS = frozenset({"max_pool1d", "max_pool2d", "adaptive_max_pool2d", "pad", "softmax"})
+BREAKS_PAIRS = frozenset(
+    ("max_pool1d", "max_pool2d", "max_pool3d", "pad", "softmax", "scaled_dot_product_attention")
+)
 """Operations that are not linear, or that add units at one end."""
 
 
@@ -109,6 +111,8 @@ class LooksLinear(PerLayer):
         normalized = [spec for spec in layers if spec.normalization != "none"]
         if normalized:
             raise InitializerError("initializer=looks_linear: set normalization=none")
+        if any(spec.map == "recurrent" for spec in layers):
+            raise InitializerError("initializer=looks_linear: draws no recurrent matrices")
         unlike = layers[0].others & BREAKS_PAIRS
         if unlike:
             words = f"{', '.join(sorted(unlike))} keeps no pairs of units together"

@@ -139,6 +139,8 @@ class GRU(Recurrent):
 def _begin(recurrence: nn.RNNBase, start: Start, gain: float) -> None:
     """Fill each recurrent matrix, gate by gate."""
     if start == "torch":
+        if gain != 1.0:
+            raise bad_value("model.gain", gain, "is for model.start=orthogonal, identity, gaussian")
         return
     fill = {"orthogonal": nn.init.orthogonal_, "identity": nn.init.eye_, "gaussian": _gaussian}
     for name, weight in recurrence.named_parameters():

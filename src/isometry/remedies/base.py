@@ -10,6 +10,7 @@ from torch import Generator, nn
 
 from isometry.errors import UserError
 from isometry.layers.spec import LayerSpec
+from isometry.networks.attention import Attention
 from isometry.networks.residual import Residual
 
 MAPS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -20,9 +21,12 @@ class Remedy:
 
     Attributes:
         name: what tables and messages call it.
+        hides_weights: whether `begin` makes weights computed ones, so that the layer map is found
+            anew behind it.
     """
 
     name = "none"
+    hides_weights = False
 
     def alter(self, network: nn.Module) -> None:
         """Add or exchange parts, before the layer map is found.
@@ -70,6 +74,22 @@ class Remedy:
                 "use model=residual_mlp, resnet, vit or decoder"
             )
         return found
+
+    def refuse_scales(self, residuals: Iterable[Residual]) -> None:
+        """
+        Raises:
+            UserError: for branches with a factor of their own, which a learned one would replace.
+        """
+        if any(residual.scale != 1.0 for residual in residuals):
+            raise self.refuse("learns the factor of each branch itself; leave model.scale=1")
+
+    def refuse_attention(self, network: nn.Module, use: str) -> None:
+        """
+        Raises:
+            UserError: for a transformer.
+        """
+        if any(isinstance(part, Attention) for part in network.modules()):
+            raise self.refuse(f"has no rule for the maps of transformers; use {use}")
 
     def refuse_norms(self, network: nn.Module) -> None:
         """

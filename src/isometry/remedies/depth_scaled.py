@@ -17,4 +17,13 @@ class DepthScaled(Remedy):
         residuals = self.residuals(network)
         for residual in residuals:
             last = specs_of(maps_in(residual.branch), layers)[-1]
+            if last.normalization != "none" or _ends_in_norm(residual.branch):
+                raise self.refuse(
+                    "is undone by the normalization at a branch's end; set normalization=none, "
+                    "or model.order=pre, or model.norm_place=pre"
+                )
             rescale(last, len(residuals) ** -0.5)
+
+
+def _ends_in_norm(branch: nn.Module) -> bool:
+    return isinstance(branch[-1], nn.LayerNorm | nn.RMSNorm)  # type: ignore[index]

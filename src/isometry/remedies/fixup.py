@@ -31,6 +31,8 @@ class Fixup(Remedy):
     def alter(self, network: nn.Module) -> None:
         residuals = self.residuals(network)
         self.refuse_norms(network)
+        self.refuse_scales(residuals)
+        self.refuse_attention(network, "remedy=tfixup")
         if min(len(maps_in(each.branch)) for each in residuals) < 2:
             raise self.refuse("needs 2 layers or more in a branch (its exponent is -1/(2m-2))")
         for residual in residuals:

@@ -19,5 +19,7 @@ class LearnedScale(Remedy):
         self.start = start
 
     def alter(self, network: nn.Module) -> None:
-        for residual in self.residuals(network):
+        residuals = self.residuals(network)
+        self.refuse_scales(residuals)
+        for residual in residuals:
             residual.learn_scale(self.start)

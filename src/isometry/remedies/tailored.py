@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import math
 
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from isometry.activations import Activation, Pointwise
+from isometry.layers.spec import LayerSpec
+from isometry.networks.highway import Highway
 from isometry.networks.residual import Residual
 from isometry.remedies.base import Remedy
 from isometry.theory.tailored import Shape, kernel_shape, leaky_slope
+
+UNLIKE = (Residual, Highway, nn.MaxPool2d, nn.RNNBase)
+"""Parts whose correlation map is another."""
+
+TOLERANCE = 0.1
+"""Of σ_w in the hidden layers, which must be 1."""
 
 
 class Tailored(Remedy):
     """Exchanges the φ of each layer; a subclass shapes it."""
 
     def alter(self, network: nn.Module) -> None:
-        if any(isinstance(part, Residual) for part in network.modules()):
-            raise self.refuse("is solved for networks without shortcuts")
+        if any(isinstance(part, UNLIKE) for part in network.modules()):
+            raise self.refuse("is solved for networks without shortcuts, gates and pooling")
         self.refuse_norms(network)
         places = [
             (parent, name, child.declared_activation)
@@ -30,6 +38,13 @@ class Tailored(Remedy):
         shaped = self.shaped(places[0][2], len(places))  # type: ignore[arg-type]
         for parent, name, _ in places:
             setattr(parent, name, shaped.fresh())
+
+    def begin(self, network: nn.Module, layers: list[LayerSpec], generator: Generator) -> None:
+        scales = [s.sigma_w for s in layers if s.kind == "hidden" and s.sigma_w is not None]
+        if any(abs(sigma_w - 1) > TOLERANCE for sigma_w in scales[1:]):
+            raise self.refuse(
+                "needs weights of variance 1/fan_in; use initializer=orthogonal or lecun_normal"
+            )
 
     def shaped(self, phi: Activation, depth: int) -> Activation:
         """φ for a network of so many nonlinear layers."""

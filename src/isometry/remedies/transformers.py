@@ -55,8 +55,8 @@ class DeepNorm(ForTransformers):
 
 class TFixup(ForTransformers):
     """No normalization, no warm-up; weights scaled by 0.67 N^(-1/4) for N blocks, embeddings
-    N(0, 1/width) scaled alike (Huang et al. 2020, sec. 3.2, its encoder). Goes with Glorot's
-    weights.
+    N(0, 1/width) scaled by (9N)^(-1/4) (Huang et al. 2020, sec. 3.2). Decoders here have no
+    cross-attention, and take the paper's rule for encoders. Goes with Glorot's weights.
     """
 
     def alter(self, network: nn.Module) -> None:
@@ -64,10 +64,10 @@ class TFixup(ForTransformers):
         self.refuse_norms(network)
 
     def begin(self, network: nn.Module, layers: list[LayerSpec], generator: Generator) -> None:
-        factor = 0.67 * self.blocks(network) ** -0.25
-        self.scale_values(network, layers, factor)
+        blocks = self.blocks(network)
+        self.scale_values(network, layers, 0.67 * blocks**-0.25)
         for part in network.modules():
             if isinstance(part, nn.Embedding):
                 with torch.no_grad():
-                    std = factor * part.embedding_dim**-0.5
+                    std = (9 * blocks) ** -0.25 * part.embedding_dim**-0.5
                     part.weight.normal_(0.0, std, generator=generator)

@@ -7,11 +7,12 @@ from __future__ import annotations
 import functools
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn.utils import parametrize
 
 from isometry.activations import Activation
-from isometry.remedies.base import MAPS, Remedy
+from isometry.layers.spec import LayerSpec
+from isometry.remedies.base import Remedy, maps_in
 from isometry.theory.quadrature import expectation
 
 
@@ -35,15 +36,22 @@ class Standardized(nn.Module):
 
 
 class WeightStandardization(Remedy):
-    """Standardizes each weight but the readout's. γ is that of the network's own φ, and 1 where it
-    has none, or several.
+    """Standardizes each weight but the readout's, as the initializer has drawn it. γ is that of the
+    network's own φ; 1 for the first map, which no φ precedes, and where there are several φ.
     """
 
+    hides_weights = True
+
     def alter(self, network: nn.Module) -> None:
-        maps = [part for part in network.modules() if isinstance(part, MAPS)]
+        self.refuse_attention(network, "model=resnet, convnet or an mlp")
+        if len(maps_in(network)) < 2:
+            raise self.refuse("is for maps that are linear or convolutions, and here are none")
+
+    def begin(self, network: nn.Module, layers: list[LayerSpec], generator: Generator) -> None:
         gamma = gain_of(network)
-        for part in maps[:-1]:
-            rule = Standardized(len(part.weight), gamma)
+        for index, part in enumerate(maps_in(network)[:-1]):
+            units = len(part.weight)  # type: ignore[arg-type]
+            rule = Standardized(units, gamma if index else 1.0)
             parametrize.register_parametrization(part, "weight", rule)
 
 

@@ -128,6 +128,8 @@ def build_network(
     except InitializerError as error:
         raise UserError(str(error)) from error
     remedy.begin(network, layers, generator)
+    if remedy.hides_weights:
+        found_layers(config, network, input_shape, num_classes, vocabulary)
     return network
 
 
