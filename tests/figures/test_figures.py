@@ -32,7 +32,6 @@ FAST = {
     "glorot2010-fig7": ["width=600"],
     "glorot2010-fig8": ["width=600", "batch=30"],
     "klambauer2017-theorem1": ["width=256", "depth=30"],
-    "residual-growth": ["seeds=4", "width=300"],
     "xiao2018": ["channels=16", "size=4", "depth=41"],
 }
 SLOW = {
@@ -41,6 +40,7 @@ SLOW = {
     "le2015-irnn": ["seeds=3", "steps=186", "width=64"],
     "martens2021-dks": ["seeds=3", "width=64", "steps=124"],
     "pascanu2013": ["seeds=3", "width=400", "steps=100"],
+    "residual-growth": ["seeds=6"],
     "xiong2020-fig3": ["width=64", "seeds=4"],
     "hanin2018-moments": ["draws=300", "width=80", "layers=5", "direct=3"],
     "he2015-factor": ["channels=128", "conv_depth=6", "size=3", "batch=4", "max_seeds=40"],

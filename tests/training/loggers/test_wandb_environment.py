@@ -7,6 +7,7 @@ from __future__ import annotations
 import warnings
 
 import pytest
+import wandb
 
 from commands import run_of
 from isometry.config.compose import compose
@@ -51,6 +52,7 @@ def test_group_and_tags(tmp_path, monkeypatch):
 
 
 def test_disabled_writes_nothing(make_config, monkeypatch):
+    wandb.teardown()  # an earlier test of this process may have made W&B read its variables
     monkeypatch.setenv("WANDB_MODE", "disabled")
     config = make_config(*SMALL)
     run = run_of(train(config), config)
