@@ -87,6 +87,8 @@ def test_what_it_does_not_take_is_named():
         built("model=rnn", "activation=gelu")
     with pytest.raises(UserError, match="takes no normalization"):
         built("model=lstm", "normalization=layer")
+    with pytest.raises(UserError, match=r"model.gain=2.0: is for model.start="):
+        built("model=rnn", "model.start=torch", "model.gain=2.0")
     with pytest.raises(UserError, match=r"model.depth=1: must be at least 2"):
         built("model=gru", "model.depth=1")
 

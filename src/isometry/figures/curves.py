@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -22,7 +23,7 @@ DIVERGED = 10.0
 
 
 @dataclass
-class Curves:
+class Curves(ABC):
     """Training loss against steps; a subclass says of what.
 
     Args:
@@ -35,14 +36,14 @@ class Curves:
     steps: int
     also: ClassVar[tuple[str, ...]] = ()
 
+    @abstractmethod
     def variants(self) -> Mapping[str, Overrides]:
         """Overrides by name."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def title(self) -> str:
         """Above the picture."""
-        raise NotImplementedError
 
     def measure(self, lab: Lab, seeds: Sequence[int]) -> pd.DataFrame:
         """Loss after every epoch, and the test accuracy at the end (of a run that diverged,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 from torch import Generator, Tensor, nn
 
@@ -20,7 +21,7 @@ TOLERANCE = 0.1
 """Of σ_w in the hidden layers, which must be 1."""
 
 
-class Tailored(Remedy):
+class Tailored(Remedy, ABC):
     """Exchanges the φ of each layer; a subclass shapes it."""
 
     def alter(self, network: nn.Module) -> None:
@@ -46,9 +47,9 @@ class Tailored(Remedy):
                 "needs weights of variance 1/fan_in; use initializer=orthogonal or lecun_normal"
             )
 
+    @abstractmethod
     def shaped(self, phi: Activation, depth: int) -> Activation:
         """φ for a network of so many nonlinear layers."""
-        raise NotImplementedError
 
 
 class TAT(Tailored):
