@@ -271,18 +271,28 @@ def test_initial_weights_go_through_a_checkpoint():
     layers = map_of(network)
     network.layers[1].double()
     before = [spec.weights[0].detach().clone() for spec in layers]
-    packed = Recorder(network, layers).initial
-    assert [(x.dtype, x.dim()) for x in packed] == [(torch.float32, 1), (torch.float64, 1)]
+    initial = Recorder(network, layers).initial
+    assert {x.dtype for x in initial} == {torch.float32, torch.float64}
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(1)
     later = Recorder(network, layers)
-    later.restore_initial(packed)
+    later.restore_initial(initial)
     later.weights_only()
     entries = [weight.numel() ** 0.5 / weight.double().norm().item() for weight in before]
     np.testing.assert_allclose(
         later.flush().values[0, MEASURED.index("displacement")], entries, rtol=1e-6
     )
+
+
+def test_initial_weights_of_another_network_are_none():
+    network, *_ = build()
+    recorder = Recorder(network, map_of(network), first_step=1)
+    recorder.restore_initial([torch.zeros(3)])
+    recorder.weights_only()
+    flush = recorder.flush()
+    assert not flush.measured[:, MEASURED.index("displacement")].any()
+    assert flush.measured[:, MEASURED.index("weight_norm")].all()
 
 
 def test_displacement_from_zero_does_not_exist():

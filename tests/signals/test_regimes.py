@@ -21,6 +21,7 @@ from isometry.columns import MEASURED
 from isometry.networks.blocks import Layer, Network
 from isometry.signals.norms import norms
 from isometry.signals.parameters import LayerParameters
+from isometry.signals.statistics import Constants
 from isometry.training.scaling import gradient_scale, loss_scale
 
 
@@ -274,7 +275,8 @@ def _sharded(rank: int, port: int, folder: str) -> None:
     parameters = [
         nn.Parameter(distribute_tensor(t, m, p)) for t, (m, p) in zip(full, placements, strict=True)
     ]
-    layers = LayerParameters([[parameter] for parameter in parameters])
+    constants = Constants(torch.device("cpu"))
+    layers = LayerParameters([[parameter] for parameter in parameters], constants)
     local = norms(layers.values(), torch.device("cpu"))
     whole = layers.norm_by_layer(local)
     ones = layers.sum_by_layer(torch.ones(5, dtype=torch.float64), range(5))

@@ -173,6 +173,28 @@ class LayerSpec:
         """Whether no parameter of the weight is trained."""
         return not any(weight.requires_grad for weight in self.weights)
 
+    @property
+    def shows_phi(self) -> bool:
+        """Whether a hook on a module sees z and a: the module does nothing else."""
+        return self.activation is not None and self._is_leaf(self.act_module)
+
+    @property
+    def shows_norm(self) -> bool:
+        """Whether a hook on a module sees z as its output."""
+        return self.normalization != "none" and self._is_leaf(self.norm_module)
+
+    def _is_leaf(self, module: nn.Module | None) -> bool:
+        if module is None or module is self.module:
+            return False
+        return next(module.children(), None) is None
+
+    @property
+    def needs_mode(self) -> bool:
+        """Whether something of the layer is seen by a function mode alone."""
+        norm = self.normalization != "none" and not self.shows_norm
+        phi = self.activation is not None and not self.shows_phi
+        return self.site == "function" or norm or phi
+
     def declare(self, sigma_w: float, sigma_b: float, distribution: str) -> None:
         """Note what the initializer drew, in the units of mean-field theory."""
         self.sigma_w = float(sigma_w)

@@ -21,6 +21,7 @@ from isometry.layers.operations import (
     MAPS,
     NONLINEARITIES,
     NORMALIZATIONS,
+    Map,
     argument,
     name_of,
     tensors_in,
@@ -213,11 +214,12 @@ class Observer:
             if spec.site == "fused" and spec.module is not None:
                 recurred = functools.partial(self._recurred, spec)
                 self._handles.append(spec.module.register_forward_hook(recurred, with_kwargs=True))
-        for module in _distinct(spec.norm_module for spec in layers if shows_norm(spec)):
-            self._handles.append(module.register_forward_hook(self._normalized))
-        for module in _distinct(spec.act_module for spec in layers if shows_phi(spec)):
-            self._handles.append(module.register_forward_hook(self._activated))
-        if any(needs_mode(spec) for spec in self.layers):
+        norms = _distinct(spec.norm_module for spec in layers if spec.shows_norm)
+        phis = _distinct(spec.act_module for spec in layers if spec.shows_phi)
+        for see, modules in ((self.normalized, norms), (self.activated, phis)):
+            for module in modules:
+                self._handles.append(module.register_forward_hook(_of_first(see)))
+        if any(spec.needs_mode for spec in self.layers):
             self._mode = Mode(self)
 
     def _mapped(self, spec: LayerSpec, module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
@@ -291,17 +293,11 @@ class Observer:
             return None
         return self._pending.pop(id(tensor), (None, None))[1]
 
-    def _normalized(self, module: nn.Module, args: Any, z: Tensor) -> None:
-        self.normalized(args[0] if args else None, z)
-
     def normalized(self, h: Any, z: Tensor) -> None:
         """Something has been normalized: a layer's h, maybe."""
         spec = self.awaited(h)
         if spec is not None:
             self._expect_phi(spec, z)
-
-    def _activated(self, module: nn.Module, args: Any, a: Tensor) -> None:
-        self.activated(args[0] if args else None, a)
 
     def activated(self, z: Any, a: Tensor) -> None:
         """A φ has been applied: to a layer's z, maybe."""
@@ -310,28 +306,9 @@ class Observer:
             self._sink.activation(spec, a)
 
 
-def shows_phi(spec: LayerSpec) -> bool:
-    """Whether a hook on a module sees z and a: the module does nothing else."""
-    return spec.activation is not None and _is_leaf(spec.act_module, spec)
-
-
-def shows_norm(spec: LayerSpec) -> bool:
-    """Whether a hook on a module sees z as its output."""
-    return spec.normalization != "none" and _is_leaf(spec.norm_module, spec)
-
-
-def _is_leaf(module: nn.Module | None, spec: LayerSpec) -> bool:
-    if module is None or module is spec.module:
-        return False
-    return next(module.children(), None) is None
-
-
-def needs_mode(spec: LayerSpec) -> bool:
-    """Whether something of a layer is to be seen by a function mode alone."""
-    by_function = spec.site == "function"
-    norm = spec.normalization != "none" and not shows_norm(spec)
-    phi = spec.activation is not None and not shows_phi(spec)
-    return by_function or norm or phi
+def _of_first(see: Callable[[Any, Tensor], None]) -> Callable[[nn.Module, Any, Tensor], None]:
+    """A forward hook that shows a module's first argument and what it makes of it."""
+    return lambda module, args, out: see(args[0] if args else None, out)
 
 
 def _distinct(modules: Iterator[nn.Module | None]) -> list[nn.Module]:
@@ -361,20 +338,19 @@ class Mode(Inside):
         self, func: Any, kinds: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        kind = kind_of(func)
-        if kind == "composite":
+        if func in COMPOSITE:
             return self.inside(COMPOSITE[func], args, kwargs)
         out = func(*args, **kwargs)
-        if kind == "map":
-            self._see_map(func, args, kwargs, out)
-        elif kind == "norm" and args:
+        name = name_of(func)
+        if name in MAPS:
+            self._see_map(MAPS[name], args, kwargs, out)
+        elif name in NORMALIZATIONS and args:
             self.observer.normalized(args[0], out)
-        elif kind == "phi" and args:
+        elif name in NONLINEARITIES and args:
             self.observer.activated(args[0], out)
         return out
 
-    def _see_map(self, func: Any, args: Any, kwargs: Mapping[str, Any], out: Any) -> None:
-        how = MAPS[name_of(func)]
+    def _see_map(self, how: Map, args: Any, kwargs: Mapping[str, Any], out: Any) -> None:
         weight = argument(args, kwargs, how.weight, "weight")
         spec = None
         if isinstance(weight, Tensor) and weight.dim() > 1:
@@ -388,16 +364,3 @@ class Mode(Inside):
 def _place(weight: Tensor, kind: str) -> tuple[int, int, tuple[int, ...], str]:
     storage = weight.untyped_storage().data_ptr()
     return storage, int(weight.storage_offset()), tuple(weight.shape), kind
-
-
-@functools.cache
-def kind_of(function: Callable[..., Any]) -> str | None:
-    """`map`, `norm`, `phi` or `composite`; None for everything else."""
-    name = name_of(function)
-    if function in COMPOSITE:
-        return "composite"
-    if name in MAPS:
-        return "map"
-    if name in NORMALIZATIONS:
-        return "norm"
-    return "phi" if name in NONLINEARITIES else None

@@ -12,6 +12,8 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from isometry.signals.statistics import Constants
+
 try:
     from torch.distributed.tensor import DTensor, Shard
 except ImportError:  # a torch built without distributed: nothing can be sharded
@@ -27,20 +29,16 @@ class LayerParameters:
 
     Args:
         by_layer: the parameters of each layer, in forward order.
+        constants: of the device they are on.
     """
 
-    def __init__(self, by_layer: Sequence[Sequence[nn.Parameter]]):
+    def __init__(self, by_layer: Sequence[Sequence[nn.Parameter]], constants: Constants):
         self.count = len(by_layer)
+        self.constants = constants
         self.parameters = [parameter for group in by_layer for parameter in group]
         self.owners = [layer for layer, group in enumerate(by_layer) for _ in group]
         self.sharded = [_is_sharded(parameter) for parameter in self.parameters]
-
-        self._indices: dict[tuple[torch.device, tuple[int, ...]], Tensor] = {}
-        self._everything = list(range(len(self.parameters)))
-        self._all_have = self.has(self._everything)
-        self.any_sharded = any(self.sharded)
-        self._one_each = self.owners == list(range(self.count)) and not self.any_sharded
-        self._any_distributed = any(isinstance(parameter, DTensor) for parameter in self.parameters)
+        self._one_each = self.owners == list(range(self.count)) and not any(self.sharded)
 
     def first_owners(self) -> NDArray[np.bool_]:
         """[L]: False for a layer whose parameters are all an earlier layer's too (tied weights):
@@ -59,20 +57,8 @@ class LayerParameters:
         """The gradients there are (shards of sharded ones), and the positions of their
         parameters.
         """
-        found = [parameter.grad for parameter in self.parameters]
-        gradients = [gradient for gradient in found if gradient is not None]
-        complete = len(gradients) == len(found)
-        present = (
-            self._everything
-            if complete
-            else [i for i, gradient in enumerate(found) if gradient is not None]
-        )
-        if self._any_distributed:
-            gradients = [
-                _alike(gradient, self.parameters[i])
-                for gradient, i in zip(gradients, present, strict=True)
-            ]
-        return gradients, present
+        present = [i for i, p in enumerate(self.parameters) if p.grad is not None]
+        return [_gradient(self.parameters[i]) for i in present], present
 
     def norm_by_layer(
         self, flat: Tensor, positions: Sequence[int] | None = None, without: float = math.nan
@@ -83,12 +69,10 @@ class LayerParameters:
             flat: the norm of each tensor (of each shard of a sharded one).
             positions: the parameters they belong to; None: all, in order.
         """
-        chosen = self._everything if positions is None else positions
+        chosen = range(len(self.parameters)) if positions is None else positions
         if self.one_each(chosen):
             return flat
-        if self.any_sharded:
-            flat = self._complete(flat.square(), chosen).sqrt()
-        return self._scatter(flat.square(), chosen, without).sqrt()
+        return self.sum_by_layer(flat.square(), chosen, without).sqrt()
 
     def sum_by_layer(
         self, flat: Tensor, positions: Sequence[int], without: float = math.nan
@@ -96,40 +80,32 @@ class LayerParameters:
         """The sum of one number a parameter (shard) over each layer's parameters, [L]; `without`
         for a layer that has none.
         """
-        return (
-            flat
-            if self.one_each(positions)
-            else self._scatter(self._complete(flat, positions), positions, without)
-        )
+        if self.one_each(positions):
+            return flat
+        owners = [self.owners[i] for i in positions]
+        result = torch.zeros(self.count, dtype=torch.float64, device=flat.device)
+        result.index_add_(0, self._index(owners), self._complete(flat, positions))
+        empty = [layer for layer in range(self.count) if layer not in owners]
+        return result.index_fill_(0, self._index(empty), without)
 
     def one_each(self, positions: Sequence[int]) -> bool:
         """Whether numbers of these parameters are those of the layers already."""
         return self._one_each and len(positions) == self.count
 
-    def _scatter(self, flat: Tensor, positions: Sequence[int], without: float = math.nan) -> Tensor:
-        owners = [self.owners[i] for i in positions]
-        result = torch.zeros(self.count, dtype=torch.float64, device=flat.device)
-        result.index_add_(0, self._index(flat.device, tuple(owners)), flat)
-        empty = self._index(flat.device, tuple(sorted(set(range(self.count)) - set(owners))))
-        return result.index_fill_(0, empty, without)
-
-    def _index(self, device: torch.device, numbers: tuple[int, ...]) -> Tensor:
-        """Numbers on a device; copied once, because the host waits for such a copy."""
-        if (device, numbers) not in self._indices:
-            self._indices[device, numbers] = torch.tensor(numbers, dtype=torch.int64, device=device)
-        return self._indices[device, numbers]
+    def _index(self, numbers: Sequence[int]) -> Tensor:
+        return self.constants(numbers).long()
 
     def _complete(self, flat: Tensor, positions: Sequence[int]) -> Tensor:
         """Sums over whole tensors from sums over shards: one all-reduce for each way of
         sharding.
         """
         alike: dict[Any, list[int]] = {}
-        for k, i in enumerate(positions if self.any_sharded else ()):
+        for k, i in enumerate(positions):
             if self.sharded[i]:
                 parameter: Any = self.parameters[i]
                 alike.setdefault((parameter.device_mesh, tuple(parameter.placements)), []).append(k)
         for (mesh, placements), shards in alike.items():
-            at = self._index(flat.device, tuple(shards))
+            at = self._index(shards)
             sums = flat.index_select(0, at)
             for dimension, placement in enumerate(placements):
                 if isinstance(placement, Shard):
@@ -139,27 +115,21 @@ class LayerParameters:
 
     def has(self, positions: Sequence[int]) -> NDArray[np.bool_]:
         """[L]: whether a layer owns one of the parameters."""
-        if positions is self._everything and hasattr(self, "_all_have"):
-            return self._all_have
         mask = np.zeros(self.count, dtype=bool)
         mask[[self.owners[i] for i in positions]] = True
         return mask
 
 
-def _local(tensor: Tensor | None) -> Tensor:
-    assert tensor is not None
+def _local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _alike(gradient: Tensor, parameter: Tensor) -> Tensor:
-    """The local part of a gradient, laid out as its parameter is: it may still have to be
-    summed.
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    """A gradient that is there; its local part laid out as its parameter is: it may still have to
+    be summed.
     """
-    if (
-        isinstance(gradient, DTensor)
-        and isinstance(parameter, DTensor)
-        and gradient.placements != parameter.placements
-    ):
+    gradient: Any = parameter.grad
+    if isinstance(parameter, DTensor) and gradient.placements != parameter.placements:
         gradient = gradient.redistribute(placements=parameter.placements)
     return _local(gradient)
 

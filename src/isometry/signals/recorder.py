@@ -43,7 +43,8 @@ from isometry.signals.observer import Observer, Sink
 from isometry.signals.own import Statistic
 from isometry.signals.parameters import LayerParameters
 from isometry.signals.rows import BACKPROP, COLUMN, FORWARD, MEASURES, ROW
-from isometry.signals.sums import Constants, StepSums
+from isometry.signals.statistics import Constants
+from isometry.signals.sums import StepSums
 
 Replay = Callable[[], object]
 """Runs the forward pass of a micro-batch again."""
@@ -63,6 +64,9 @@ class Recorder:
         skips_overflow: True under a gradient scaler, where a non-finite gradient is a skipped step
             and no divergence.
         statistics: of the user's, by name.
+
+    Attributes:
+        initial: the weights at step 0, from which displacement is taken; once layers are known.
     """
 
     def __init__(
@@ -83,7 +87,7 @@ class Recorder:
         self._over_time: list[tuple[int, LayerSpec, str, Tensor]] = []
         self.rows: list[Written | None] = []  # of each step in the buffer; None: not recorded
         self.prepared = False
-        self._restored: Sequence[Tensor] | None = ()
+        self._restored: list[Tensor] | None = None  # W_0 of an earlier recorder; [] if not known
         if layers is not None:
             self._prepare()
         self._open_step()
@@ -100,17 +104,16 @@ class Recorder:
                 "no layer was found: the forward pass of the first step applied no weight"
             )
         self.prepared = True
-        self.weights = LayerParameters([spec.weights for spec in self.layers])
-        self.biases = LayerParameters([spec.biases for spec in self.layers])
-        values = self.weights.values()
-        self.device = values[0].device
+        self.device = self.layers[0].weights[0].device
         self.constants = Constants(self.device)
+        self.weights = LayerParameters([spec.weights for spec in self.layers], self.constants)
+        self.biases = LayerParameters([spec.biases for spec in self.layers], self.constants)
+        values = self.weights.values()
         shape = (self.flush_every, len(ROW), len(self.layers))
         self.buffer = torch.full(shape, torch.nan, dtype=torch.float64, device=self.device)
         self.buffer[:, MEASURES:] = 0.0
-        self._initial = [value.clone() for value in values]
+        self.initial = [value.clone() for value in values]
         self._before = [torch.empty_like(v, memory_format=torch.contiguous_format) for v in values]
-        self._initial_norms = self._norms_by_layer(self._initial)
         self.exists = self._existing()
         self._restore()
 
@@ -124,39 +127,21 @@ class Recorder:
 
     # ---- the weights at step 0 -------------------------------------------------------------------
 
-    @property
-    def initial(self) -> list[Tensor]:
-        """The weights at step 0, from which displacement is taken: end to end, one tensor for each
-        type of numbers, which is saved faster than one for each layer."""
-        alike = self._initial_by_type()
-        return [torch.cat([weight.flatten() for weight in weights]) for weights in alike]
-
-    def restore_initial(self, packed: Sequence[Tensor] | None) -> None:
+    def restore_initial(self, initial: Sequence[Tensor] | None) -> None:
         """Take `initial` of an earlier recorder; None: it is not known, and there is no
         displacement.
         """
-        self._restored = packed
+        self._restored = list(initial or ())
         if self.prepared:
             self._restore()
 
     def _restore(self) -> None:
-        if self._restored is None:
-            self.exists[COLUMN["displacement"]] = False
-            return
-        for weights, values in zip(self._initial_by_type(), self._restored, strict=False):
-            parts = values.split([weight.numel() for weight in weights])
-            for weight, part in zip(weights, parts, strict=True):
-                weight.copy_(part.view_as(weight))
-        self._initial_norms = self._norms_by_layer(self._initial)
-
-    def _initial_by_type(self) -> list[list[Tensor]]:
-        alike: dict[torch.dtype, list[Tensor]] = {}
-        for weight in self._initial:
-            alike.setdefault(weight.dtype, []).append(weight)
-        return list(alike.values())
-
-    def _norms_by_layer(self, values: Sequence[Tensor]) -> Tensor:
-        return self.weights.norm_by_layer(norms(values, self.device))
+        if self._restored is not None:
+            alike = [x.shape for x in self._restored] == [x.shape for x in self.initial]
+            self.exists[COLUMN["displacement"]] &= alike
+            for weight, value in zip(self.initial, self._restored if alike else (), strict=False):
+                weight.copy_(value)
+        self._initial_norms = self.weights.norm_by_layer(norms(self.initial, self.device))
 
     # ---- one step --------------------------------------------------------------------------------
 
@@ -312,7 +297,7 @@ class Recorder:
     def _record_weights(self) -> None:
         """Norm and displacement; and keep them, for the update."""
         values = self.weights.values()
-        sizes, moved = keep(values, self._before, self._initial, self.device)
+        sizes, moved = keep(values, self._before, self.initial, self.device)
         self._record_one("weight_norm", self.weights.norm_by_layer(sizes))
         by_layer = self.weights.norm_by_layer(moved)
         self._record_one("displacement", by_layer / self._initial_norms)

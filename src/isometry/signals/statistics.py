@@ -120,6 +120,21 @@ def distance(x: Tensor, y: Tensor) -> Tensor | float:
     return loops.distance(one.reshape(-1), other.reshape(-1))
 
 
+class Constants:
+    """Numbers on a device, copied there once: the host waits for such a copy."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self._known: dict[tuple[float, ...], Tensor] = {}
+
+    def __call__(self, values: Sequence[float]) -> Tensor:
+        """[n] in float64."""
+        key = tuple(values)
+        if key not in self._known:
+            self._known[key] = torch.tensor(key, dtype=torch.float64, device=self.device)
+        return self._known[key]
+
+
 def vector(numbers: Sequence[Tensor | float], device: torch.device) -> Tensor:
     """Float64 numbers, all on a device or on the host, as a vector on the device."""
     of_device = [number for number in numbers if isinstance(number, Tensor)]

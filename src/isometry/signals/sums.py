@@ -19,6 +19,7 @@ from isometry.signals.observer import Gates, Sink
 from isometry.signals.over_time import OverTime
 from isometry.signals.own import Statistic, averages
 from isometry.signals.statistics import (
+    Constants,
     Sums,
     alive,
     example_norms,
@@ -53,21 +54,6 @@ class OfLayer:
     inputs: list[Tensor] = field(default_factory=list)
     deltas: list[Tensor] = field(default_factory=list)
     own: dict[str, list[Tensor]] = field(default_factory=dict)
-
-
-class Constants:
-    """Numbers on a device, copied there once: the host waits for such a copy."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self._known: dict[tuple[float, ...], Tensor] = {}
-
-    def __call__(self, values: Sequence[float]) -> Tensor:
-        """[n] in float64."""
-        key = tuple(values)
-        if key not in self._known:
-            self._known[key] = torch.tensor(key, dtype=torch.float64, device=self.device)
-        return self._known[key]
 
 
 class StepSums(Sink):

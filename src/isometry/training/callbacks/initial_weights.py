@@ -14,11 +14,11 @@ from isometry.errors import Damaged
 from isometry.training.callbacks.checkpoints import load_intact, save_whole
 
 
-def write_initial(path: Path, packed: Sequence[Tensor]) -> None:
+def write_initial(path: Path, initial: Sequence[Tensor]) -> None:
     """Write `Recorder.initial` whole; once a run, where each checkpoint would otherwise carry all
     weights twice.
     """
-    save_whole(list(packed), path)
+    save_whole(list(initial), path)
 
 
 def read_initial(path: Path) -> list[Tensor] | None:
