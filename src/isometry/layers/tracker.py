@@ -6,17 +6,15 @@ A layer is an operation that contracts data with something made of parameters al
 from __future__ import annotations
 
 import contextlib
-import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from isometry.layers import phi
+from isometry.layers.function_modes import COMPOSITE, Inside
 from isometry.layers.graph import INPUT, Node
 from isometry.layers.operations import (
     DROPOUTS,
@@ -35,22 +33,6 @@ from isometry.layers.operations import (
 from isometry.layers.spec import LayerSpec, View
 
 
-def looked_into(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A composite function of `torch.nn.functional` whose own operations a mode sees.
-
-    Such a function begins by handing itself to an active mode, which would call it again and again;
-    in the copy that question is answered with no.
-    """
-    answers = {"has_torch_function": lambda tensors: False}
-    names = {**function.__globals__, **answers}
-    copy = types.FunctionType(function.__code__, names, function.__name__, function.__defaults__)
-    copy.__kwdefaults__ = function.__kwdefaults__
-    return copy
-
-
-COMPOSITE = {F.multi_head_attention_forward: looked_into(F.multi_head_attention_forward)}
-
-
 class Call:
     """A module whose forward pass runs.
 
@@ -64,18 +46,6 @@ class Call:
         self.module = module
         self.inputs = inputs
         self.begins = begins
-
-
-class Inside(TorchFunctionMode):
-    """A function mode that can see what a composite function is made of."""
-
-    def inside(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Call a function under the mode itself, which is off while it handles a call."""
-        TorchFunctionMode.__enter__(self)
-        try:
-            return function(*args, **kwargs)
-        finally:
-            TorchFunctionMode.__exit__(self, None, None, None)
 
 
 class Tracker(Inside):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from isometry.signals import loops
+from isometry.signals import statistics
 from isometry.signals.statistics import distance, norm, vector
 
 SMALL = 2**16
@@ -53,22 +53,12 @@ def keep(
     The three together read a large network's weights once instead of three times.
     """
     triples = zip(tensors, kept, first, strict=True)
-    found = [_keep(*three) for three in triples] if seen_at_once(device) else [None]
-    if None not in found:
-        return vector([f[0] for f in found if f], device), vector(
-            [f[1] for f in found if f], device
-        )
-    for copy, tensor in zip(kept, tensors, strict=True):
+    if seen_at_once(device):
+        sizes, moved = zip(*(statistics.keep(*three) for three in triples), strict=True)
+        return vector(sizes, device), vector(moved, device)
+    for tensor, copy, _ in triples:
         copy.copy_(tensor)
     return norms(tensors, device), distances(tensors, first, device)
-
-
-def _keep(tensor: Tensor, kept: Tensor, first: Tensor) -> tuple[float, float] | None:
-    """`loops.keep`; None for memory that it does not know."""
-    x, y, z = (loops.numbers_of(each) for each in (tensor, kept, first))
-    if x is None or y is None or z is None:
-        return None
-    return loops.keep(x.reshape(-1), y.reshape(-1), z.reshape(-1))
 
 
 def nonfinite_counts(tensors: Sequence[Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ right also where φ overwrites h.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -17,18 +17,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from isometry.layers.discover import eagerly, is_compiled, layer_map
-from isometry.layers.operations import (
-    MAPS,
-    NONLINEARITIES,
-    NORMALIZATIONS,
-    Map,
-    argument,
-    name_of,
-    tensors_in,
-)
+from isometry.layers.function_modes import Listening
+from isometry.layers.operations import argument, tensors_in
 from isometry.layers.recurrent import Gate, Recurrence, why_hidden
 from isometry.layers.spec import LayerSpec
-from isometry.layers.tracker import COMPOSITE, Inside
 
 Gates = Sequence[tuple[Gate, Tensor, Tensor | None]]
 """Gates, h of each, and δ (None without a gradient), [T, B, H]."""
@@ -90,7 +82,7 @@ class Observer:
         self._without_gradient: set[LayerSpec] = set()
         self._pending: dict[int, tuple[Tensor, LayerSpec]] = {}  # by the id of h, then of z
         self._recurrences: list[tuple[LayerSpec, Recurrence]] = []
-        self._mode: Mode | None = None
+        self._mode: Listening | None = None
         self._eager: ExitStack | None = None
         self.compiled = is_compiled(root)
 
@@ -220,7 +212,7 @@ class Observer:
             for module in modules:
                 self._handles.append(module.register_forward_hook(_of_first(see)))
         if any(spec.needs_mode for spec in self.layers):
-            self._mode = Mode(self)
+            self._mode = Listening(self)
 
     def _mapped(self, spec: LayerSpec, module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
         x = args[0] if args and isinstance(args[0], Tensor) else tensors_in((args, kwargs))[0]
@@ -313,54 +305,3 @@ def _of_first(see: Callable[[Any, Tensor], None]) -> Callable[[nn.Module, Any, T
 
 def _distinct(modules: Iterator[nn.Module | None]) -> list[nn.Module]:
     return [module for module in dict.fromkeys(modules) if module is not None]
-
-
-class Mode(Inside):
-    """Sees maps, normalizations and nonlinearities that are called as functions.
-
-    Args:
-        observer: whose layers it looks for.
-    """
-
-    def __init__(self, observer: Observer):
-        super().__init__()
-        self.observer = observer
-        self._places: dict[Any, LayerSpec] = {}
-
-    def __enter__(self) -> Mode:
-        layers = [spec for spec in self.observer.layers if spec.site == "function"]
-        # parameters may have got other memory since
-        self._places = {_place(spec.weight, spec.map): spec for spec in layers if spec.view}
-        super().__enter__()
-        return self
-
-    def __torch_function__(
-        self, func: Any, kinds: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func in COMPOSITE:
-            return self.inside(COMPOSITE[func], args, kwargs)
-        out = func(*args, **kwargs)
-        name = name_of(func)
-        if name in MAPS:
-            self._see_map(MAPS[name], args, kwargs, out)
-        elif name in NORMALIZATIONS and args:
-            self.observer.normalized(args[0], out)
-        elif name in NONLINEARITIES and args:
-            self.observer.activated(args[0], out)
-        return out
-
-    def _see_map(self, how: Map, args: Any, kwargs: Mapping[str, Any], out: Any) -> None:
-        weight = argument(args, kwargs, how.weight, "weight")
-        spec = None
-        if isinstance(weight, Tensor) and weight.dim() > 1:
-            whole = weight.transpose(0, 1) if how.transposed else weight
-            spec = self._places.get(_place(whole, how.kind))
-        if spec is not None:
-            (x,) = tensors_in(argument(args, kwargs, how.data, "input"))
-            self.observer.see(spec, x, out)
-
-
-def _place(weight: Tensor, kind: str) -> tuple[int, int, tuple[int, ...], str]:
-    storage = weight.untyped_storage().data_ptr()
-    return storage, int(weight.storage_offset()), tuple(weight.shape), kind

@@ -208,7 +208,7 @@ class Recorder:
 
     def _watch_forward(self, watch: Watch) -> None:
         """Which layers lost their finite values; in any micro-batch, at any use."""
-        now = watch.norms(self.layers, self.device)
+        now = watch.norms(self.layers, self.constants)
         before = self.watched_forward
         self.watched_forward = now if before is None else before + now
 
@@ -424,17 +424,13 @@ class Watch(Sink):
     def preactivation(self, layer: LayerSpec, x: Tensor, h: Tensor) -> None:
         self.kept.append((layer, h.detach()))
 
-    def norms(self, layers: Sequence[LayerSpec], device: torch.device) -> Tensor:
+    def norms(self, layers: Sequence[LayerSpec], constants: Constants) -> Tensor:
         """[L], not finite where a layer's h is not at any use; 0 where it has shown none."""
-        found = norms([h for _, h in self.kept], device)
+        found = norms([h for _, h in self.kept], constants.device)
         at = {spec: index for index, spec in enumerate(layers)}
-        owners = [at[spec] for spec, _ in self.kept]
-        if owners == list(range(len(layers))):
-            return found
-        result = torch.zeros(len(layers), dtype=torch.float64, device=device)
-        for owner, value in zip(owners, found, strict=True):
-            result[owner] += value
-        return result
+        owners = constants([at[spec] for spec, _ in self.kept]).long()
+        nothing = torch.zeros(len(layers), dtype=torch.float64, device=constants.device)
+        return nothing.index_add_(0, owners, found)
 
 
 def _over(values: Tensor, scale: float | Tensor) -> Tensor:

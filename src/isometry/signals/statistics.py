@@ -120,6 +120,15 @@ def distance(x: Tensor, y: Tensor) -> Tensor | float:
     return loops.distance(one.reshape(-1), other.reshape(-1))
 
 
+def keep(tensor: Tensor, kept: Tensor, first: Tensor) -> tuple[Tensor | float, Tensor | float]:
+    """Copy a tensor to a contiguous `kept`; its `norm` and its `distance` from `first`."""
+    x, y, z = (loops.numbers_of(each) for each in (tensor, kept, first))
+    if x is None or y is None or z is None:
+        kept.copy_(tensor)
+        return norm(tensor), distance(tensor, first)
+    return loops.keep(x.reshape(-1), y.reshape(-1), z.reshape(-1))
+
+
 class Constants:
     """Numbers on a device, copied there once: the host waits for such a copy."""
 

@@ -169,10 +169,6 @@ class StepSums(Sink):
 
     # ---- the step's rows -------------------------------------------------------------------------
 
-    def total_examples(self, constants: Constants) -> Tensor:
-        """Examples of the whole step, over all processes."""
-        return distributed.total(constants([sum(self.examples)]))
-
     def forward(self, layers: Sequence[LayerSpec], constants: Constants) -> Tensor:
         """Mean and variance of h, the share of saturated units, mean and variance of a, the share
         of living units: [6, L]; NaN where a layer has not shown it.
@@ -198,7 +194,7 @@ class StepSums(Sink):
         """
         parts = [sums / scale**2 for sums, scale in self.backprop]
         whole = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
-        return distributed.total(whole) / self.total_examples(constants)
+        return distributed.total(whole) / distributed.total(constants([sum(self.examples)]))
 
 
 def _outer(of: OfLayer) -> list[Tensor]:
