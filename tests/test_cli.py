@@ -93,6 +93,18 @@ def test_dashes_are_taken_for_what_they_mean(typed, tmp_path):
     assert "relu: critical" in done.stdout
 
 
+NOTES = ["_wandb={t:1}", "--_wandb={'t': {'1': [1, 5, 53]}}", "wandb_version=1"]
+
+
+@pytest.mark.parametrize("word", NOTES)
+def test_what_an_agent_of_wandb_types_besides_the_choices(typed, tmp_path, word):
+    """Where it resumes a run it hands on all that W&B has noted of it."""
+    short = ["model.depth=3", "trainer.max_steps=2", "pictures=false", "logger=none"]
+    done = typed("train", *short, word, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "2 steps" in done.stderr + done.stdout
+
+
 def completed(monkeypatch, capfd, line: str) -> list[str]:
     monkeypatch.setenv("COMP_LINE", line)
     monkeypatch.setenv("COMP_POINT", str(len(line)))

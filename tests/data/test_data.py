@@ -14,6 +14,7 @@ from isometry.data.loader import DeviceLoader, Normalization
 from isometry.data.module import ImageData
 from isometry.data.sources import Images, stratified_split
 from isometry.errors import DiskFull, UserError
+from isometry.training.run import train
 
 
 def small_images(count=40):
@@ -360,3 +361,22 @@ def test_each_epoch_is_a_share_of_its_own_order(share, batches):
         assert len(seen) == batches
         expected = [labels.tolist() for _, labels in whole][:batches]
         assert seen == expected, epoch
+
+
+@pytest.mark.parametrize("every", [0, 1, 2])
+def test_a_loader_that_is_made_anew_goes_on_with_the_epochs(make_config, monkeypatch, every):
+    """`reload_dataloaders_every_n_epochs`: each epoch has its own order, the one it always has."""
+    seen = []
+    order = DeviceLoader.order
+
+    def noted(self, epoch):
+        if self.shuffle:
+            seen.append(epoch)
+        return order(self, epoch)
+
+    monkeypatch.setattr(DeviceLoader, "order", noted)
+    words = ["trainer.max_steps=-1", "trainer.max_epochs=5", "trainer.limit_val_batches=1"]
+    reload = f"+trainer.reload_dataloaders_every_n_epochs={every}"
+    config = make_config(*words, reload, "data.train_size=300", "trainer.limit_test_batches=1")
+    assert train(config)["state"] == "finished"
+    assert seen == [0, 1, 2, 3, 4]

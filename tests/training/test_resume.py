@@ -359,6 +359,11 @@ LIMITS = {
     ],
     "a share of an epoch": ["trainer.limit_train_batches=0.7"],
     "steps": ["trainer.max_steps=23", "trainer.max_epochs=100"],
+    "steps, validation every other epoch": [
+        "trainer.max_steps=47",
+        "trainer.max_epochs=100",
+        "trainer.check_val_every_n_epoch=2",
+    ],
     "accumulation": ["trainer.accumulate_grad_batches=3", "trainer.max_epochs=6"],
 }
 

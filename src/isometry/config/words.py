@@ -38,6 +38,9 @@ RENAMED = {"compare": {"metric": "metrics"}, "wandb": {"study": "group"}}
 TEXT = {"compare": ("where",)}
 """A verb's keys whose value is text, whatever Hydra's grammar would read into it."""
 
+NOT_OURS = ("_wandb=", "wandb_version=")
+"""W&B's notes on a run, which its agent types beside the choices where it resumes one."""
+
 FLAGS = (
     *("--cfg", "--config-dir", "--config-name", "--config-path", "--experimental-rerun", "--help"),
     *("--hydra-help", "--info", "--multirun", "--package", "--resolve", "--run", "--version"),
@@ -57,7 +60,8 @@ def as_overrides(verb: str, words: Sequence[str]) -> list[str]:
     Raises:
         UserError: for a bare word where none has a meaning.
     """
-    plain = [_without_dashes(verb, word) for word in words]
+    typed = [_without_dashes(verb, word) for word in words]
+    plain = [word for word in typed if not word.startswith(NOT_OURS)]
     bare = [word for index, word in enumerate(plain) if _is_bare(plain, index)]
     others = [_as_value(verb, word) for word in plain if word not in bare]
     if not bare:

@@ -164,6 +164,8 @@ class InMemoryData(DataModule):
 
     def train_dataloader(self) -> DeviceLoader:
         self.training = self._loader("train", train=True)
+        if self.trainer is not None:  # asks again between epochs, where it reloads
+            self.training.epoch = self.trainer.current_epoch
         if self._resume_at is not None:
             self.training.load_state_dict(self._resume_at)
             self._resume_at = None

@@ -55,8 +55,10 @@ def build_trainer(
     saving = checkpoints(run.checkpoints, **config.callbacks.checkpoints)
     # who leaves at the end of an epoch does so when all others have seen it
     leaving = Interruption(run.last_checkpoint)
-    resuming = (OneLimit(), ResumeState())
-    ours = CallbackGroup([*callbacks, *resuming, Progress(), *stopping, *saving, leaving])
+    ours = CallbackGroup(
+        # the others ask for the limits
+        [OneLimit(), *callbacks, ResumeState(), Progress(), *stopping, *saving, leaving]
+    )
     try:
         return instantiate(  # type: ignore[no-any-return]
             {

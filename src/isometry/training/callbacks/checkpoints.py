@@ -58,9 +58,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class LastCheckpoint(Checkpoint):
     """`last.ckpt` every so many optimizer steps or epochs.
 
-    A save that falls on the last batch of an epoch waits until the epoch's validation and metrics
-    are done: a resume from in between would not repeat them (Lightning takes the epoch for
-    finished).
+    A save that falls on the last batch of an epoch, or of the training, waits until the epoch's
+    validation and metrics are done: a resume from in between would not repeat them (Lightning takes
+    the epoch for finished, or has no step left to finish it with).
 
     Args:
         path: of the checkpoint.
@@ -82,6 +82,7 @@ class LastCheckpoint(Checkpoint):
             and trainer.global_step % self.every_n_steps == 0
             and between_steps(trainer)
             and not trainer.is_last_batch
+            and trainer.global_step != trainer.max_steps
         ):
             self._save(trainer)
 

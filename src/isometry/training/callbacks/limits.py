@@ -8,16 +8,25 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class OneLimit(Callback):
-    """Takes `max_steps` away where `max_epochs` comes first.
+    """Takes `max_steps` away while a checkpoint is read, and for good where `max_epochs` comes
+    first.
 
-    With `max_steps` set, Lightning's fit loop takes an epoch at whose end a checkpoint was written
-    for one that is unfinished, ends it again after a resume, and so trains an epoch too few.
+    Where `max_steps` is set, Lightning's fit loop takes an epoch at whose end a checkpoint was
+    written for one that is unfinished, ends it again after a resume, and so trains an epoch too few
+    or writes its metrics twice.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        both = trainer.max_steps != -1 and trainer.max_epochs not in (None, -1)
-        if stage == "fit" and both and steps_of_epochs(trainer) <= trainer.max_steps:
-            trainer.fit_loop.epoch_loop.max_steps = -1
+        if stage == "fit":
+            endless = trainer.max_epochs in (None, -1)
+            counts = endless or trainer.max_steps < steps_of_epochs(trainer)
+            self.max_steps = trainer.max_steps if counts else -1
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.fit_loop.epoch_loop.max_steps = -1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.fit_loop.epoch_loop.max_steps = self.max_steps
 
 
 def steps_of_epochs(trainer: Trainer) -> float:
