@@ -13,6 +13,7 @@ from statsmodels.formula.api import ols
 from statsmodels.stats.multitest import multipletests
 
 from isometry.compare.statistics import (
+    _rho,
     is_normal,
     mean_of,
     noncentrality,
@@ -132,7 +133,7 @@ def test_noncentrality_inverts_the_distribution():
     level = np.array([0.05, 0.5, 0.9])
     found = noncentrality(x, 3, level)
     assert stats.ncx2.cdf(x, 3, found) == pytest.approx(level, abs=1e-9)
-    assert noncentrality(np.array([0.1]), 3, np.array([0.9])) == 0
+    assert noncentrality(np.array([0.1]), 3, np.array([0.9])) == pytest.approx(0, abs=1e-300)
 
 
 @pytest.mark.parametrize("sigma", [0.3, 1.0])
@@ -181,6 +182,18 @@ def test_a_run_that_diverged_is_the_worst():
     found = spearman(np.array([0.1, 0.2, 3, 4]), np.array([0.9, 0.8, 0.7, -np.inf]), np.arange(4))
     assert found.value == pytest.approx(-1)
     assert math.isnan(found.low)  # four configurations are too few to be resampled
+
+
+def test_ranks_of_a_resample_are_those_of_its_runs():
+    """Against scipy, with ties, infinite values and runs that stand there twice or not at all."""
+    generator = np.random.default_rng(1)
+    x = generator.integers(0, 6, 40).astype(float)
+    y = np.append(generator.normal(size=38), [np.inf, -np.inf])
+    counts = generator.integers(0, 4, (50, 40)).astype(float)
+    repeated = [[np.repeat(v, k.astype(int)) for v in (x, y)] for k in counts]
+    expected = [stats.spearmanr(a, b).statistic for a, b in repeated]
+    np.testing.assert_allclose(_rho(x, y, counts), expected, atol=1e-14)
+    assert math.isnan(_rho(np.zeros(40), y, counts)[0])
 
 
 def test_spearmans_interval_covers_whole_configurations():

@@ -550,3 +550,17 @@ def test_a_strangers_run_reads_nothing_of_this_machine(tmp_path, monkeypatch, li
     with pytest.raises(UserError, match="has no interpolations") as raised:
         task(composed)
     assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize("hook", ["on_train_epoch_end", "on_train_end", "on_test_start"])
+def test_cut_behind_the_last_of_max_steps(make_config, tmp_path, monkeypatch, hook):
+    """The last step is one after which a checkpoint is due, in the middle of an epoch."""
+    words = [*SMALL, "trainer.max_steps=24", "trainer.max_epochs=100"]
+    whole, cut = (make_config(*words, f"paths.runs={tmp_path}/{name}") for name in ("whole", "cut"))
+    train(whole)
+    with monkeypatch.context() as patch:
+        with_callback(patch, StopAt(hook, 24))
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            train(cut)
+    train(cut)
+    assert_same(state_of(whole), state_of(cut))

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 from scipy.linalg import orth
 
 Array = NDArray[np.float64]
@@ -207,21 +207,11 @@ def _population(sums: Array, freedom: Array, runs: int) -> tuple[Array, Array]:
     return low, high
 
 
-BISECTIONS = 40
-
-
 def noncentrality(x: Array, freedom: float, level: Array) -> Array:
     """λ with P(χ'² <= x; λ) = level; 0 where it is lower at λ = 0 already."""
     if freedom < 1:
         return np.zeros_like(x)
-    low = np.zeros_like(x)
-    high = 4 * x + 100  # the probability falls with λ and is nothing there
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        too_low = stats.ncx2.cdf(x, freedom, middle) > level
-        low = np.where(too_low, middle, low)
-        high = np.where(too_low, high, middle)
-    return low
+    return np.asarray(special.chndtrinc(x, freedom, level), dtype=np.float64)
 
 
 def is_normal(values: Array, factors: pd.DataFrame) -> bool:
@@ -261,26 +251,39 @@ def spearman(x: Array, y: Array, cell: NDArray[np.int64]) -> Correlation:
         x, y: of each run, finite or infinite, not NaN.
         cell: the configuration of each run.
     """
-    cells = np.unique(cell)
-    value = _rho(x, y)
+    cells, of_run = np.unique(cell, return_inverse=True)
+    (value,) = _rho(x, y, np.ones((1, len(x))))
     low = high = math.nan
     if len(cells) >= FEWEST_CELLS and math.isfinite(value):
-        generator = np.random.default_rng(0)
-        members = [np.flatnonzero(cell == each) for each in cells]
-        draws = []
-        for _ in range(RESAMPLES):
-            chosen = generator.integers(len(members), size=len(members))
-            rows = np.concatenate([members[index] for index in chosen])
-            draws.append(_rho(x[rows], y[rows]))
-        low, high = np.nanpercentile(draws, PERCENTILES)
-    return Correlation(value, float(low), float(high), len(x), len(cells))
+        equal = np.full(len(cells), 1 / len(cells))
+        drawn = np.random.default_rng(0).multinomial(len(cells), equal, RESAMPLES).astype(float)
+        parts = np.array_split(drawn, 1 + len(x) // 100)  # all at once need memory
+        rhos = np.concatenate([_rho(x, y, part[:, of_run]) for part in parts])
+        low, high = np.nanpercentile(rhos, PERCENTILES)
+    return Correlation(float(value), float(low), float(high), len(x), len(cells))
 
 
 FEWEST_CELLS = 5
 
 
-def _rho(x: Array, y: Array) -> float:
-    a, b = stats.rankdata(x), stats.rankdata(y)
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return math.nan
-    return float(np.corrcoef(a, b)[0, 1])
+def _rho(x: Array, y: Array, counts: Array) -> Array:
+    """Rank correlation in each of R samples, [R], where run i stands counts[:, i] times; NaN where
+    all are tied.
+    """
+    a = _centred_ranks(x, counts)
+    b = _centred_ranks(y, counts)
+    ab, aa, bb = ((counts * p * q).sum(1) for p, q in ((a, b), (a, a), (b, b)))
+    with np.errstate(invalid="ignore"):
+        rho: Array = ab / np.sqrt(aa * bb)
+    return rho
+
+
+def _centred_ranks(x: Array, counts: Array) -> Array:
+    """Ranks (of ties their mean) less (n + 1)/2, which is the mean of all, [R, N]."""
+    values, place = np.unique(x, return_inverse=True)
+    order = np.argsort(place)
+    first = np.searchsorted(place[order], np.arange(len(values)))
+    alike = np.add.reduceat(counts[:, order], first, axis=1)  # of each value
+    ranks = alike.cumsum(1) - (alike - 1) / 2
+    centred: Array = ranks[:, place] - (counts.sum(1, keepdims=True) + 1) / 2
+    return centred

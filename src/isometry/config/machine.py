@@ -4,10 +4,15 @@ built.
 
 from __future__ import annotations
 
+import os
+
 import torch
 from omegaconf import DictConfig
 
 from isometry.errors import bad_value
+
+PROCESSES_A_CORE = 4
+"""At most so many train on a CPU: more than one gain nothing, and hundreds take all memory."""
 
 
 def check_machine(config: DictConfig) -> None:
@@ -30,6 +35,11 @@ def check_machine(config: DictConfig) -> None:
     if on_cpu and config.trainer.precision == "16-mixed":
         words = "a CPU has no 16-mixed (Lightning would silently train in bf16-mixed, and say 16)"
         raise bad_value("trainer.precision", "16-mixed", words)
+    processes = len(devices) if isinstance(devices, list) else devices
+    most = PROCESSES_A_CORE * (os.cpu_count() or 1)
+    if on_cpu and isinstance(processes, int) and processes > most:
+        words = f"every process is one of its own: at most {most} on this machine's cores"
+        raise bad_value("trainer.devices", devices, words)
     if accelerator == "mps" and not torch.backends.mps.is_available():
         raise bad_value(
             "trainer.accelerator", accelerator, "this machine has no Apple GPU; cpu or auto work"
