@@ -69,8 +69,8 @@ MISTAKES = [
     (["train", "loss=hinge"], ["loss=hinge", "cross_entropy, mse"]),
     (["train", "trainer.precision=7"], ["trainer.precision=7", "bf16-mixed"]),
     (
-        ["train", "trainer.accelerator=cpu", "trainer.devices=4096", "data.batch_size=4096"],
-        ["trainer.devices=4096", "at most"],
+        ["train", "trainer.accelerator=cpu", "trainer.devices=512", "data.batch_size=512"],
+        ["trainer.devices=512", "at most"],
     ),
     (["train", "trainer.accelerator=abacus"], ["trainer.accelerator=abacus", "cpu"]),
     (["train", "trainer.gradient_clip_val=-1"], ["trainer.gradient_clip_val=-1", "above 0"]),
