@@ -33,7 +33,7 @@ def numbers_of(tensor: Tensor) -> Numbers | None:
         return None
     if tensor.dtype is not torch.float32 and tensor.dtype is not torch.float64:
         return None
-    numbers: Numbers = tensor.detach().contiguous().numpy()
+    numbers: Numbers = tensor.contiguous().numpy(force=True)
     return numbers
 
 
