@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from isometry.config.compose import conf_dir
 from isometry.config.keys import KEYS
 
 BASE = ["model.depth=3", "model.width=16", "trainer=cpu", "logger=csv", "pictures=false"]
@@ -107,11 +108,14 @@ def test_drawn_values(typed, tmp_path, data_cache, part):
         assert not [path for path in folder.iterdir() if path.name != "runs"], line
 
 
+REMEDIES = sorted(path.stem for path in (conf_dir() / "remedy").glob("*.yaml"))
+
 CHOICES = {
-    "model": ["mlp", "mlp", "mlp", "convnet"],
+    "model": ["mlp", "mlp", "residual_mlp", "highway", "convnet"],
     "activation": None,
     "initializer": None,
     "normalization": None,
+    "remedy": [*["none"] * 8, *REMEDIES],
     "data": ["mnist_5k", "mnist_5k", "unit_vectors"],
     "optimizer": None,
     "scheduler": None,
