@@ -74,6 +74,16 @@ LINES = [
     (["report", "nothing"], "study_name=nothing: no runs"),
     (["theory", "--sigma_b=[-1]"], "sigma_b=[-1]: must be a list of numbers"),
     (["figure", "he2015"], "he2015"),
+    (["train", "-m", "activation=glob(zz*)"], "the sweep has no job"),
+    (["plot", "sigmoid", "paths.runs=/proc/x"], "paths.runs=/proc/x: cannot write there"),
+    (
+        ["theory", "phase_diagram=true", "paths.runs=/proc/x"],
+        "paths.runs=/proc/x: cannot write there",
+    ),
+    (
+        ["train", "-m", "seed=0,1", "model.depth=2", "paths.runs=/proc/x", "paths.data=/proc/x"],
+        "paths.runs=/proc/x: cannot write there",
+    ),
 ]
 
 
@@ -85,6 +95,28 @@ def test_what_is_not_understood_is_said_in_one_line(typed, tmp_path, line, words
     assert done.stderr.count("isometry: ") == 1
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("verb", ["plot", "theory"])
+def test_a_sweep_of_any_verb_leaves_nothing_of_hydras(typed, tmp_path, verb):
+    """And its flag may stand between the choices."""
+    done = typed(verb, "activation=tanh,relu", "-m", "activation.name=one", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} <= {"runs"}
+
+
+def test_a_folder_of_options_that_is_not_there(typed, tmp_path):
+    done = typed("theory", "tanh", cwd=tmp_path, ISOMETRY_CONF=str(tmp_path / "none"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "ISOMETRY_CONF" in done.stderr
+
+
+def test_numbers_are_whole_on_a_narrow_terminal(typed, tmp_path):
+    words = ["model.depth=4", "trial=false", "curvature=false", "plot=false"]
+    for line in (["theory", "tanh"], ["diagnose", *words]):
+        done = typed(*line, cwd=tmp_path, COLUMNS="40", FORCE_COLOR="1", TTY_COMPATIBLE="1")
+        assert done.returncode == 0, done.stderr
+        assert "…" not in done.stdout
 
 
 def test_dashes_are_taken_for_what_they_mean(typed, tmp_path):

@@ -7,7 +7,9 @@ import warnings
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from rich.measure import Measurement
 from rich.syntax import Syntax
+from rich.table import Table
 from rich.tree import Tree
 
 
@@ -45,6 +47,14 @@ def quiet() -> None:
         ".*resuming from a checkpoint that ended before the epoch ended.*",
     ):
         warnings.filterwarnings("ignore", message=message)
+
+
+def print_whole(table: Table) -> None:
+    """A table of numbers: wider than the terminal rather than with numbers that are cut."""
+    found = wide_console()
+    roomy = plain_console(width=1000)
+    needed = Measurement.get(roomy, roomy.options, table).maximum
+    plain_console(width=max(found.width, needed)).print(table)
 
 
 def wide_console() -> Console:

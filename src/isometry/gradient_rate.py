@@ -16,6 +16,9 @@ from scipy.stats import t as student
 
 Verdict = Literal["vanishing", "healthy", "exploding"]
 
+SATURATED = 0.9
+"""The share of a layer's saturated units over which `healthy` is not said without it."""
+
 
 @dataclass(frozen=True)
 class GradientRate:

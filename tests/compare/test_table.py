@@ -15,6 +15,7 @@ from isometry.compare.explain import explain, sentences
 from isometry.compare.metrics import metric
 from isometry.compare.statistics import mean_of
 from isometry.compare.table import Choices
+from isometry.compare.words import counted
 from isometry.errors import UserError
 from studies import signals_of, write_run, write_study
 
@@ -279,3 +280,11 @@ def test_numbers_of_a_table_with_no_value(tmp_path):
     write_study(tmp_path / "mine", {"model.width": [64, 32]}, lambda values: ({}, None))
     frame = numbers(table_of(tmp_path))
     assert np.isnan(frame["test_accuracy"]).all()
+
+
+def test_healthy_is_not_said_without_the_saturation_beside_it():
+    runs = pd.DataFrame({"verdict_init": ["healthy"] * 2, "saturation_init": [0.95, 0.5]})
+    assert counted(runs, "verdict_init") == [("healthy", "healthy at 95% saturation")]
+    runs["saturation_init"] = [0.6, math.nan]
+    assert counted(runs, "verdict_init") == [("healthy", "healthy")]
+    assert counted(runs[["verdict_init"]], "verdict_init") == [("healthy", "healthy")]

@@ -14,6 +14,7 @@ from isometry.data.loader import DeviceLoader, Normalization
 from isometry.data.module import ImageData
 from isometry.data.sources import Images, stratified_split
 from isometry.errors import DiskFull, UserError
+from isometry.training.classifier import Classifier
 from isometry.training.run import train
 
 
@@ -361,6 +362,19 @@ def test_each_epoch_is_a_share_of_its_own_order(share, batches):
         assert len(seen) == batches
         expected = [labels.tolist() for _, labels in whole][:batches]
         assert seen == expected, epoch
+
+
+@pytest.mark.parametrize(("share", "steps"), [("0.8", [4, 8, 12]), ("3", [3, 6, 9])])
+def test_a_share_of_an_epoch_is_the_same_share_of_each(make_config, monkeypatch, share, steps):
+    """`limit_train_batches`, through a training: where one epoch ends the next begins."""
+    ends = []
+    monkeypatch.setattr(
+        Classifier, "on_train_epoch_start", lambda self: ends.append(self.global_step)
+    )
+    words = ["data.train_size=256", "data.batch_size=50", f"trainer.limit_train_batches={share}"]
+    limits = ["trainer.max_steps=-1", "trainer.max_epochs=3", "trainer.limit_test_batches=1"]
+    summary = train(make_config(*words, *limits))
+    assert [*ends[1:], summary["steps"]] == steps
 
 
 @pytest.mark.parametrize("every", [0, 1, 2])

@@ -1,6 +1,7 @@
 """Lines of advice from what was predicted and tried."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -79,6 +80,14 @@ def test_nothing_is_recommended_that_is_no_better():
     assert line.startswith("nothing: now loss 1 ")
     (line, *_) = advise(situation(trial=STUCK), [Choice("a=b", 1.0, "healthy", STUCK)])
     assert line.startswith("no try learns (a=b)")
+
+
+def test_a_healthy_gradient_behind_saturated_units_is_no_all_clear():
+    for share, words in ((0.6, "nothing"), (0.95, "95% of a layer's units are saturated")):
+        (line, *_) = advise(replace(situation(0.99, "healthy"), saturated=share), [])
+        assert words in line
+    tried = replace(situation(0.99, "healthy", GOOD), saturated=0.95)
+    assert advise(tried, [])[0].startswith("nothing")  # it learns all the same
 
 
 def test_a_healthy_network_that_does_not_learn_is_not_well():

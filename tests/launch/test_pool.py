@@ -150,6 +150,16 @@ def test_a_search_without_a_metric_is_refused(tmp_path, data_cache):
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_search_for_the_worst_accuracy_is_refused(tmp_path, data_cache):
+    """Optuna's default minimizes."""
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    words = [*SEARCH, "metric=test_accuracy", "optimizer.lr=choice(0.1,0.2)"]
+    code, text = sweep(tmp_path, data_cache, *words)
+    assert code == 2
+    assert "hydra.sweeper.direction=minimize: metric=test_accuracy is better" in text
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_sweep_leaves_nothing_where_it_was_typed(tmp_path, data_cache):
     """Hydra writes a multirun.yaml."""
     code, text = sweep(tmp_path, data_cache, "seed=0,1", "trainer.max_steps=2")

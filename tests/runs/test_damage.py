@@ -10,6 +10,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -24,11 +25,19 @@ from isometry.console import plain_console
 from isometry.errors import UserError
 from isometry.runs.directory import STATES, RunDirectory
 from isometry.runs.metrics import MetricsFile
-from isometry.runs.signal_store import LARGE_PART, SCHEMA, SignalStore, read_signals
+from isometry.runs.signal_store import (
+    LARGE_PART,
+    SCHEMA,
+    SignalStore,
+    read_over_time,
+    read_signals,
+)
 from isometry.runs.table import read_record
+from isometry.signals.flush import Flush, TimeRows
 from isometry.training import run as train_module
 from isometry.training.resume import frozen_config, load_checkpoint
 from isometry.training.run import train
+from isometry.training.signal_log import to_time_table
 from isometry.verbs.evaluate import evaluate
 from isometry.verbs.report import report_study
 
@@ -157,6 +166,15 @@ def test_a_linked_folder_is_refused(cut_short, data_cache, tmp_path, name, verb)
     with pytest.raises(UserError, match=name):
         (resume if verb == "resume" else evaluated)(cut_short, data_cache)
     assert sorted(p.name for p in elsewhere.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["fit-profile.txt", "tensorboard"])
+def test_what_others_would_write_through_a_link_is_refused(cut_short, data_cache, tmp_path, name):
+    target = tmp_path / "elsewhere"
+    (cut_short.path / name).symlink_to(target)
+    with pytest.raises(UserError, match=name):
+        resume(cut_short, data_cache)
+    assert not target.exists()
 
 
 def test_a_linked_checkpoint_is_refused(cut_short, data_cache, tmp_path):
@@ -327,6 +345,20 @@ def test_parts_do_not_grow_without_bound_and_are_whole_at_every_moment(tmp_path)
     again.drop_from(700)
     again.append(as_table(rows_of([700], layers=10)))
     assert sorted(set(read_signals(folder)["step"])) == list(range(701))
+
+
+def test_nor_do_those_of_the_time_steps(tmp_path):
+    store = SignalStore(tmp_path / "signals.parquet")
+    for step in range(40):
+        gates = [TimeRows(step, 1, "rnn", "h", np.ones((5, 3)))]
+        empty = np.empty((0, 0, 0))
+        flush = Flush(np.array([]), empty, empty, None, step, np.array([]), gates)
+        store.over_time.append(to_time_table(flush))
+    assert len(store.over_time.parts()) == 1
+    assert len(read_over_time(store.folder)) == 40 * 3
+    store.drop_from(10)
+    store.over_time.append(to_time_table(flush))
+    assert sorted(set(read_over_time(store.folder)["step"])) == [*range(10), 39]
 
 
 @pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "step,a\nx,1\n", "step,a\n1,2,3\n", "\x00\x01"])

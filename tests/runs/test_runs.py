@@ -6,6 +6,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from isometry.config.compose import resolved
 from isometry.runs import files, identity
 from isometry.runs.decision import decide
 from isometry.runs.directory import RunDirectory
@@ -40,6 +41,20 @@ def changed(key, value):
         node = node[parent]
     node[last] = value
     return config
+
+
+def test_places_are_no_part_of_a_result(make_config, tmp_path):
+    """Another folder for the cache, and a folder that is written in another way."""
+    (tmp_path / "ok").mkdir()
+    plain = [f"data.raw_dir={tmp_path}/ok", "paths.data=one", "data.cache_dir=one"]
+    ways = [f"{tmp_path}/ok/", f"{tmp_path}/./ok", f"{tmp_path}/ok/../ok"]
+    ids = [identity.run_id(resolved(make_config(*plain)))]
+    for way in ways:
+        words = [f"data.raw_dir={way}", "paths.data=two", "data.cache_dir=two"]
+        ids.append(identity.run_id(resolved(make_config(*words))))
+    assert len(set(ids)) == 1
+    other = [f"data.raw_dir={tmp_path}", "paths.data=one", "data.cache_dir=one"]
+    assert identity.run_id(resolved(make_config(*other))) not in ids
 
 
 # ---- files ---------------------------------------------------------------------------------------

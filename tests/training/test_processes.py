@@ -27,7 +27,9 @@ def test_an_allocation_for_several_tasks_is_no_launcher(name, typed, tmp_path, d
     limits = ["trainer.limit_val_batches=1", "trainer.limit_test_batches=1"]
     done = typed("train", *words, *limits, cwd=tmp_path, **SURROUNDINGS[name])
     assert done.returncode == 0, done.stderr
-    assert list(tmp_path.glob("runs/*/*/summary.json"))
+    (summary,) = tmp_path.glob("runs/*/*/summary.json")
+    done = typed("eval", str(summary.parent), cwd=tmp_path, **SURROUNDINGS[name])
+    assert done.returncode == 0, done.stderr
 
 
 def test_srun_and_torchrun_are(monkeypatch):

@@ -468,7 +468,12 @@ def test_a_finished_run_goes_on_to_more_epochs(make_config, typed, tmp_path, dat
     assert "finished already; rerun=all" in done.stderr
     for limit in ("trainer.max_epochs=3", "trainer.max_steps=7"):
         done = typed("train", f"resume={run.path}", limit, f"paths.data={data_cache}", cwd=tmp_path)
-        assert "finished already; rerun=all" in done.stderr
+        assert "finished already, with more than is asked for; rerun=all" in done.stderr
+    # the command of the two epochs: what is there is no longer theirs, and it is said
+    words = [*SMALL, "scheduler=constant", "trainer.max_epochs=2", "pictures=false", "logger=csv"]
+    places = [f"paths.runs={tmp_path}/short", f"paths.data={data_cache}", "trainer=cpu"]
+    done = typed("train", *words, *places, cwd=tmp_path)
+    assert "with more than is asked for" in done.stderr
     done = typed("train", f"resume={run.path}", "optimizer.lr=1", cwd=tmp_path)
     assert done.returncode == 2
     assert "leave out optimizer.lr=1" in done.stderr
@@ -564,3 +569,22 @@ def test_cut_behind_the_last_of_max_steps(make_config, tmp_path, monkeypatch, ho
             train(cut)
     train(cut)
     assert_same(state_of(whole), state_of(cut))
+
+
+def test_a_failed_run_goes_on_by_its_folder_too(cut, undisturbed, monkeypatch):
+    def fail(self, trainer, *_):
+        if trainer.global_step == 17:
+            raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        with_callback(patch, type("Fail", (Callback,), {"on_train_batch_start": fail})())
+        with pytest.raises(RuntimeError):
+            train(cut)
+    run = state_of(cut)[0]
+    assert run.status()["state"] == "failed"
+    noted = FirstStep()
+    with monkeypatch.context() as patch:
+        with_callback(patch, noted)
+        train(OmegaConf.merge(cut, {"resume": str(run.path)}))
+    assert noted.step == 16
+    assert_same(undisturbed[0], state_of(cut))

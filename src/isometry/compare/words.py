@@ -10,11 +10,13 @@ import pandas as pd
 from isometry.compare.metrics import Metric
 from isometry.compare.statistics import Mean
 from isometry.compare.table import Table
+from isometry.gradient_rate import SATURATED
 
 LEGEND = (
     "verdict, at step 0: vanishing where backprop_norm of layer 1 is under 1e-2 of the last hidden "
-    "layer's, exploding over 1e2 (the defaults of verdict.*). outcome: learned where the test is "
-    "above guessing by 3 standard errors."
+    "layer's, or of a recurrence's first time step under 1e-2 of the last one's; exploding over "
+    "1e2 (verdict.* sets other bounds). outcome: learned where the test is above guessing by 3 "
+    "standard errors."
 )
 MEANINGS = {
     "gradient_rate_init": "factor on backprop_norm a layer going back, at step 0",
@@ -34,7 +36,7 @@ def counted(runs: pd.DataFrame, column: str) -> list[tuple[str, str]]:
     found = []
     for word, part in counts(runs, column):
         number = "" if len(part) == len(runs) else f"{len(part)} "
-        where = where_diverged(part) if (word, column) == ("diverged", "state") else ""
+        where = REASONS[word, column](part) if (word, column) in REASONS else ""
         found.append((word, f"{number}{word}{where and f' {where}'}"))
     return found
 
@@ -54,6 +56,16 @@ def where_diverged(runs: pd.DataFrame) -> str:
         if f"first_nonfinite_{name}" in runs and runs[f"first_nonfinite_{name}"].notna().any()
     ]
     return f"at {', '.join(places)}" if places else ""
+
+
+def where_saturated(runs: pd.DataFrame) -> str:
+    """How much of a layer is saturated, where that is nearly all: `at 95 % saturation`."""
+    most = runs["saturation_init"].max() if "saturation_init" in runs else math.nan
+    return f"at {most:.0%} saturation" if most > SATURATED else ""
+
+
+REASONS = {("diverged", "state"): where_diverged, ("healthy", "verdict_init"): where_saturated}
+"""What is said beside the word of a column."""
 
 
 def _range(values: pd.Series) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,15 +14,22 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from isometry.errors import UserError
+from isometry.errors import UserError, bad_value
 
 
 def _wandb_offline() -> bool:
     return os.environ.get("WANDB_MODE", "offline") not in ("online", "run", "shared")
 
 
+def _wandb_name(variable: str, otherwise: Any) -> Any:
+    """What W&B's variable says; a mistake in it ends no training, which may not even log there."""
+    value = os.environ.get(variable, "")
+    return value if re.fullmatch(r"[^/\\#?%:\s]{1,128}", value) else otherwise
+
+
 # what `conf/` asks: the default is offline, and W&B's own variable outranks a default
 OmegaConf.register_new_resolver("wandb_offline", _wandb_offline, replace=True)
+OmegaConf.register_new_resolver("wandb_name", _wandb_name, replace=True)
 
 
 @functools.cache
@@ -43,8 +51,13 @@ def conf_dir() -> Path:
 def extra_conf_dir() -> Path | None:
     """A folder of a user's own options, from the environment variable `ISOMETRY_CONF`; searched
     before `conf_dir`.
+
+    Raises:
+        UserError: where there is no such folder.
     """
     named = os.environ.get("ISOMETRY_CONF")
+    if named and not Path(named).is_dir():
+        raise bad_value("ISOMETRY_CONF", named, "no such folder")
     return Path(named).resolve() if named else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,7 +35,14 @@ SOURCES = ("mnist_5k", "unit_vectors", "mnist", "fashion_mnist", *CIFAR)
 PRECISIONS = ("64-true", "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true")
 
 name_of_option = text(100)
-path = text(1000)
+
+
+def _is_path(value: Any) -> bool:
+    short = isinstance(value, str) and 0 < len(value) <= 1000
+    return short and all(len(os.fsencode(name)) <= 255 for name in value.split("/"))
+
+
+path = Kind(_is_path, "must be a path of up to 1000 characters, 255 bytes a name")
 project = matching(
     r"[^/\\#?%:\s]{1,128}",
     "must be up to 128 characters without / \\ # ? % : and spaces",

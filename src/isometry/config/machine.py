@@ -36,6 +36,7 @@ def check_machine(config: DictConfig) -> None:
         words = "a CPU has no 16-mixed (Lightning would silently train in bf16-mixed, and say 16)"
         raise bad_value("trainer.precision", "16-mixed", words)
     processes = len(devices) if isinstance(devices, list) else devices
+    _check_shares(config, torch.cuda.device_count() if processes == "auto" else processes)
     most = PROCESSES_A_CORE * (os.cpu_count() or 1)
     if on_cpu and isinstance(processes, int) and processes > most:
         words = f"every process is one of its own: at most {most} on this machine's cores"
@@ -52,3 +53,13 @@ def check_machine(config: DictConfig) -> None:
         raise bad_value(
             "trainer.devices", devices, f"this machine has {torch.cuda.device_count()} CUDA GPUs"
         )
+
+
+def _check_shares(config: DictConfig, processes: int) -> None:
+    """Every process takes an equal share of a batch, or the mean of their gradients is none of the
+    batch.
+    """
+    size = config.data.get("batch_size")
+    if isinstance(size, int) and processes > 1 and size % processes:
+        words = f"must be a multiple of the {processes} processes that share a batch"
+        raise bad_value("data.batch_size", size, words)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from omegaconf import OmegaConf
+from yaml import YAMLError
 
 from isometry.config.compose import compose, conf_dir
 from isometry.errors import UserError, nearest
@@ -20,7 +21,7 @@ def is_users(error: Exception) -> bool:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    ours = isinstance(error, UserError | HydraException | OmegaConfBaseException)
+    ours = isinstance(error, UserError | HydraException | OmegaConfBaseException | YAMLError)
     return ours or str(error).startswith(NO_CHOICE)
 
 
@@ -85,8 +86,19 @@ def _unknown_key(key: str, verb: str, arguments: Sequence[str]) -> str:
         else [n for n in known if "." not in n]
     )
     return (
-        f"{key}={value}: no such key{nearest(key, known)}; allowed are {', '.join(beside or known)}"
+        f"{key}={value}: no such key{_suggestion(key, known)}; allowed are "
+        f"{', '.join(beside or known)}"
     )
+
+
+def _suggestion(key: str, known: Sequence[str]) -> str:
+    """A group or a key beside it whose name is near, or a key that ends so (`lr`)."""
+    if "." in key:
+        return nearest(key, known)
+    groups = [path.name for path in conf_dir().iterdir() if path.is_dir()]
+    near = nearest(key.lower(), [*groups, *(name for name in known if "." not in name)])
+    inside = [name for name in known if name.rpartition(".")[2] == key]
+    return near or (f"; did you mean {inside[0]}?" if inside else nearest(key, known))
 
 
 def _is_choice(word: str) -> bool:

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from isometry.config.compose import conf_dir
+from isometry.config.compose import conf_dir, extra_conf_dir
 from isometry.config.quoting import hydra_value
 from isometry.errors import UserError
 
@@ -62,8 +62,15 @@ def as_overrides(verb: str, words: Sequence[str]) -> list[str]:
     """
     typed = [_without_dashes(verb, word) for word in words]
     plain = [word for word in typed if not word.startswith(NOT_OURS)]
+    for word in plain:
+        _refuse(verb, word)
+    if "--resolve" in plain and not {"--cfg", "-c"} & set(plain):
+        raise UserError(f"isometry {verb} --resolve: belongs to --cfg job, which shows the config")
     bare = [word for index, word in enumerate(plain) if _is_bare(plain, index)]
     others = [_as_value(verb, word) for word in plain if word not in bare]
+    others.sort(
+        key=lambda word: word not in ("-m", "--multirun")
+    )  # argparse takes it first or last
     if not bare:
         return others
     if verb in ALL:
@@ -74,6 +81,23 @@ def as_overrides(verb: str, words: Sequence[str]) -> list[str]:
     first = f"{BARE[verb]}={hydra_value(bare[0])}"
     more = [f"{SEVERAL[verb]}=[{','.join(map(hydra_value, bare[1:]))}]"] if len(bare) > 1 else []
     return [first, *more, *others]
+
+
+def _refuse(verb: str, word: str) -> None:
+    name = word.lstrip("+~").partition("=")[0].partition("@")[0]
+    if word.startswith("~"):
+        raise UserError(
+            f"isometry {verb} {word}: nothing can be left out; KEY=null or GROUP=none switches off "
+            "what can be"
+        )
+    new = word.startswith("+") and "." not in name
+    if new and not word.startswith("++") and not _is_group(name):
+        raise UserError(f"isometry {verb} {word}: no such key, and nothing would read it")
+
+
+def _is_group(name: str) -> bool:
+    folders = [folder for folder in (conf_dir(), extra_conf_dir()) if folder is not None]
+    return any((folder / name).is_dir() for folder in folders)
 
 
 def _meant(word: str) -> str:

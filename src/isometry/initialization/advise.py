@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from isometry.gradient_rate import Verdict
+from isometry.gradient_rate import SATURATED, Verdict
 
 FALL = 1e6
 """The factor by which a gradient may fall or grow from the last hidden layer to the first before it
@@ -74,6 +74,7 @@ class Situation:
         spread: standard deviation over seeds of log10 of the gradient ratio, None if unknown.
         bounds: ratios under and over which the verdict is vanishing and exploding.
         depth_key: what the depth is called.
+        saturated: share of a layer's units, of the layer that has most.
     """
 
     now: Choice
@@ -81,6 +82,7 @@ class Situation:
     spread: float | None
     bounds: tuple[float, float]
     depth_key: str = "model.depth"
+    saturated: float = 0.0
 
     @property
     def well(self) -> bool:
@@ -190,6 +192,12 @@ def _healthy(situation: Situation) -> str:
     if depth <= situation.hidden:  # the expectation over networks, not this one
         reach = "in most networks like this"
     trained = "" if situation.now.trial is None else f"; {situation.now.trial}"
+    if situation.now.trial is None and situation.saturated > SATURATED:
+        return (
+            f"the gradient reaches the first of {situation.hidden} hidden layers, but "
+            f"{situation.saturated:.0%} of a layer's units are saturated: smaller weights, or "
+            "trial=true, which finds out whether it learns"
+        )
     return (
         f"nothing: the gradient reaches the first of {situation.hidden} hidden layers, and would "
         f"be lost {reach}{trained}"

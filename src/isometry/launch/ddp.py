@@ -67,7 +67,7 @@ def launch(
         UserError: where rank 0 could not go on and has said so.
         SystemExit: where a signal has stopped it.
     """
-    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -80,6 +80,7 @@ def launch(
         rdzv_endpoint=str(meeting),
         max_restarts=0,
         monitor_interval=0.1,
+        logs_specs=DefaultLogsSpecs(log_dir=str(meeting)),  # which goes with its folder
         # a fresh process each: nothing of this one's threads or devices is inherited
         start_method="spawn",
         # Slurm's warning too; each is handed on to the processes

@@ -19,6 +19,7 @@ from isometry.launch.fast_compose import Composer
 from isometry.launch.job import Job
 from isometry.runs.decision import decide
 from isometry.runs.directory import RunDirectory
+from isometry.runs.files import written_below
 from isometry.runs.identity import run_id
 from isometry.runs.order import note_order
 
@@ -59,8 +60,10 @@ def plan_jobs(composer: Composer, job_overrides: Sequence[Sequence[str]], first:
     """Compose, freeze and validate all jobs, and decide what is to be done with each.
 
     Raises:
-        UserError: for a job whose config cannot be trained, before anything runs.
+        UserError: for a job whose config cannot be trained, before anything runs; for none.
     """
+    if not job_overrides:
+        raise UserError("the sweep has no job: a range or a glob of it is empty")
     labels = differing(job_overrides)
     pairs = enumerate(zip(job_overrides, labels, strict=True), start=first)
     jobs = [_job(composer, words, text, number) for number, (words, text) in pairs]
@@ -104,7 +107,7 @@ def decide_all(jobs: Sequence[Job]) -> None:
             job.state = "skipped"
             job.note = f"the same run as #{first.number}"
             continue
-        decision, why = decide(job.run, job.config["rerun"])
+        decision, why = decide(job.run, job.config["rerun"], job.config["trainer"])
         if decision in ("skip", "busy"):
             job.state = "skipped" if decision == "skip" else "busy"
             job.note = why
@@ -114,7 +117,8 @@ def note_orders(jobs: Sequence[Job]) -> None:
     """Write down in which order the sweep has named its runs: tables and pictures keep it."""
     studies = dict.fromkeys(job.run.path.parent for job in jobs)
     for study in studies:
-        note_order(study, [job.run.run_id for job in jobs if job.run.path.parent == study])
+        with written_below("paths.runs", study.parent):
+            note_order(study, [job.run.run_id for job in jobs if job.run.path.parent == study])
 
 
 def summary_line(jobs: Sequence[Job]) -> str:
@@ -155,11 +159,16 @@ def worst_score(config: DictConfig) -> float:
     """What a run without the metric counts for: nothing is worse in the sweeper's direction.
 
     Raises:
-        UserError: for a sweeper that searches without saying what for.
+        UserError: for a sweeper that searches without saying what for, or for the worst accuracy.
     """
     sweeper = config.hydra.sweeper
-    if sweeper._target_ != "hydra._internal.core_plugins.basic_sweeper.BasicSweeper" and (
-        config.metric is None
-    ):
-        raise bad_value("metric", "null", "a sweeper that searches needs one: metric=val_accuracy")
-    return math.inf if "minimize" in str(sweeper.get("direction")) else -math.inf
+    if sweeper._target_ == "hydra._internal.core_plugins.basic_sweeper.BasicSweeper":
+        return -math.inf
+    if config.metric is None:
+        words = "metric=val_accuracy hydra.sweeper.direction=maximize"
+        raise bad_value("metric", "null", f"a sweeper that searches needs one: {words}")
+    minimizes = "minimize" in str(sweeper.get("direction"))
+    if minimizes and "accuracy" in config.metric:
+        words = f"metric={config.metric} is better where it is higher; maximize finds the best"
+        raise bad_value("hydra.sweeper.direction", "minimize", words)
+    return math.inf if minimizes else -math.inf

@@ -46,7 +46,8 @@ def draw_activations(activations: Sequence[Any], reach: float = 8.0) -> Figure:
 def _draw_slope(axis: Axes, z: np.ndarray, activation: Any, look: dict[str, Any]) -> None:
     """φ', broad where it is small: intervals without end (a sine) draw like any other."""
     slope = activation.phi_prime(z)
-    small = np.abs(slope) < SATURATION_SHARE * activation.slope_max
+    bound = SATURATION_SHARE * activation.slope_max if np.isfinite(activation.slope_max) else 0.0
+    small = np.abs(slope) < bound
     colour = look["color"]
     axis.plot(z, np.where(small, slope, np.nan), color=colour, linewidth=5, alpha=0.35)
     axis.plot(z, slope, **look)

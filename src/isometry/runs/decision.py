@@ -14,6 +14,7 @@ from isometry.runs.provenance import sources_digest
 
 Decision = Literal["train", "resume", "skip", "busy"]
 RERUN = (None, "all", "failed")
+ANEW = "rerun=all trains it again"
 _OVER = ("finished", "diverged")
 _CUT_SHORT = ("interrupted", "running", "failed")
 
@@ -51,10 +52,13 @@ def decide_by_status(
     sources = "" if same else ", with other sources of isometry"
     if rerun == "all":
         return "train", f"was {state}"
-    if state == "finished" and limits is not None and _more_is_wanted(run, limits):
+    differences = [] if limits is None or state != "finished" else _beyond_own(run, limits)
+    if any(d > 0 for d in differences) and not any(d < 0 for d in differences):
         return "resume", f"finished already{sources}; goes on, as more is asked for"
+    if any(d < 0 for d in differences):
+        return "skip", f"{state} already, with more than is asked for; {ANEW}"
     if state in _OVER:
-        return "skip", f"{state} already{sources}; rerun=all trains it again"
+        return "skip", f"{state} already{sources}; {ANEW}"
     anew = state == "failed" and rerun == "failed"
     if state in _CUT_SHORT and run.last_checkpoint.exists() and not anew:
         return (
@@ -64,12 +68,13 @@ def decide_by_status(
     return "train", f"was {state}"
 
 
-def _more_is_wanted(run: RunDirectory, limits: Mapping[str, Any]) -> bool:
-    """Whether neither limit is lower than the run's own, and one is higher."""
+def _beyond_own(run: RunDirectory, limits: Mapping[str, Any]) -> list[float]:
+    """By how much each limit is higher than the run's own: a run that was taken on has higher ones
+    than its id says.
+    """
     config = yaml.load(run.config_text() or "", LOADER)
     own = config.get("trainer", {}) if isinstance(config, dict) else {}
-    differences = [_limit(limits, key) - _limit(own, key) for key in ("max_epochs", "max_steps")]
-    return any(d > 0 for d in differences) and not any(d < 0 for d in differences)
+    return [_limit(limits, key) - _limit(own, key) for key in ("max_epochs", "max_steps")]
 
 
 def _limit(trainer: Mapping[str, Any], key: str) -> float:

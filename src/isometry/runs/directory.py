@@ -154,8 +154,10 @@ class RunDirectory:
         """
         folders = (self.signals, self.signals_over_time, self.checkpoints)
         names = (self.config, self.metrics, *(self.path / f"{name}.json" for name in RECORDS))
+        # Lightning's profiler appends to its own
+        names = (*names, *self.path.glob("*profile*.txt"))
         inside = (path for folder in folders if folder.is_dir() for path in folder.iterdir())
-        for path in (*folders, self.path / "wandb"):
+        for path in (*folders, self.path / "wandb", self.path / "tensorboard"):
             if path.is_symlink() or (path.exists() and not path.is_dir()):
                 raise Damaged(f"{path}: must be a folder of the run's own")
         for path in (*names, *inside):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,7 +54,7 @@ class SignalStore:
         self.folder = folder
         self._growing: pa.Table | None = None  # content of the part that this process writes
 
-    @property
+    @functools.cached_property
     def over_time(self) -> SignalStore:
         """The store of the recurrent layers' rows, beside this one."""
         return SignalStore(self.folder.with_name("signals_over_time.parquet"))
@@ -79,6 +80,7 @@ class SignalStore:
         again.
         """
         self._growing = None
+        self.over_time._growing = None
         for part in [*self.parts(), *self.over_time.parts()]:
             table = read_part(part)
             kept = table.filter(pc.field("step") < step)

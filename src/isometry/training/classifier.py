@@ -151,6 +151,8 @@ class Classifier(LightningModule):
         if sums is None:
             return
         totals = sums.totals()
+        if totals is None:  # no example was this process's
+            totals = torch.zeros(3, dtype=torch.float64, device=self.device)
         loss, correct, count = self.trainer.strategy.reduce(totals, reduce_op="sum").tolist()
         values = {f"{stage}_loss": loss / count, f"{stage}_accuracy": correct / count}
         self.metrics |= values

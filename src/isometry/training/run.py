@@ -262,7 +262,7 @@ def say_what_is_there(run: RunDirectory) -> None:
         console.print(f"pictures: {'  '.join(drawn)}", soft_wrap=True)
     console.print(f"next: isometry eval {quote(str(run.path))}", soft_wrap=True)
     if run.study != "single":
-        console.print(f"      isometry report {run.study}", soft_wrap=True)
+        console.print(f"      isometry compare {quote(str(run.path.parent))}", soft_wrap=True)
 
 
 def start(parts: Parts, outcome: Outcome) -> None:

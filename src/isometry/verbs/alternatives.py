@@ -24,6 +24,7 @@ from isometry.layers.discover import layers_of
 from isometry.theory.propagation import Prediction
 from isometry.training.build import build_for
 from isometry.training.trial import try_out
+from isometry.verbs.layer_table import largest_saturation
 
 STEP = 10.0
 """Factor of a learning rate that is tried beside the present one."""
@@ -43,7 +44,7 @@ def situation(
     f = prediction.fluctuations
     spread = None if f is None else float(f.delta_std[0]) / 2 / math.log(10)
     low, high = bounds(config).values()
-    return Situation(now, hidden, spread, (low, high), depth_key)
+    return Situation(now, hidden, spread, (low, high), depth_key, largest_saturation(diagnosis))
 
 
 def choices(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig
 
 from isometry.config.checks import validate
@@ -16,6 +18,7 @@ from isometry.data.module import SPLITS, evaluation_loader
 from isometry.errors import bad_value
 from isometry.runs.directory import RunDirectory
 from isometry.training.build import build_classifier, build_data, build_for
+from isometry.training.processes import inside_launcher
 from isometry.training.resume import at_home, frozen_config, load_checkpoint
 
 
@@ -41,7 +44,9 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         "devices": 1,
         "precision": own.trainer.precision,
     }
-    trainer = Trainer(**machine, logger=False, enable_progress_bar=False)
+    # one process, whatever surrounds it (a Slurm allocation)
+    alone: list[Any] = [] if inside_launcher() else [LightningEnvironment()]
+    trainer = Trainer(**machine, logger=False, enable_progress_bar=False, plugins=alone)
     # before float64 weights are read, or they would be rounded
     trainer.precision_plugin.convert_module(classifier)
     try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from isometry.console import console, wide_console
+from isometry.console import console, print_whole
+from isometry.gradient_rate import SATURATED
 from isometry.initialization.advise import depth_of_fall
 
 PAIRS = ("forward_second_moment", "backprop_norm", "sample_weight_grad_rms")
@@ -40,7 +41,7 @@ def show(diagnosis: dict[str, Any]) -> None:
         table.add_row(*_cells(row, predicted))
     table.caption = LEGEND + (BANDS if predicted else "")
     table.caption_justify = "left"
-    wide_console().print(table)
+    print_whole(table)
     for line in conclusions(diagnosis):
         console.print(line, soft_wrap=True, highlight=False)
 
@@ -97,6 +98,8 @@ def conclusions(diagnosis: dict[str, Any]) -> list[str]:
             f"phase           {diagnosis['phase']} (χ₁ = {diagnosis['chi_1']:.4g}, q* = {q_star})"
         )
     how = " (predicted; nothing finite was measured)" * (diagnosis["verdict_source"] == "predicted")
+    saturated = largest_saturation(diagnosis)
+    how += f" at {saturated:.0%} saturation" * (saturated > SATURATED)
     lines.append(f"verdict         {diagnosis['verdict_init'] or 'none'}{how}")
     lines += _curvature(diagnosis)
     values = diagnosis["jacobian_singular_values"]
@@ -110,6 +113,11 @@ def conclusions(diagnosis: dict[str, Any]) -> list[str]:
     if diagnosis["reason"]:
         lines.append(f"not predicted   {diagnosis['reason']}")
     return [*lines, *[f"what to change  {line}" for line in diagnosis["advice"]]]
+
+
+def largest_saturation(diagnosis: dict[str, Any]) -> float:
+    """Of any layer; 0 where it is not known."""
+    return max((row["saturation"] or 0.0 for row in diagnosis["layers"]), default=0.0)
 
 
 def _curvature(diagnosis: dict[str, Any]) -> list[str]:

@@ -12,6 +12,7 @@ from isometry.config.messages import options
 from isometry.errors import bad_value, nearest
 from isometry.plots.nonlinearity import draw_activations
 from isometry.plots.style import save
+from isometry.runs.files import written_below
 from isometry.training.build import build_activation
 
 
@@ -25,7 +26,8 @@ def plot(config: DictConfig) -> None:
     chosen = [build_activation(config.activation), *map(named_activation, config.also)]
     name = "-".join([config.activation.name, *config.also])
     target = Path(config.paths.runs) / "plots" / f"activation-{name}"
-    (path,) = save(draw_activations(chosen, config.reach), target)
+    with written_below("paths.runs", config.paths.runs):
+        (path,) = save(draw_activations(chosen, config.reach), target)
     for activation in chosen:
         print(
             f"{activation.name}: largest slope {activation.slope_max:.4g}; {saturation(activation)}"
@@ -46,6 +48,10 @@ def named_activation(name: str) -> Activation:
     return build_activation(compose_option("activation", name))
 
 
+INTERVALS = 4
+"""Of an activation that saturates again and again, so many are printed."""
+
+
 def saturation(activation: Activation) -> str:
     """Where |φ'| is under 5 % of its maximum, in words."""
     if activation.slope is not None:
@@ -53,5 +59,6 @@ def saturation(activation: Activation) -> str:
     intervals = activation.saturated_intervals
     if intervals is None:
         return "its slope is learned, or has no maximum: saturated nowhere"
-    where = ", ".join(f"[{low:.4g}, {high:.4g}]" for low, high in intervals)
-    return f"saturated on {where or 'nowhere'}"
+    where = ", ".join(f"[{low:.4g}, {high:.4g}]" for low, high in intervals[:INTERVALS])
+    more = f" and {len(intervals) - INTERVALS} more" if len(intervals) > INTERVALS else ""
+    return f"saturated on {where}{more}" if intervals else "saturated nowhere"

@@ -16,8 +16,8 @@ from isometry.compare.pictures import draw_study
 from isometry.compare.table import Choices
 from isometry.compare.terminal import show
 from isometry.console import wide_console
-from isometry.errors import bad_value
 from isometry.runs.directory import RunDirectory
+from isometry.runs.files import written_below
 from isometry.runs.table import runs_of
 
 
@@ -25,10 +25,8 @@ def report(config: DictConfig) -> None:
     """Report a study that has run."""
     runs_for(config.study_name, Path(config.paths.runs), "study_name")
     study = Path(config.paths.runs) / config.study_name
-    try:
+    with written_below("paths.runs", config.paths.runs):
         report_study(study, wide_console())
-    except PermissionError as error:
-        raise bad_value("paths.runs", config.paths.runs, f"cannot write there ({error})") from error
 
 
 def report_study(study: Path, console: Console) -> None:

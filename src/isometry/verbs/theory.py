@@ -10,7 +10,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from isometry.console import wide_console
+from isometry.console import print_whole, wide_console
+from isometry.runs.files import written_below
 from isometry.theory.critical import CriticalPoint, NoCriticalPoint, critical
 from isometry.theory.fixed_points import Limit, fixed_points, limit
 from isometry.theory.meanfield import Nonlinearity
@@ -29,9 +30,9 @@ def theory(config: DictConfig) -> None:
         from isometry.plots.style import save
 
         figure = draw_phase_diagram(phi, config.sigma_w_max, config.sigma_b_max)
-        (path,) = save(
-            figure, Path(config.paths.runs) / "plots" / f"phase-{config.activation.name}"
-        )
+        target = Path(config.paths.runs) / "plots" / f"phase-{config.activation.name}"
+        with written_below("paths.runs", config.paths.runs):
+            (path,) = save(figure, target)
         print(path)
 
 
@@ -64,12 +65,11 @@ def show(phi: Nonlinearity, sigma_b: Sequence[float]) -> None:
         schemes.add_column(heading)
     for name, sigma_w in SCHEMES.items():
         schemes.add_row(name, *scheme_cells(phi, sigma_w))
-    console = wide_console()
-    console.print(criticals)
-    console.print(schemes)
+    print_whole(criticals)
+    print_whole(schemes)
     gain = point_or_none(phi, 0.0)
     if gain is not None:
-        console.print(
+        wide_console().print(
             f"gain: initializer.gain={gain.sigma_w:.6g} (initializer.gain=auto takes it) with "
             "fan-in scaling"
         )

@@ -102,7 +102,7 @@ class GuardedWandb(WandbLogger):
             sweep = os.environ["WANDB_SWEEP_ID"]
             words = f"W&B: the agent of sweep {sweep} names this run: {agents_id()}"
             console.print(words, soft_wrap=True)
-        url = self.guarded(lambda: self.experiment.url)
+        url = None if self._offline else self.guarded(lambda: self.experiment.url)
         if url:
             console.print(f"W&B: {url}", soft_wrap=True)
 
