@@ -382,3 +382,24 @@ def test_without_its_all_reduce_the_statistics_of_the_global_batch_are_wrong(tmp
         a, b = (frame[frame.step < 4][column].to_numpy() for frame in (one, mutated))
         assert np.nanmax(np.abs(a / b - 1)) > 1e-3, column
     np.testing.assert_allclose(mutated.weight_grad_norm, one.weight_grad_norm, rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_a_process_without_an_example_and_nothing_left_behind(tmp_path, monkeypatch):
+    """A validation of one example, on two processes; and the temporary folder as it was."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    words = ["trainer.max_epochs=1", "trainer.max_steps=-1", "trainer.limit_train_batches=3"]
+    words += ["data.val_size=1", "trainer.accelerator=cpu"]
+    folders = [tmp_path / name for name in ("two", "one")]
+    for folder in folders:
+        folder.mkdir()
+    two = run(folders[0], *words, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+    one = run(folders[1], *words)
+    found, expected = (
+        pd.read_csv(path / "metrics.csv")["val_loss"].dropna().tolist() for path in (two, one)
+    )
+    assert len(found) == 1
+    assert found == pytest.approx(expected, rel=1e-9)
+    assert not [path.name for path in scratch.iterdir() if "wandb" not in path.name]

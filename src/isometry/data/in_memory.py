@@ -107,6 +107,7 @@ class InMemoryData(DataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Put the splits on the device that trains; once."""
+        self._resume_at = None
         if not hasattr(self, "splits"):
             device = (
                 self.trainer.strategy.root_device
@@ -164,11 +165,11 @@ class InMemoryData(DataModule):
 
     def train_dataloader(self) -> DeviceLoader:
         self.training = self._loader("train", train=True)
-        if self.trainer is not None:  # asks again between epochs, where it reloads
-            self.training.epoch = self.trainer.current_epoch
         if self._resume_at is not None:
             self.training.load_state_dict(self._resume_at)
-            self._resume_at = None
+        current = 0 if self.trainer is None else self.trainer.current_epoch
+        if self.training.next_epoch < current:  # Lightning asks again, between epochs
+            self.training.load_state_dict({"epoch": current, "position": 0})
         return self.training
 
     # Lightning restores a loader's position by itself, except where `estimated_stepping_batches`

@@ -113,11 +113,16 @@ class DeviceLoader:
         whole = isinstance(self.share, int)
         return min(len(self), int(self.share) if whole else int(len(self) * self.share))
 
+    @property
+    def next_epoch(self) -> int:
+        """The epoch of the batch that comes next."""
+        return self.epoch + (self.position >= self.batches_of_an_epoch)
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         # Lightning never runs past the last batch of a sized iterator, nor past the one that
         # `limit_train_batches` names, so the epoch turns over here
-        if self.position >= self.batches_of_an_epoch:
-            self.epoch = self.epoch + 1
+        if self.next_epoch > self.epoch:
+            self.epoch = self.next_epoch
             self.position = 0
         order = self.order(self.epoch)
         while self.position < self.batches_of_an_epoch:
