@@ -1147,8 +1147,8 @@ overheads (calls from Python, reading memory) a larger share.
 
 What is left over the target of the default interval is the watch: every weight gradient is read
 once a step, when the backward pass is over, so that a divergence has its step and its layer.
-Tried, and no faster: torch's norm of all gradients at once (`torch.nn.utils.get_total_norm`, which
-squares in float32 besides), numbers read in fewer calls, fewer rows kept of such a step.""",
+Torch's norm of all gradients at once (`torch.nn.utils.get_total_norm`) was tried: it takes as long,
+and squares in float32.""",
 }
 
 

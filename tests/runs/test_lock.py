@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import asdict
@@ -225,3 +227,16 @@ def test_the_decision_leaves_a_run_to_its_owner(tmp_path):
             assert decision == "busy"
             assert f"process {os.getpid()}" in why
     assert decide(run, None)[0] == "train"
+
+
+def test_process_numbers_of_another_namespace_are_others():
+    """A container with the host's network: the same host name, and its own process 7."""
+    script = "from isometry.runs.lock import this_machine; print(this_machine())"
+    inside = ["unshare", "-pf", "--mount-proc", sys.executable, "-c", script]
+    try:
+        done = subprocess.run(inside, capture_output=True, text=True, check=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        pytest.skip("unshare is not allowed here")
+    there = done.stdout.strip()
+    assert there != locks.this_machine()
+    assert there.split()[:2] == locks.this_machine().split()[:2]

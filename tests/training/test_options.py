@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pickle
 import re
+import shlex
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,8 +20,14 @@ from isometry.config.compose import compose, conf_dir
 from isometry.config.messages import options
 from isometry.data.augment import crop_flip
 from isometry.data.sources import SOURCES
+from isometry.errors import UserError
 from isometry.runs.signal_store import read_signals
-from isometry.training.build import build_classifier, build_network, seed_everything
+from isometry.training.build import (
+    build_classifier,
+    build_network,
+    check_batch_norms,
+    seed_everything,
+)
 from isometry.training.run import train
 
 
@@ -348,3 +356,38 @@ def test_every_trainer_that_this_machine_has(make_config, option):
         train(make_config("model.depth=3", f"trainer={option}", "trainer.max_steps=3"))["steps"]
         == 3
     )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["trainer.max_steps=5"],  # ends before the first validation
+        ["trainer.limit_val_batches=0.5", "data.eval_batch_size=100", "trainer.max_epochs=2"],
+        ["trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3"],
+    ],
+)
+def test_early_stopping_where_validation_seldom_happens(make_config, words):
+    common = ["callbacks.early_stopping.patience=1", "data.train_size=300", "trainer.max_steps=-1"]
+    summary = train(make_config(*common, "model.depth=3", "trainer.max_epochs=2", *words))
+    assert summary["state"] == "finished"
+
+
+def test_a_folder_whose_name_is_markup_is_printed_as_it_is(typed, tmp_path, data_cache):
+    words = ["model.depth=3", "trainer.max_steps=2", "pictures=false", "logger=csv", "trainer=cpu"]
+    folder = tmp_path / "a[" / "red]b"
+    done = typed(
+        "train", *words, f"paths.runs='{folder}'", f"paths.data={data_cache}", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "a[/red]b" in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("next: ")]
+    assert Path(shlex.split(line)[-1]).is_dir()
+
+
+def test_batch_norm_that_a_network_brings_along(make_config):
+    network = torch.nn.Sequential(torch.nn.BatchNorm1d(3))
+    check_batch_norms(make_config("data.batch_size=2"), network)
+    check_batch_norms(make_config("data.batch_size=1"), torch.nn.Sequential())
+    for words in (["data.batch_size=1"], ["data.batch_size=2", "trainer.devices=2"]):
+        with pytest.raises(UserError, match=r"data\.batch_size=\d: the network's batch norm"):
+            check_batch_norms(make_config(*words), network)

@@ -86,10 +86,17 @@ def state_of(config, summary=None):
 
 
 def assert_same(first, second):
-    _, a, signals_a, metrics_a = first
-    _, b, signals_b, metrics_b = second
-    for key, value in a["state_dict"].items():
-        assert torch.equal(value, b["state_dict"][key]), key
+    *_, signals_a, metrics_a = first
+    *_, signals_b, metrics_b = second
+    for name in ("last", "best"):
+        ours, theirs = (run.checkpoints / f"{name}.ckpt" for run in (first[0], second[0]))
+        assert ours.exists() == theirs.exists()
+        if ours.exists():
+            a, b = (torch.load(path, weights_only=True) for path in (ours, theirs))
+            assert a["global_step"] == b["global_step"], name
+            for key, value in a["state_dict"].items():
+                assert torch.equal(value, b["state_dict"][key]), (name, key)
+    a, b = first[1], second[1]
     for (key, x), y in zip(
         a["optimizer_states"][0]["state"][0].items(),
         b["optimizer_states"][0]["state"][0].values(),

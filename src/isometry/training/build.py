@@ -74,6 +74,25 @@ def check_limits(config: DictConfig, data: DataModule) -> None:
             raise bad_value(f"trainer.{key}", share, words)
 
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+def check_batch_norms(config: DictConfig, network: nn.Module) -> None:
+    """Batch norm, whoever brings it, has no variance over one example.
+
+    Raises:
+        UserError: where a process has one.
+    """
+    size = config.data.get("batch_size")
+    devices = config.trainer.devices
+    processes = 1 if devices == "auto" else devices if isinstance(devices, int) else len(devices)
+    brought = any(isinstance(part, BATCH_NORMS) for part in network.modules())
+    if brought and isinstance(size, int) and size // processes < 2:
+        raise bad_value(
+            "data.batch_size", size, "the network's batch norm needs 2 examples a process"
+        )
+
+
 def build_activation(node: DictConfig) -> Activation:
     """φ from its config, which may build an Activation, a torch module or (with `_partial_: true`)
     name a function.

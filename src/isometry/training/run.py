@@ -36,6 +36,7 @@ from isometry.training.build import (
     build_data,
     build_for,
     build_statistics,
+    check_batch_norms,
     check_limits,
     seed_everything,
 )
@@ -139,7 +140,9 @@ def prepare(config: DictConfig) -> tuple[DataModule, Classifier]:
     seed_everything(config.seed)
     data = build_data(config)
     check_limits(config, data)
-    return data, build_classifier(config, build_for(config, data))
+    network = build_for(config, data)
+    check_batch_norms(config, network)
+    return data, build_classifier(config, network)
 
 
 def assemble(config: DictConfig, run: RunDirectory, resuming: bool) -> Parts:

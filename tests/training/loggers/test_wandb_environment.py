@@ -10,7 +10,8 @@ import pytest
 import wandb
 
 from commands import run_of
-from isometry.config.compose import compose
+from isometry.config.checks import validate
+from isometry.config.compose import compose, resolved
 from isometry.runs.directory import RunDirectory
 from isometry.training.loggers import build_loggers
 from isometry.training.loggers.wandb import make_wandb
@@ -49,6 +50,28 @@ def test_group_and_tags(tmp_path, monkeypatch):
     tagged = make_wandb(study, 1, {"tags": ["mine"]}, *arguments)
     assert tagged._wandb_init["tags"] == ["mine"]
     assert make_wandb(study, 1, {}, *arguments)._wandb_init["tags"] is None
+
+
+def test_name_and_job_type(tmp_path, monkeypatch):
+    run = RunDirectory(tmp_path / "single" / "run")
+    arguments = ("isometry", None, True, 1.0)
+    plain = make_wandb(run, 1, {}, *arguments)._wandb_init
+    assert (plain["name"], plain["job_type"]) == ("run", "train")
+    monkeypatch.setenv("WANDB_NAME", "theirs")
+    monkeypatch.setenv("WANDB_JOB_TYPE", "ablation")
+    named = make_wandb(run, 1, {}, *arguments)._wandb_init
+    assert (named["name"], named["job_type"]) == ("theirs", "ablation")
+    assert make_wandb(run, 1, {"label": "lr=1"}, *arguments)._wandb_init["name"] == "lr=1"
+
+
+@pytest.mark.parametrize("value", ["", "a/b", "a b", "x" * 200])
+def test_a_variable_that_names_no_project_ends_no_training(monkeypatch, value):
+    """It may not even log there."""
+    for name in ("WANDB_PROJECT", "WANDB_ENTITY"):
+        monkeypatch.setenv(name, value)
+    config = compose("train", ["logger=csv"])
+    validate(resolved(config))
+    assert (config.logger.project, config.logger.entity) == ("isometry", None)
 
 
 def test_disabled_writes_nothing(make_config, monkeypatch):

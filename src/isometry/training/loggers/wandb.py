@@ -168,12 +168,12 @@ def make_wandb(
         summary_timeout=int(wait),
     )
     logger = GuardedWandb(
-        name=config.get("label") or run.run_id,
+        name=config.get("label") or os.environ.get("WANDB_NAME") or run.run_id,
         id=agents_id() or f"{run.study}-{run.run_id}-{attempt}"[-MAX_ID:],
         project=project,
         entity=entity,
         group=group_of(run),
-        job_type="train",
+        job_type=os.environ.get("WANDB_JOB_TYPE") or "train",
         tags=list(config.get("tags") or []) or None,  # None: WANDB_TAGS
         config=shown_config(config, run),
         save_dir=run.path,
