@@ -351,6 +351,10 @@ def test_eval_repeats_the_runs_own_test_accuracy(make_config, precision):
     assert found["test_loss"] == pd.read_csv(path / "metrics.csv")["test_loss"].dropna().item()
     choices.split = "val"
     assert evaluate(choices)["val_accuracy"] == summary["val_accuracy"]
+    frozen = OmegaConf.load(path / "config.yaml")
+    frozen.trainer.devices = 64  # more than there are here: one evaluates
+    OmegaConf.save(frozen, path / "config.yaml")
+    assert evaluate(choices)["val_accuracy"] == summary["val_accuracy"]
     choices.checkpoint = str(path / "config.yaml")
     with pytest.raises(UserError, match="is not a checkpoint"):
         evaluate(choices)

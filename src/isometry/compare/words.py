@@ -59,7 +59,7 @@ def where_diverged(runs: pd.DataFrame) -> str:
 
 
 def where_saturated(runs: pd.DataFrame) -> str:
-    """How much of a layer is saturated, where that is nearly all: `at 95 % saturation`."""
+    """How much of a layer is saturated, where that is nearly all: `at 95% saturation`."""
     most = runs["saturation_init"].max() if "saturation_init" in runs else math.nan
     return f"at {most:.0%} saturation" if most > SATURATED else ""
 

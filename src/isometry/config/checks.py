@@ -120,13 +120,18 @@ def _check_verdict(config: Mapping[str, Any]) -> None:
 
 def _check_batch_norm(config: Mapping[str, Any]) -> None:
     """Batch norm has no variance over one example (an MLP then raises in its first step)."""
-    devices = lookup(config, "trainer.devices")
-    processes = len(devices) if isinstance(devices, list) else devices
     size = lookup(config, "data.batch_size")
     if lookup(config, "normalization.kind") != "batch" or not isinstance(size, int):
         return
-    if (size // processes if isinstance(processes, int) else size) < 2:
+    if size // processes_of(lookup(config, "trainer.devices")) < 2:
         raise bad_value("data.batch_size", size, "normalization=batch needs 2 examples a process")
+
+
+def processes_of(devices: Any) -> int:
+    """How many train together, as far as `trainer.devices` says it: `auto` is at least one."""
+    if devices == "auto":
+        return 1
+    return devices if isinstance(devices, int) else len(devices)
 
 
 def has(config: Mapping[str, Any], key: str) -> bool:

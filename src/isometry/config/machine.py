@@ -9,6 +9,7 @@ import os
 import torch
 from omegaconf import DictConfig
 
+from isometry.config.checks import processes_of
 from isometry.errors import bad_value
 
 PROCESSES_A_CORE = 4
@@ -35,10 +36,10 @@ def check_machine(config: DictConfig) -> None:
     if on_cpu and config.trainer.precision == "16-mixed":
         words = "a CPU has no 16-mixed (Lightning would silently train in bf16-mixed, and say 16)"
         raise bad_value("trainer.precision", "16-mixed", words)
-    processes = len(devices) if isinstance(devices, list) else devices
-    _check_shares(config, torch.cuda.device_count() if processes == "auto" else processes)
+    processes = processes_of(devices)
+    check_shares(config, processes)
     most = PROCESSES_A_CORE * (os.cpu_count() or 1)
-    if on_cpu and isinstance(processes, int) and processes > most:
+    if on_cpu and processes > most:
         words = f"every process is one of its own: at most {most} on this machine's cores"
         raise bad_value("trainer.devices", devices, words)
     if accelerator == "mps" and not torch.backends.mps.is_available():
@@ -55,11 +56,14 @@ def check_machine(config: DictConfig) -> None:
         )
 
 
-def _check_shares(config: DictConfig, processes: int) -> None:
+def check_shares(config: DictConfig, processes: int) -> None:
     """Every process takes an equal share of a batch, or the mean of their gradients is none of the
     batch.
+
+    Raises:
+        UserError: where a batch cannot be shared so.
     """
     size = config.data.get("batch_size")
-    if isinstance(size, int) and processes > 1 and size % processes:
+    if isinstance(size, int) and size % processes:
         words = f"must be a multiple of the {processes} processes that share a batch"
         raise bad_value("data.batch_size", size, words)

@@ -68,9 +68,8 @@ def as_overrides(verb: str, words: Sequence[str]) -> list[str]:
         raise UserError(f"isometry {verb} --resolve: belongs to --cfg job, which shows the config")
     bare = [word for index, word in enumerate(plain) if _is_bare(plain, index)]
     others = [_as_value(verb, word) for word in plain if word not in bare]
-    others.sort(
-        key=lambda word: word not in ("-m", "--multirun")
-    )  # argparse takes it first or last
+    # between choices argparse would not take it
+    others.sort(key=lambda word: word not in ("-m", "--multirun"))
     if not bare:
         return others
     if verb in ALL:

@@ -16,6 +16,8 @@ import torch
 from omegaconf import DictConfig
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from isometry.config.checks import processes_of
+from isometry.config.machine import check_shares
 from isometry.errors import UserError
 from isometry.launch.rendezvous import BACKEND, group, private_folder
 from isometry.runs.directory import RunDirectory
@@ -37,6 +39,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     processes = wanted_processes(config)
     if decision in ("skip", "busy") or processes == 1 or inside_launcher():
         return go_on(run, config, decision)
+    check_shares(config, processes)
     prepare(config)
     with begun(config, run, decision) as lock, private_folder() as meeting:
         return launch(run, lock, meeting, processes, resuming=decision == "resume")
@@ -45,9 +48,7 @@ def train(config: DictConfig) -> dict[str, Any]:
 def wanted_processes(config: DictConfig) -> int:
     """How many processes of this machine the config asks for."""
     devices = config.trainer.devices
-    if devices == "auto":
-        return max(1, torch.cuda.device_count())
-    return devices if isinstance(devices, int) else len(devices)
+    return max(1, torch.cuda.device_count()) if devices == "auto" else processes_of(devices)
 
 
 def launch(

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from isometry.activations import Activation, wrap
+from isometry.config.checks import processes_of
 from isometry.config.compose import resolved
 from isometry.config.keys import LARGEST_RATE
 from isometry.config.targets import instantiate, parameters_of
@@ -84,8 +85,7 @@ def check_batch_norms(config: DictConfig, network: nn.Module) -> None:
         UserError: where a process has one.
     """
     size = config.data.get("batch_size")
-    devices = config.trainer.devices
-    processes = 1 if devices == "auto" else devices if isinstance(devices, int) else len(devices)
+    processes = processes_of(config.trainer.devices)
     brought = any(isinstance(part, BATCH_NORMS) for part in network.modules())
     if brought and isinstance(size, int) and size // processes < 2:
         raise bad_value(

@@ -34,6 +34,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     folder = Path(config.run)
     own = at_home(frozen_config(folder, "run"), config)
     validate(resolved(own))
+    own.trainer.devices = 1  # however many have trained it
     check_machine(own)
     path = _checkpoint_path(RunDirectory(folder), str(config.checkpoint))
     state = load_checkpoint(path, "checkpoint")["state_dict"]
@@ -41,7 +42,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     classifier = build_classifier(own, build_for(own, data))
     machine = {
         "accelerator": own.trainer.accelerator,
-        "devices": 1,
+        "devices": own.trainer.devices,
         "precision": own.trainer.precision,
     }
     # one process, whatever surrounds it (a Slurm allocation)
