@@ -158,6 +158,10 @@ def test_completion(monkeypatch, capfd, tmp_path):
     assert asked("isometry eval runs/two") == ["runs/two/run-c"]
     assert asked("isometry train resume=runs/one/run-b") == ["resume=runs/one/run-b"]
     assert "model.depth=" in asked("isometry train model.d")
+    assert "model.depth=" in asked("isometry  train seed=1 model.d")  # a space too many
+    assert asked("isometry figure schoenholz2017-fig5 prese") == ["preset="]
+    assert asked("isometry plot tanh reac") == ["reach="]
+    assert asked("isometry plot tanh ,[ reac") == ["reach="]
 
 
 @pytest.mark.parametrize("names", [("sigmoid",), ("sigmoid", "tanh", "relu"), ("sine", "prelu")])

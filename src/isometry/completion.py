@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from isometry.config.compose import conf_dir, extra_conf_dir
+from isometry.config.words import as_overrides
+from isometry.errors import UserError
 
 
 def complete(
@@ -29,7 +31,9 @@ def complete(
     Returns:
         the exit code.
     """
-    typed = os.environ.get("COMP_LINE", "").split(" ")
+    line = os.environ.get("COMP_LINE", "")
+    *before, last = line[: int(os.environ.get("COMP_POINT", len(line)))].split(" ")
+    typed = [*filter(None, before), last]
     verbs = list(verbs)
     asked = any(word.startswith("query=") for word in arguments)
     if asked and len(typed) <= 2:
@@ -41,10 +45,18 @@ def complete(
         print("\n".join(own))
         return 0
     if len(typed) > 2 and typed[1] == verb:  # Hydra has to see `isometry mod`
-        os.environ["COMP_LINE"] = " ".join([typed[0], *typed[2:]])
-        os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", "0")) - len(verb) - 1)
+        asks = " ".join([typed[0], *_as_hydra_reads(verb, typed[2:-1]), last])
+        os.environ |= {"COMP_LINE": asks, "COMP_POINT": str(len(asks))}
     hydra(verb, [program, "-sc", *arguments])
     return 0
+
+
+def _as_hydra_reads(verb: str, words: Sequence[str]) -> list[str]:
+    """Words that are complete; what is not understood is no help."""
+    try:
+        return as_overrides(verb, words)
+    except UserError:
+        return []
 
 
 def bare_words(verb: str, typed: str) -> list[str]:
