@@ -46,6 +46,12 @@ def test_help_of_choices_and_of_a_key(typed, tmp_path):
     assert "betas=[0.9,0.999]" in text
     text = typed("train", "--help", "model", cwd=tmp_path).stdout
     assert "model.depth=10: a whole number from 1 to 100000" in text
+    for verb, word, says in (
+        ("train", "activation", "gelu"),
+        ("compare", "metric", "metrics=null: a list"),
+        ("wandb", "study", "group=null: text"),
+    ):
+        assert says in typed(verb, "--help", word, cwd=tmp_path).stdout
     done = typed("train", "--help", "model.widht", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert "did you mean model.width?" in done.stderr

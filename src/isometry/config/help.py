@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from isometry.config.compose import compose_for_help, conf_dir
 from isometry.config.keys import FREE, KEYS
 from isometry.config.messages import leaves, options
+from isometry.config.words import RENAMED
 from isometry.errors import UserError, nearest
 from isometry.runs.table import lookup
 
@@ -28,7 +29,7 @@ def help_of(verb: str, overrides: Sequence[str], asked: str | None = None) -> st
     Args:
         verb: of `cli.VERBS`.
         overrides: of the command line.
-        asked: a key or a section of keys to be explained; None: the overview.
+        asked: a key, a section of keys, or a group to be explained; None: the overview.
 
     Raises:
         UserError: for a key that the verb has not.
@@ -36,7 +37,13 @@ def help_of(verb: str, overrides: Sequence[str], asked: str | None = None) -> st
     config, chosen, template = compose_for_help(verb, overrides)
     values = _values(config)
     if asked is not None:
-        return "\n".join(_explained(verb, values, asked))
+        key = RENAMED.get(verb, {}).get(asked, asked)
+        group = {name: option for name, option in chosen.items() if name == key}
+        explained = [*_groups(group), *_explained(values, key)]
+        if not explained:
+            known = [*values, *chosen]
+            raise UserError(f"isometry {verb} has no key {asked}{nearest(asked, known)}")
+        return "\n".join(explained)
     what, _, examples = template.partition("Example")
     lines = [what.strip(), ""]
     groups = list(_groups(chosen))
@@ -87,11 +94,8 @@ def _wrapped(name: str, text: str) -> list[str]:
     )
 
 
-def _explained(verb: str, values: dict[str, Any], asked: str) -> Iterator[str]:
-    found = [key for key in values if key == asked or key.startswith(f"{asked}.")]
-    if not found:
-        raise UserError(f"isometry {verb} has no key {asked}{nearest(asked, values)}")
-    for key in found:
+def _explained(values: dict[str, Any], asked: str) -> Iterator[str]:
+    for key in (key for key in values if key == asked or key.startswith(f"{asked}.")):
         words = KEYS[key].words.removeprefix("must be ").removeprefix("allowed are ")
         yield f"{key}={_shown(values[key])}: {words}"
 
