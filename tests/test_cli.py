@@ -81,6 +81,10 @@ LINES = [
     (["theory", "--sigma_b=[-1]"], "sigma_b=[-1]: must be a list of numbers"),
     (["figure", "he2015"], "he2015"),
     (["train", "-m", "activation=glob(zz*)"], "the sweep has no job"),
+    (["train", "seed=0,1"], "seed=0,1: several values are a sweep, with -m"),
+    (["train", "seed=range(3)"], "seed=range(3): several values are a sweep, with -m"),
+    (["train", "-m", "optimizer.lr=interval(0,1)"], "hydra/sweeper=optuna"),
+    (["train", "hydra/sweeper=foo"], "hydra/sweeper=foo: no such option"),
     (["plot", "sigmoid", "paths.runs=/proc/x"], "paths.runs=/proc/x: cannot write there"),
     (
         ["theory", "phase_diagram=true", "paths.runs=/proc/x"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 import shlex
@@ -29,6 +30,7 @@ from isometry.training.build import (
     seed_everything,
 )
 from isometry.training.run import train
+from isometry.verbs.evaluate import evaluate
 
 
 def weights(summary, config):
@@ -391,3 +393,18 @@ def test_batch_norm_that_a_network_brings_along(make_config):
     for words in (["data.batch_size=1"], ["data.batch_size=2", "trainer.devices=2"]):
         with pytest.raises(UserError, match=r"data\.batch_size=\d: the network's batch norm"):
             check_batch_norms(make_config(*words), network)
+
+
+def test_what_a_diverged_run_is_evaluated_to_is_json(make_config, capsys):
+    words = ["model.depth=3", "activation=relu", "optimizer.lr=1e20", "trainer.max_steps=5"]
+    config = make_config(*words)
+    summary = train(config)
+    assert summary["state"] == "diverged"
+    path = Path(config.paths.runs) / summary["study"] / summary["run_id"]
+    capsys.readouterr()
+    evaluate(compose("eval", [f"run={path}", "checkpoint=last", f"paths.data={config.paths.data}"]))
+
+    def refuse(word):
+        raise ValueError(f"{word} is no JSON")
+
+    assert json.loads(capsys.readouterr().out, parse_constant=refuse)["test_loss"] is None

@@ -41,6 +41,16 @@ def explain(error: Exception, verb: str, arguments: Sequence[str]) -> str:
             f"{error.override}: cannot be read as KEY=VALUE; a value with spaces, commas, brackets "
             "or quotes is itself quoted: 'KEY=\"a, b\"'"
         )
+    if found := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", text):
+        return (
+            f"{found.group(1)}: several values are a sweep, with -m; a list stands in brackets, "
+            "a text with commas in quotes: KEY=[a,b], 'KEY=\"a,b\"'"
+        )
+    if "does not support sweep type" in text:
+        return (
+            "interval(...) and the like need a sweeper that searches: hydra/sweeper=optuna "
+            "metric=val_accuracy hydra.sweeper.direction=maximize"
+        )
     if found := re.search(
         r"Could not override '([^']+)'|Key '[^']+' is not in struct\s+full_key: (\S+)", text
     ):
@@ -66,6 +76,8 @@ def _no_choice(arguments: Sequence[str]) -> str:
 
 
 def _unknown_option(group: str, option: str, allowed: list[str]) -> str:
+    if not allowed:  # a group of Hydra's, of which plugins have options
+        return f"{group}={option}: no such option of Hydra's, or of a plugin that is installed"
     return (
         f"{group}={option}: no such option{nearest(option, allowed)}; allowed are "
         f"{', '.join(allowed)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,9 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     metrics = {
         key.replace("test", config.split, 1): value for key, value in classifier.metrics.items()
     }
-    print(
-        json.dumps({"run_id": folder.resolve().name, "checkpoint": path.stem, **metrics}, indent=2)
-    )
+    shown = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
+    record = {"run_id": folder.resolve().name, "checkpoint": path.stem, **shown}
+    print(json.dumps(record, indent=2, allow_nan=False))
     return metrics
 
 
