@@ -49,12 +49,21 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def print_whole(table: Table) -> None:
-    """A table of numbers: wider than the terminal rather than with numbers that are cut."""
-    found = wide_console()
+def print_whole(table: Table, console: Console | None = None) -> None:
+    """A table of numbers: wider than the console (the terminal) rather than with words or numbers
+    that are cut.
+    """
+    found = console or wide_console()
+    narrow = found.width
+    found.width = max(narrow, width_of(table))
+    found.print(table)
+    found.width = narrow
+
+
+def width_of(table: Table) -> int:
+    """Columns that a table needs for all that stands in it."""
     roomy = plain_console(width=1000)
-    needed = Measurement.get(roomy, roomy.options, table).maximum
-    plain_console(width=max(found.width, needed)).print(table)
+    return Measurement.get(roomy, roomy.options, table).maximum
 
 
 def wide_console() -> Console:

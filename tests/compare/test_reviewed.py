@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from isometry.compare.collect import collect
 from isometry.compare.comparison import compare
@@ -18,7 +20,7 @@ from isometry.compare.page_data import as_csv, page_data
 from isometry.compare.pictures import draw_study, profiles
 from isometry.compare.statistics import mean_of
 from isometry.compare.table import Choices
-from isometry.compare.terminal import fitting
+from isometry.compare.terminal import fitting, show
 from isometry.config.compose import compose
 from isometry.errors import UserError
 from isometry.verbs.compare import compare_runs
@@ -226,3 +228,17 @@ def test_one_run_alone_is_compared_with_nothing(tmp_path):
     assert len(draw_study(tmp_path / "out", found)) == 2
     assert fitting(found.table, "t", 140).row_count == 1
     assert np.isnan(found.table.rows[0].means["test_accuracy"].low)
+
+
+def test_nothing_is_cut_on_a_narrow_terminal(tmp_path):
+    """`glorot_normal` and `glorot_uniform` were both `glorot...`."""
+    rows = signals_of([0], 4, lambda step, layer: 1.0)
+    names = ["glorot_normal", "glorot_uniform"]
+    levels = {"initializer.name": names, "seed": [0, 1]}
+    write_study(tmp_path / "mine", levels, lambda values: ({"test_accuracy": 0.5}, rows))
+    console = Console(width=30, file=io.StringIO(), highlight=False, markup=False)
+    show(compared(tmp_path).table, "t", console)
+    text = console.file.getvalue()
+    assert "…" not in text
+    assert all(name in text for name in names)
+    assert console.width == 30

@@ -44,6 +44,7 @@ MISTAKES = [
         ["train", "trainer.accelerator=cpu", "trainer.devices=2", "data.batch_size=3"],
         ["data.batch_size=3", "multiple of the 2 processes"],
     ),
+    (["train", "trainer.limit_test_batches=0.5"], ["limit_test_batches=0.5", "is none"]),
     (["train", "~model"], ["nothing can be left out"]),
     (["train", "+foo=3"], ["no such key"]),
     (["train", "--resolve"], ["--cfg"]),

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 
 import pandas as pd
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from isometry.compare.metrics import Metric
 from isometry.compare.table import Configuration, Table, shown_level
 from isometry.compare.words import counted, legend, notes, shown_mean
-from isometry.console import plain_console
+from isometry.console import print_whole, width_of
 
 STATE_COLOURS = {
     "finished": "green",
@@ -25,12 +24,11 @@ STATE_COLOURS = {
     "running": "cyan",
 }
 VERDICT_COLOURS = {"healthy": "green", "vanishing": "blue", "exploding": "red"}
-ROOMY = plain_console(width=1000).options
 
 
 def show(table: Table, title: str, console: Console) -> None:
     """Print the table as wide as the console is, its legend, and what was left out."""
-    console.print(fitting(table, title, console.width))
+    print_whole(fitting(table, title, console.width), console)
     for line in notes(table):
         console.print(line, soft_wrap=True)
 
@@ -41,7 +39,7 @@ def fitting(table: Table, title: str, width: int) -> RichTable:
     """
     for count in range(len(table.metrics), 0, -1):
         shown = rich_table(table, title, table.metrics[:count])
-        if Measurement.get(plain_console(width=1000), ROOMY, shown).maximum <= width:
+        if width_of(shown) <= width:
             return shown
     return rich_table(table, title, table.metrics[:1])
 
