@@ -58,3 +58,17 @@ def test_a_study_without_runs_is_no_mistake(tmp_path, capsys, monkeypatch):
         OmegaConf.create({**NEEDED, "paths": {"runs": str(tmp_path)}, "study_name": "s"})
     )
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(0.91, "Best: val_accuracy 0.91 with optimizer.lr=0.1"), (".inf", "Best: none; no run has")],
+)
+def test_what_a_search_has_found(tmp_path, capsys, value, words):
+    """Every run may have diverged, and none have the number that was searched for."""
+    found = f"best_value: {value}\nbest_params: {{optimizer.lr: 0.1}}\n"
+    (tmp_path / "optimization_results.yaml").write_text(found)
+    paths = {"paths": {"runs": str(tmp_path)}, "study_name": "nothing", "metric": "val_accuracy"}
+    config = OmegaConf.create({**paths, "hydra": {"sweep": {"dir": str(tmp_path)}}})
+    ReportAtEnd().on_multirun_end(config)
+    assert words in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import traceback
 from pathlib import Path
@@ -29,7 +30,9 @@ def _say_best(path: Path, metric: str | None) -> None:
     if path.is_file():
         found = OmegaConf.load(path)
         words = ", ".join(f"{key}={value}" for key, value in found.best_params.items())
-        print(f"Best: {metric} {found.best_value:.4g} with {words}")
+        best = f"{metric} {found.best_value:.4g} with {words}"
+        known = math.isfinite(found.best_value)  # the worst there is stands for what diverged
+        print(f"Best: {best if known else f'none; no run has {metric}'}")
 
 
 def _report(study: Path) -> bool:
