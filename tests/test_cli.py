@@ -115,6 +115,17 @@ def test_a_sweep_of_any_verb_leaves_nothing_of_hydras(typed, tmp_path, verb):
     assert {path.name for path in tmp_path.iterdir()} <= {"runs"}
 
 
+@pytest.mark.parametrize("verb", ["train", "diagnose", "plot", "theory"])
+@pytest.mark.parametrize("text", ["", "a: [", "- 1\n", "slope: 3\n"])
+def test_an_option_of_ones_own_that_is_none(typed, tmp_path, verb, text):
+    (tmp_path / "conf" / "activation").mkdir(parents=True)
+    (tmp_path / "conf" / "activation" / "mine.yaml").write_text(text)
+    done = typed(verb, "activation=mine", cwd=tmp_path, ISOMETRY_CONF=str(tmp_path / "conf"))
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "activation" in done.stderr
+
+
 def test_a_folder_of_options_that_is_not_there(typed, tmp_path):
     done = typed("theory", "tanh", cwd=tmp_path, ISOMETRY_CONF=str(tmp_path / "none"))
     assert (done.returncode, done.stdout) == (2, "")

@@ -21,6 +21,8 @@ CLOSED = (
 """Sections that have the declared keys and no others: what Hydra sees to on a command line, and
 nobody in the file of a run directory.
 """
+TELLING = {"model": ("name", "_target_"), "activation": ("name",), "initializer": ("name",)}
+"""What an option must have of these, to be told from others in the name of a run."""
 
 
 def validate_values(config: Mapping[str, Any]) -> None:
@@ -34,6 +36,11 @@ def validate_values(config: Mapping[str, Any]) -> None:
             raise bad_value(section, _short(lookup(config, section)), "must be a section of keys")
     for section in CLOSED:
         _check_closed(config, section)
+    for section, keys in TELLING.items():
+        if has(config, section) and not any(has(config, f"{section}.{key}") for key in keys):
+            raise bad_value(
+                section, "...", f"the option that was chosen has no {' or '.join(keys)}"
+            )
     for key, kind in KEYS.items():
         if has(config, key) and not kind.accepts(lookup(config, key)):
             raise bad_value(key, _short(lookup(config, key)), kind.words)
