@@ -84,7 +84,8 @@ LINES = [
     (["train", "seed=0,1"], "seed=0,1: several values are a sweep, with -m"),
     (["train", "seed=range(3)"], "seed=range(3): several values are a sweep, with -m"),
     (["train", "-m", "optimizer.lr=interval(0,1)"], "hydra/sweeper=optuna"),
-    (["train", "hydra/sweeper=foo"], "hydra/sweeper=foo: no such option"),
+    (["train", "-m", "hydra/sweeper=foo"], "hydra/sweeper=foo: no such option"),
+    (["train", "hydra/launcher=slurm"], "is of a sweep, which -m makes"),
     (["plot", "sigmoid", "paths.runs=/proc/x"], "paths.runs=/proc/x: cannot write there"),
     (
         ["theory", "phase_diagram=true", "paths.runs=/proc/x"],

@@ -62,10 +62,7 @@ def as_overrides(verb: str, words: Sequence[str]) -> list[str]:
     """
     typed = [_without_dashes(verb, word) for word in words]
     plain = [word for word in typed if not word.startswith(NOT_OURS)]
-    for word in plain:
-        _refuse(verb, word)
-    if "--resolve" in plain and not {"--cfg", "-c"} & set(plain):
-        raise UserError(f"isometry {verb} --resolve: belongs to --cfg job, which shows the config")
+    _refuse(verb, plain)
     bare = [word for index, word in enumerate(plain) if _is_bare(plain, index)]
     others = [_as_value(verb, word) for word in plain if word not in bare]
     # between choices argparse would not take it
@@ -82,15 +79,25 @@ def as_overrides(verb: str, words: Sequence[str]) -> list[str]:
     return [first, *more, *others]
 
 
-def _refuse(verb: str, word: str) -> None:
-    name = word.lstrip("+~").partition("=")[0].partition("@")[0]
+def _refuse(verb: str, words: Sequence[str]) -> None:
+    """What Hydra takes, and nothing would come of."""
+    for word in words:
+        _refuse_change(verb, word)
+    of_sweep = [word for word in words if word.startswith(("hydra/launcher=", "hydra/sweeper="))]
+    if verb == "train" and of_sweep and not {"-m", "--multirun"} & set(words):
+        raise UserError(f"isometry train {of_sweep[0]}: is of a sweep, which -m makes")
+    if "--resolve" in words and not {"--cfg", "-c"} & set(words):
+        raise UserError(f"isometry {verb} --resolve: belongs to --cfg job, which shows the config")
+
+
+def _refuse_change(verb: str, word: str) -> None:
+    """A key less, or one more."""
     if word.startswith("~"):
-        raise UserError(
-            f"isometry {verb} {word}: nothing can be left out; KEY=null or GROUP=none switches off "
-            "what can be"
-        )
-    new = word.startswith("+") and "." not in name
-    if new and not word.startswith("++") and not _is_group(name):
+        what = "nothing can be left out; KEY=null or GROUP=none switches off what can be"
+        raise UserError(f"isometry {verb} {word}: {what}")
+    name = word.lstrip("+").partition("=")[0].partition("@")[0]
+    new = word.startswith("+") and not word.startswith("++")
+    if new and "." not in name and not _is_group(name):
         raise UserError(f"isometry {verb} {word}: no such key, and nothing would read it")
 
 
