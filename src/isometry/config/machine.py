@@ -22,38 +22,36 @@ def check_machine(config: DictConfig) -> None:
     Raises:
         UserError: where there is no such accelerator, or not so many.
     """
+    check_shares(config, processes_of(config.trainer.devices))
     accelerator = config.trainer.accelerator
-    devices = config.trainer.devices
-    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise bad_value(
-            "trainer.accelerator",
-            accelerator,
-            "this machine has no CUDA GPU that torch can use; cpu or auto work",
-        )
-    on_cpu = accelerator == "cpu" or (
-        accelerator == "auto" and not torch.accelerator.is_available()
-    )
-    if on_cpu and config.trainer.precision == "16-mixed":
+    if accelerator in ("gpu", "cuda"):
+        _check_gpus(config)
+    if accelerator == "mps" and not torch.backends.mps.is_available():
+        words = "this machine has no Apple GPU; cpu or auto work"
+        raise bad_value("trainer.accelerator", accelerator, words)
+    if accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available()):
+        _check_cpu(config)
+
+
+def _check_gpus(config: DictConfig) -> None:
+    accelerator, devices = config.trainer.accelerator, config.trainer.devices
+    if not torch.cuda.is_available():
+        words = "this machine has no CUDA GPU that torch can use; cpu or auto work"
+        raise bad_value("trainer.accelerator", accelerator, words)
+    found = torch.cuda.device_count()
+    if isinstance(devices, int) and devices > found:
+        raise bad_value("trainer.devices", devices, f"this machine has {found} CUDA GPUs")
+
+
+def _check_cpu(config: DictConfig) -> None:
+    if config.trainer.precision == "16-mixed":
         words = "a CPU has no 16-mixed (Lightning would silently train in bf16-mixed, and say 16)"
         raise bad_value("trainer.precision", "16-mixed", words)
-    processes = processes_of(devices)
-    check_shares(config, processes)
+    devices = config.trainer.devices
     most = PROCESSES_A_CORE * (os.cpu_count() or 1)
-    if on_cpu and processes > most:
+    if processes_of(devices) > most:
         words = f"every process is one of its own: at most {most} on this machine's cores"
         raise bad_value("trainer.devices", devices, words)
-    if accelerator == "mps" and not torch.backends.mps.is_available():
-        raise bad_value(
-            "trainer.accelerator", accelerator, "this machine has no Apple GPU; cpu or auto work"
-        )
-    if (
-        accelerator in ("gpu", "cuda")
-        and isinstance(devices, int)
-        and devices > torch.cuda.device_count()
-    ):
-        raise bad_value(
-            "trainer.devices", devices, f"this machine has {torch.cuda.device_count()} CUDA GPUs"
-        )
 
 
 def check_shares(config: DictConfig, processes: int) -> None:

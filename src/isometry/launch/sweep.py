@@ -12,7 +12,7 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from omegaconf import DictConfig
 
-from isometry.config.checks import validate
+from isometry.config.checks import processes_of, validate
 from isometry.config.compose import resolved
 from isometry.errors import UserError, bad_value
 from isometry.launch.fast_compose import Composer
@@ -79,7 +79,8 @@ def _job(composer: Composer, words: Sequence[str], text: str, number: int) -> Jo
     except UserError as error:
         raise UserError(f"job #{number} ({text}): {error}") from error
     run = RunDirectory(Path(frozen["paths"]["runs"]) / frozen["study_name"] / run_id(frozen))
-    return Job(number, text, frozen, run, wanted_devices(frozen["trainer"]["devices"]))
+    devices = frozen["trainer"]["devices"]  # auto is one: the others are for other jobs
+    return Job(number, text, frozen, run, processes_of(devices))
 
 
 def differing(job_overrides: Sequence[Sequence[str]]) -> list[str]:
@@ -87,15 +88,6 @@ def differing(job_overrides: Sequence[Sequence[str]]) -> list[str]:
     kept = [filter_overrides(words) for words in job_overrides]
     common = set.intersection(*(set(words) for words in kept)) if len(kept) > 1 else set()
     return [" ".join(word for word in words if word not in common) for words in kept]
-
-
-def wanted_devices(devices: Any) -> int:
-    """How many devices `trainer.devices` asks for; `auto` is one in a sweep: the others are for
-    other jobs.
-    """
-    if isinstance(devices, list):
-        return len(devices)
-    return devices if isinstance(devices, int) else 1
 
 
 def decide_all(jobs: Sequence[Job]) -> None:

@@ -52,13 +52,12 @@ def decide_by_status(
     sources = "" if same else ", with other sources of isometry"
     if rerun == "all":
         return "train", f"was {state}"
-    differences = [] if limits is None or state != "finished" else _beyond_own(run, limits)
-    if any(d > 0 for d in differences) and not any(d < 0 for d in differences):
+    beyond = [] if limits is None or state != "finished" else _beyond_own(run, limits)
+    fewer = any(d < 0 for d in beyond)
+    if any(d > 0 for d in beyond) and not fewer:
         return "resume", f"finished already{sources}; goes on, as more is asked for"
-    if any(d < 0 for d in differences):
-        return "skip", f"{state} already, with more than is asked for; {ANEW}"
     if state in _OVER:
-        return "skip", f"{state} already{sources}; {ANEW}"
+        return "skip", f"{state} already{', with more than is asked for' * fewer}{sources}; {ANEW}"
     anew = state == "failed" and rerun == "failed"
     if state in _CUT_SHORT and run.last_checkpoint.exists() and not anew:
         return (
