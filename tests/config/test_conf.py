@@ -253,7 +253,6 @@ KEYS = [
     (["remedy.base_width=32"], ["remedy=mup"]),
     (["initializer.batch=16"], ["initializer=lsuv"]),
     (["initializer.tolerance=0.9"], ["initializer=lsuv"]),
-    (["initializer.iterations=1"], ["initializer=lsuv", "initializer.tolerance=1e-9"]),
     (["initializer.gain=0.9"], ["initializer=looks_linear", "activation=relu"]),
 ]
 

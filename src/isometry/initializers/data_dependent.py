@@ -29,21 +29,20 @@ class DataDependent(Protocol):
 
 class LSUV:
     """Orthogonal weights, then each layer's weight in forward order divided by the standard
-    deviation of its h over a batch until that has variance 1 (Mishkin & Matas 2016, algorithm 1).
+    deviation of its h over a batch (Mishkin & Matas 2016, algorithm 1). There are no biases and
+    the batch stays the same: h then has variance 1, and nothing has to be repeated.
 
     Of the readout, too. Layers that are used more than once keep their orthogonal weights: their h
     is not one.
 
     Args:
         batch: examples that are looked at.
-        tolerance: |Var h - 1| at which a layer is left.
-        iterations: after which it is left anyway.
+        tolerance: |Var h - 1| at which a layer is left as it is.
     """
 
-    def __init__(self, batch: int, tolerance: float, iterations: int):
+    def __init__(self, batch: int, tolerance: float):
         self.batch = batch
         self.tolerance = tolerance
-        self.iterations = iterations
 
     def __call__(self, layers: list[LayerSpec], generator: Generator) -> None:
         Orthogonal(1.0, 0.0)(layers, generator)
@@ -69,14 +68,13 @@ class LSUV:
                     self._scale(network, images, spec)
 
     def _scale(self, network: nn.Module, images: Tensor, spec: LayerSpec) -> None:
-        for _ in range(self.iterations):
-            variance = float(_output(network, images, spec).double().var(correction=0))
-            if not variance > 0:
-                raise InitializerError(f"initializer=lsuv: h of {spec.name} does not vary")
-            if abs(variance - 1) < self.tolerance:
-                return
-            spec.weight.div_(variance**0.5)
-            spec.declare((spec.sigma_w or 1.0) / variance**0.5, 0.0, spec.distribution or "lsuv")
+        variance = float(_output(network, images, spec).double().var(correction=0))
+        if not variance > 0:
+            raise InitializerError(f"initializer=lsuv: h of {spec.name} does not vary")
+        if abs(variance - 1) < self.tolerance:
+            return
+        spec.weight.div_(variance**0.5)
+        spec.declare((spec.sigma_w or 1.0) / variance**0.5, 0.0, spec.distribution or "lsuv")
 
 
 @contextmanager
