@@ -113,17 +113,18 @@ def synthetic_data(batch_size: int = 128, count: int = 60_000):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count + 500, 1, 28, 28), generator=generator, dtype=torch.uint8)
     labels = torch.randint(0, 10, (count + 500,), generator=generator)
-    data = ImageData.__new__(ImageData)
-    super(ImageData, data).__init__()
-    data.__dict__["images"] = Images(images, labels, images[:500].clone(), labels[:500].clone())
-    data.batch_size = batch_size
-    data.eval_batch_size = 1000
-    data.val_size = 500
-    data.seed = 0
-    data.train_size = None
-    data.augment = None
-    data._resume_at = None
-    return data
+    source = Images(images, labels, images[:500].clone(), labels[:500].clone())
+    return ImageData(
+        source,
+        batch_size,
+        val_size=500,
+        cache_dir="",
+        raw_dir=None,
+        eval_batch_size=1000,
+        seed=0,
+        train_size=None,
+        augmentation="none",
+    )
 
 
 def make_classifier(config):
@@ -277,7 +278,7 @@ def where_time_goes(rounds: int) -> str:
     profiler.disable()
     places = {
         "isometry/signals": "signals",
-        "isometry/callbacks": "callbacks",
+        "isometry/training/callbacks": "callbacks",
         "isometry/data": "loader",
         "isometry/runs": "files",
     }

@@ -16,6 +16,7 @@ from commands import ISOMETRY
 from isometry import cli
 from isometry.cli import VERBS
 from isometry.runs.directory import RunDirectory
+from studies import write_study
 
 
 def isometry(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -36,6 +37,7 @@ def test_every_verb_explains_itself(typed, tmp_path, verb):
     assert ("initializer " in text) == (verb in ("train", "diagnose"))
     assert "paths. " in text
     assert "wandb_sweep" not in text
+    assert ("logger. " in text) == (verb in ("train", "figure"))
     assert "${" not in text
     assert not list(tmp_path.iterdir())
 
@@ -57,6 +59,15 @@ def test_help_of_choices_and_of_a_key(typed, tmp_path):
     assert "did you mean model.width?" in done.stderr
 
 
+def test_batch_norm_over_one_example_is_not_diagnosed(typed, tmp_path, data_cache):
+    """It shows when the network is built."""
+    words = ["data.batch_size=1", "normalization=batch", f"paths.data={data_cache}"]
+    done = typed("diagnose", *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "data.batch_size=1: the network's batch norm needs 2 examples" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_version_and_module(tmp_path):
     env = {**os.environ, "PYTHONPATH": ""}
     for command in ([ISOMETRY], [sys.executable, "-m", "isometry"]):
@@ -76,8 +87,10 @@ LINES = [
     (["plot", "tnah"], "did you mean tanh?"),
     (["plot", "tanh", "rleu"], "did you mean relu?"),
     (["plot", "reach=abc"], "reach=abc: must lie between"),
+    (["diagnose", "resume=runs/s/x"], "resume=runs/s/x: goes on with a training"),
     (["theory", "tanh", "relu"], "isometry theory relu: not understood"),
     (["report", "nothing"], "study_name=nothing: no runs"),
+    (["report", "some/nothing"], "study_name=some/nothing: "),
     (["theory", "--sigma_b=[-1]"], "sigma_b=[-1]: must be a list of numbers"),
     (["figure", "he2015"], "he2015"),
     (["train", "-m", "activation=glob(zz*)"], "the sweep has no job"),
@@ -214,6 +227,15 @@ def test_plot_activation_draws_and_names_the_saturation(typed, tmp_path):
     assert "largest slope 0.25; saturated on [-inf, -4.357], [4.357, inf]" in done.stdout
     picture = tmp_path / done.stdout.splitlines()[-1]
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_report_of_a_folder(typed, tmp_path):
+    grid = {"model.width": [8, 16], "seed": [0, 1]}
+    write_study(tmp_path / "else where" / "mine", grid, lambda _: ({"test_accuracy": 0.5}, None))
+    for word in ("else where/mine", "else where/mine/", str(tmp_path / "else where" / "mine")):
+        done = typed("report", word, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "study mine" in done.stdout
 
 
 def test_a_multirun_ends_with_table_figure_and_runs(typed, tmp_path):

@@ -15,7 +15,7 @@ from isometry.compare.explain import explain, sentences
 from isometry.compare.metrics import metric
 from isometry.compare.statistics import mean_of
 from isometry.compare.table import Choices
-from isometry.compare.words import counted
+from isometry.compare.words import counted, legend
 from isometry.errors import UserError
 from studies import signals_of, write_run, write_study
 
@@ -288,3 +288,19 @@ def test_healthy_is_not_said_without_the_saturation_beside_it():
     runs["saturation_init"] = [0.6, math.nan]
     assert counted(runs, "verdict_init") == [("healthy", "healthy")]
     assert counted(runs[["verdict_init"]], "verdict_init") == [("healthy", "healthy")]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([0.01], "is under 1e-2 of the last hidden"),
+        ([0.05], "is under 5e-2 of the last hidden"),
+        ([0.01, 2e-4], "is under 1e-2 or 2e-4 of the last hidden"),
+    ],
+)
+def test_the_legend_has_the_bounds_of_the_runs(tmp_path, given, said):
+    grid = {"verdict.vanishing_below": given, "seed": [0, 1]}
+    write_study(tmp_path / "mine", grid, lambda values: ({"test_accuracy": 0.5}, None))
+    text = legend(table_of(tmp_path), [metric("test_accuracy")])
+    assert said in text
+    assert "exploding over 1e2 (" in text

@@ -4,14 +4,20 @@ message and nothing left behind. Nothing else.
 
 from __future__ import annotations
 
+import functools
 import json
+import shutil
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from isometry.config.compose import conf_dir
+from forked import Forked
+from isometry.config.checks import has
+from isometry.config.compose import compose, compose_option, conf_dir, resolved
 from isometry.config.keys import KEYS
+from isometry.config.messages import options
 
 BASE = ["model.depth=3", "model.width=16", "trainer=cpu", "logger=csv", "pictures=false"]
 BASE += ["trainer.max_steps=2", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1"]
@@ -23,49 +29,49 @@ ODD += ("''", "' '", "1e400", "0x10", "l" * 5000, "ü", "../..", "a/b", "é[/red
 DRAWS = 200
 PARTS = 10
 
-UNLIKE_TRAINING = ("batches", "input", "vocabulary", "tries", "plot", "phase_diagram", "reach")
-UNLIKE_TRAINING += ("network", "run", "checkpoint", "split", "preset", "first_seed", "draw_only")
-UNLIKE_TRAINING += ("sigma_b", "sigma_b_max", "sigma_w_max")
 ELSEWHERE = ("paths.runs", "paths.data", "data.cache_dir")
-"""Keys of other verbs, and places that the test needs to look at."""
+"""Places that the test needs to look at."""
+TEXTS = ("copy", "reverse", "addition")
+"""Data that only one network reads."""
 
 
-def drawn_values():
+@functools.cache
+def values_of(verb: str) -> dict[str, Any]:
+    """The resolved config of a verb."""
+    run = ["run=x"] if verb == "eval" else []
+    return resolved(compose(verb, run))
+
+
+@functools.cache
+def having(key: str) -> list[str] | None:
+    """The option that has a key which a plain training has not; None for a key of another verb."""
+    section = key.partition(".")[0]
+    if has(values_of("train"), key):
+        return []
+    for option in options(section):
+        if has({section: compose_option(section, option)}, key):
+            return [f"{section}={option}"] + ["model=decoder"] * (option in TEXTS)
+    return None
+
+
+def base_of(chosen: list[str]) -> list[str]:
+    """`BASE`, without the sizes that the chosen model has not."""
+    models = [word.partition("=")[2] for word in chosen if word.startswith("model=")]
+    if not models:
+        return BASE
+    node = {"model": compose_option("model", models[0])}
+    sizes = [word for word in BASE if word.startswith("model.")]
+    return [word for word in BASE if word not in sizes or has(node, word.partition("=")[0])]
+
+
+def drawn_values() -> list[tuple[str, str]]:
+    """Each key of a training at least once."""
     rng = np.random.default_rng(0)
-    keys = [key for key in KEYS if key not in (*UNLIKE_TRAINING, *ELSEWHERE)]
+    keys = [key for key in KEYS if key not in ELSEWHERE and having(key) is not None]
+    assert len(keys) <= DRAWS
+    order = rng.permutation(keys)
     pools = (ODD, PLAUSIBLE)
-    return [(str(rng.choice(keys)), str(rng.choice(pools[k % 2]))) for k in range(DRAWS)]
-
-
-OWN = {
-    "model.channels": "model=convnet",
-    "model.stages": "model=convnet",
-    "model.kernel_size": "model=convnet",
-    "model.padding": "model=convnet",
-    "model.channel_multiplier": "model=convnet",
-    "activation.alpha": "activation=elu",
-    "activation.beta": "activation=swish",
-    "activation.negative_slope": "activation=leaky_relu",
-    "activation.initial_slope": "activation=prelu",
-    "activation.module": "activation=torch_nn",
-    "activation.kinks": "activation=torch_nn",
-    "initializer.std": "initializer=normal",
-    "initializer.sigma_w": "initializer=gaussian",
-    "initializer.a": "initializer=uniform",
-    "initializer.connections": "initializer=sparse",
-    "initializer.distribution": "initializer=critical",
-    "initializer.readout": "initializer=identity",
-    "optimizer.betas": "optimizer=adam",
-    "optimizer.eps": "optimizer=adam",
-    "optimizer.lr_decay": "optimizer=adagrad",
-    "optimizer.alpha": "optimizer=rmsprop",
-    "optimizer.nesterov": "optimizer=nesterov",
-    "scheduler.final": "scheduler=cosine",
-    "scheduler.warmup": "scheduler=warmup_cosine",
-    "scheduler.gamma": "scheduler=step",
-    "scheduler.milestones": "scheduler=step",
-}
-"""The option that has the key."""
+    return [(str(order[k % len(keys)]), str(rng.choice(pools[k % 2]))) for k in range(DRAWS)]
 
 
 def assert_nothing_else(done, folder):
@@ -96,16 +102,70 @@ def test_drawn_values(typed, tmp_path, data_cache, part):
     for index, (key, value) in enumerate(drawn_values()[part::PARTS]):
         folder = tmp_path / str(index)
         folder.mkdir()
-        own = [OWN[key]] if key in OWN else []
-        base = [word for word in BASE if not own or "convnet" not in own[0] or "width" not in word]
+        own = having(key) or []
         places = [f"paths.runs={folder}/runs", f"paths.data={data_cache}"]
-        line = [*base, *own, *places, f"{key}={value}"]
+        line = [*base_of(own), *own, *places, f"{key}={value}"]
         try:
             done = typed("train", *line, cwd=folder, timeout=60)
             assert_nothing_else(done, folder)
         except (AssertionError, TimeoutError) as error:
             raise AssertionError(f"isometry train {' '.join(line)}\n{error}") from error
         assert not [path for path in folder.iterdir() if path.name != "runs"], line
+
+
+OTHERS = {
+    "diagnose": ["model.depth=3", "model.width=8", "trial=false", "curvature=false", "trainer=cpu"],
+    "plot": ["relu"],
+    "theory": ["relu"],
+    "eval": ["RUN"],
+    "report": ["s"],
+    "compare": ["s"],
+    "wandb": ["setup"],
+    "figure": ["seed-sigmoid", "draw_only=true"],
+}
+"""The other verbs, and words with which each does something."""
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, data_cache):
+    """One finished run, in a study that is called s."""
+    folder = tmp_path_factory.mktemp("study")
+    places = [f"paths.runs={folder}/runs", f"paths.data={data_cache}", "study_name=s"]
+    done = Forked("train", *BASE, *places, cwd=folder).finish(60)
+    assert done.returncode == 0, done.stderr
+    return folder / "runs"
+
+
+def drawn_for(verb: str) -> list[tuple[str, str]]:
+    """Two odd values and a plausible one for each key that training has not."""
+    rng = np.random.default_rng(2)
+    own = [key for key in KEYS if has(values_of(verb), key) and not has(values_of("train"), key)]
+    pools = (ODD, PLAUSIBLE, ODD)
+    return [(key, str(rng.choice(pool))) for key in own for pool in pools]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", OTHERS)
+def test_drawn_values_of_other_verbs(typed, tmp_path, data_cache, study, verb):
+    """Done, or one message and nothing left behind."""
+    (run,) = (study / "s").glob("*/status.json")
+    words = [str(run.parent) if word == "RUN" else word for word in OTHERS[verb]]
+    for index, (key, value) in enumerate(drawn_for(verb)):
+        folder = tmp_path / str(index)
+        folder.mkdir()
+        shutil.copytree(study, folder / "runs")
+        before = sorted(folder.rglob("*"))
+        line = [*words, f"paths.runs={folder}/runs", f"paths.data={data_cache}", f"{key}={value}"]
+        try:
+            done = typed(verb, *line, cwd=folder, timeout=60)
+            assert done.returncode in (0, 2), done.stderr
+            assert "Traceback (most" not in done.stderr, done.stderr
+            if done.returncode == 2:
+                lines = [text for text in done.stderr.splitlines() if text.startswith("isometry: ")]
+                assert len(lines) == 1, done.stderr
+                assert sorted(folder.rglob("*")) == before, done.stderr
+        except (AssertionError, TimeoutError) as error:
+            raise AssertionError(f"isometry {verb} {' '.join(line)}\n{error}") from error
 
 
 REMEDIES = sorted(path.stem for path in (conf_dir() / "remedy").glob("*.yaml"))
@@ -150,8 +210,6 @@ CHOICES = {
 
 
 def drawn_compositions():
-    from isometry.config.messages import options
-
     rng = np.random.default_rng(1)
     lines = []
     for _ in range(DRAWS):

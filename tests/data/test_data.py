@@ -12,7 +12,7 @@ from fuzz import variants
 from isometry.data.cache import cache_name, cached, write
 from isometry.data.loader import DeviceLoader, Normalization
 from isometry.data.module import ImageData
-from isometry.data.sources import Images, stratified_split
+from isometry.data.sources import SOURCES, Images, stratified_split
 from isometry.errors import DiskFull, UserError
 from isometry.training.classifier import Classifier
 from isometry.training.run import train
@@ -245,12 +245,17 @@ def test_fuzzed_caches(tmp_path):
 
 
 def test_a_cache_in_the_folder_of_the_files_is_found_again(tmp_path):
+    """Nor do the runs make another one, which may be written into the same folder."""
+    mnist = SOURCES["mnist"]
     (tmp_path / "train-images-idx3-ubyte").write_bytes(b"x")
-    first = cache_name("mnist", tmp_path)
+    first = cache_name(mnist, tmp_path)
     (tmp_path / first).write_bytes(b"what was decoded")
-    assert cache_name("mnist", tmp_path) == first
+    (tmp_path / "multirun.yaml").write_text("hydra")
+    (tmp_path / "runs" / "s" / "r").mkdir(parents=True)
+    (tmp_path / "runs" / "s" / "r" / "status.json").write_text("{}")
+    assert cache_name(mnist, tmp_path) == first
     (tmp_path / "train-images-idx3-ubyte").write_bytes(b"xy")
-    assert cache_name("mnist", tmp_path) != first
+    assert cache_name(mnist, tmp_path) != first
 
 
 @pytest.mark.parametrize(
@@ -258,7 +263,8 @@ def test_a_cache_in_the_folder_of_the_files_is_found_again(tmp_path):
     [
         ({"batch_size": 4001}, "data.batch_size"),
         ({"val_size": 4500}, "data.val_size"),
-        ({"raw_dir": "nowhere"}, "data.raw_dir"),
+        ({"raw_dir": "."}, "data.raw_dir=.: data=mnist_5k reads no files; mnist, fashion_mnist"),
+        ({"raw_dir": "nowhere", "source": "mnist"}, "data.raw_dir=nowhere: no such folder"),
     ],
 )
 def test_impossible_sizes_name_the_key(data_cache, arguments, key):

@@ -40,6 +40,7 @@ def test_idx_folder(tmp_path, zipped, dotted):
         name = name.replace("-idx", ".idx") if dotted else name
         path = tmp_path / (name + (".gz" if zipped else ""))
         path.write_bytes(gzip.compress(idx(array)) if zipped else idx(array))
+    assert {path.name for path in tmp_path.iterdir()} < set(SOURCES["fashion_mnist"].paths)
     images = SOURCES["fashion_mnist"].load(tmp_path, tmp_path)
     assert images.train_images.shape == (20, 1, 28, 28)
     np.testing.assert_array_equal(images.train_images[:, 0], arrays["train-images-idx3-ubyte"])
@@ -110,6 +111,8 @@ def test_cifar_in_every_layout(tmp_path, source, layout):
             tar.add(folder, inner)
         for path in folder.iterdir():
             path.unlink()
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {str(path.relative_to(tmp_path)) for path in files} < set(SOURCES[source].paths)
     images = SOURCES[source].load(tmp_path, tmp_path)
     first = next(iter(batches.values()))
     assert images.train_images.shape[1:] == (3, 32, 32)

@@ -214,6 +214,7 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(tmp_path):
     ("number", "more"),
     [
         (signal.SIGINT, []),
+        (signal.SIGHUP, []),
         (signal.SIGTERM, ["trainer.limit_train_batches=1"]),
         (signal.SIGUSR2, ["trainer.limit_train_batches=4", "trainer.accumulate_grad_batches=2"]),
     ],

@@ -232,10 +232,12 @@ def test_a_job_that_takes_too_long_is_stopped(tmp_path, data_cache):
     assert "stopped after 0.05 minutes" in text
 
 
-def test_ctrl_c_marks_the_runs_and_says_how_to_go_on(tmp_path, data_cache):
+@pytest.mark.parametrize(("number", "send"), [(signal.SIGINT, os.killpg), (signal.SIGHUP, os.kill)])
+def test_ctrl_c_marks_the_runs_and_says_how_to_go_on(tmp_path, data_cache, number, send):
+    """So does a terminal that is gone."""
     process = start(tmp_path, data_cache, "seed=range(4)", "trainer.max_epochs=200")
     wait_for(lambda: sum(run.metrics.exists() for run in runs(tmp_path)) >= 1)
-    os.killpg(process.pid, signal.SIGINT)
+    send(process.pid, number)
     out, err = process.communicate(timeout=150)
     assert process.returncode == 130
     assert "the same command goes on" in out + err
@@ -329,6 +331,30 @@ def test_kill_nine_at_any_moment_and_the_same_command_again(
         pd.testing.assert_frame_equal(found[run_id][1], metrics, check_exact=True)
 
 
+ACCUMULATED = [*WORDS[1:3], "trainer.accumulate_grad_batches=3", "seed=range(2)"]
+
+
+def test_a_sweep_that_is_terminated_goes_on_to_the_last_bit(tmp_path, data_cache):
+    """Wherever in an accumulation window its jobs are."""
+    for seed in range(2):
+        alone(tmp_path / "whole", data_cache, *ACCUMULATED[:-1], f"seed={seed}")
+    expected = contents(tmp_path / "whole")
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    process = start(folder, data_cache, *ACCUMULATED)
+    wait_for(lambda: any(run.last_checkpoint.exists() for run in runs(folder)))
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert "interrupted" in states(folder)
+    code, text = sweep(folder, data_cache, *ACCUMULATED)
+    assert code == 0, text
+    found = contents(folder)
+    assert found.keys() == expected.keys()
+    for run_id, (signals, metrics) in expected.items():
+        pd.testing.assert_frame_equal(found[run_id][0], signals, check_exact=True)
+        pd.testing.assert_frame_equal(found[run_id][1], metrics, check_exact=True)
+
+
 def owners(folder: Path) -> list[int]:
     """Processes that hold the lock of a run."""
     found = []
@@ -389,6 +415,11 @@ def test_a_killed_rank_fails_its_job_within_seconds_and_the_queue_goes_on(tmp_pa
     assert states(tmp_path) == ["failed", "finished"]
     # the other one loses its partner
     assert "rank 1 failed" in out + err or "rank 0 failed" in out + err
+    code, text = sweep(tmp_path, data_cache, *words)
+    assert code == 0, text
+    assert "2 jobs, 1 done already or elsewhere, 1 to run" in text
+    assert states(tmp_path) == ["finished", "finished"]
+    assert {(run.status() or {})["attempt"] for run in runs(tmp_path)} == {1}  # it went on
 
 
 def ranks_of(owner: int) -> list[int]:

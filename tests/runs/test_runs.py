@@ -75,6 +75,20 @@ def test_a_file_is_whole_or_absent(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_what_a_kill_has_left_is_swept_by_the_next_write(tmp_path):
+    """Outside of run folders, too. What is young may be another process's, and what is another
+    file's is left alone.
+    """
+    names = ["[a].json.old.json", "[a].json.young.json", "a.json.old.json"]
+    left = [tmp_path / f"{files.UNFINISHED}{name}" for name in names]
+    for path in left:
+        path.write_text("half")
+        if "old" in path.name:
+            os.utime(path, (0, 0))
+    files.write_json(tmp_path / "[a].json", {})
+    assert [path.exists() for path in left] == [False, True, True]
+
+
 def test_written_files_have_the_users_mode(tmp_path):
     files.write_text(tmp_path / "a", "x")
     plain = tmp_path / "b"

@@ -26,6 +26,7 @@ CONFIG: dict[str, Any] = {
     "optimizer": {"name": "sgd", "lr": 0.1},
     "trainer": {"devices": 1, "max_epochs": 3},
     "data": {"source": "mnist_5k"},
+    "verdict": {"vanishing_below": 1e-2, "exploding_above": 1e2},
     "paths": {"runs": "runs"},
     "study_name": "s",
     "seed": 0,

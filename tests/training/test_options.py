@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from lightning.pytorch import LightningDataModule
 from omegaconf import OmegaConf
+from torch.utils.data import DataLoader, TensorDataset
 
 from commands import composed, run_of
 from isometry.config.checks import validate
@@ -27,6 +29,7 @@ from isometry.training.build import (
     build_classifier,
     build_network,
     check_batch_norms,
+    check_limits,
     seed_everything,
 )
 from isometry.training.run import train
@@ -350,6 +353,10 @@ def test_files_are_found_from_another_folder_and_where_they_were_moved(typed, tm
     assert "raw" in gone.stderr
     again = typed("eval", str(run), *places, "data.raw_dir=moved", cwd=there)
     assert again.returncode == 0, again.stderr
+    more = [f'resume="{run}"', "trainer.max_steps=4", "data.raw_dir=moved"]
+    further = typed("train", *more, *places, cwd=there)
+    assert further.returncode == 0, further.stderr
+    assert json.loads((run / "summary.json").read_text())["steps"] == 4
 
 
 @pytest.mark.parametrize("option", ["auto", "cpu"])
@@ -384,6 +391,35 @@ def test_a_folder_whose_name_is_markup_is_printed_as_it_is(typed, tmp_path, data
     assert "a[/red]b" in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("next: ")]
     assert Path(shlex.split(line)[-1]).is_dir()
+
+
+class OwnData(LightningDataModule):
+    """Batches of five, 20 for training and 10 of each other split."""
+
+    input_shape = (1, 28, 28)
+    num_classes = 10
+
+    def _batches(self, count):
+        images = torch.zeros(count, *self.input_shape)
+        examples = TensorDataset(images, torch.zeros(count, dtype=torch.int64))
+        return DataLoader(examples, batch_size=5)
+
+    def train_dataloader(self):
+        return self._batches(20)
+
+    def val_dataloader(self):
+        return self._batches(10)
+
+    def test_dataloader(self):
+        return self._batches(10)
+
+
+@pytest.mark.parametrize(("split", "share"), [("train", 0.2), ("val", 0.4), ("test", 0.4)])
+def test_a_share_of_anybodys_data_that_is_no_batch(make_config, split, share):
+    key = f"trainer.limit_{split}_batches"
+    with pytest.raises(UserError, match=rf"{key}={share}: of \d batches is none"):
+        check_limits(make_config(f"{key}={share}"), OwnData())
+    check_limits(make_config(f"{key}=0.5"), OwnData())
 
 
 def test_batch_norm_that_a_network_brings_along(make_config):

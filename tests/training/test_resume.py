@@ -237,6 +237,17 @@ def test_killed_in_each_kind_of_write(cut, undisturbed, name, count, stage):
     assert not list(Path(cut.paths.runs).rglob(f"{files.UNFINISHED}*"))
 
 
+@pytest.mark.parametrize("stage", ["half", "behind"])
+@pytest.mark.parametrize("name", ["profile.png", "heatmap.png"])
+def test_killed_while_a_picture_is_saved(make_config, name, stage):
+    config = make_config("pictures=true")
+    killed_in_a_write(config, name, 1, stage)
+    assert train(config)["state"] == "finished"
+    (run,) = Path(config.paths.runs).glob("*/*")
+    assert not list(run.rglob(f"{files.UNFINISHED}*"))
+    assert all((run / f"{picture}.png").exists() for picture in ("profile", "heatmap"))
+
+
 @pytest.mark.parametrize("step", [13, 20, 25])
 def test_checkpoints_after_epochs_resume_too(cut, undisturbed, monkeypatch, step):
     cut = OmegaConf.merge(cut, {"callbacks": {"checkpoints": {"every_n_steps": None}}})

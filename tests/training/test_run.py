@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +14,7 @@ import yaml
 
 from commands import run_of
 from isometry.errors import UserError
+from isometry.plots.profiles import PROFILES, draw_profiles
 from isometry.runs.signal_store import read_signals
 from isometry.training.run import train
 
@@ -145,6 +147,29 @@ def test_every_run_gets_its_two_pictures(make_config, initializer):
     run = run_of(train(config), config)
     for name in ("profile.png", "heatmap.png"):
         assert (run.path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_profile_has_a_panel_of_each_column_that_was_measured(make_config):
+    config = make_config("model.depth=4", "activation=sigmoid")
+    run = run_of(train(config), config)
+    rows = read_signals(run.signals)
+    drawing = draw_profiles(rows, "t", run.prediction())
+    panels = {axis.get_ylabel(): axis for axis in drawing.axes}
+    assert list(panels) == list(PROFILES.values())
+    saturation = panels[PROFILES["saturation"]]
+    assert saturation.get_yscale() == "linear"
+    shown = rows[rows["step"] == 0]["saturation"].dropna().to_numpy()
+    np.testing.assert_array_equal(saturation.get_lines()[0].get_ydata(), shown)
+    without = draw_profiles(rows.assign(saturation=np.nan), "t")
+    assert [axis.get_ylabel() for axis in without.axes] == list(PROFILES.values())[:-1]
+
+
+def test_where_there_is_no_verdict_it_is_said(make_config, capsys):
+    """ReZero's branches are switched off at the start."""
+    words = ["model=residual_mlp", "remedy=rezero", "model.depth=8"]
+    summary = train(make_config(*words))
+    assert summary["verdict_init"] is None
+    assert "at step 0: no verdict (backprop_norm" in capsys.readouterr().err
 
 
 def test_the_heatmap_shows_the_step_at_which_numbers_stopped(make_config):

@@ -16,7 +16,7 @@ from isometry.compare.metrics import Metric, to_rank
 from isometry.compare.statistics import Mean, mean_of, not_told_from
 from isometry.compare.where import chosen
 from isometry.errors import bad_value, nearest
-from isometry.runs.table import run_table
+from isometry.runs.table import Record, run_table
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class Table:
         same: factor to the keys that vary exactly as it does.
         left_out: why runs are not among them, a line each.
         cut: rows that `top` has left out.
+        bounds: under and over which the runs' verdicts are vanishing and exploding, each pair once.
     """
 
     factors: Sequence[str]
@@ -76,6 +77,7 @@ class Table:
     same: Mapping[str, list[str]] = field(default_factory=dict)
     left_out: Sequence[str] = ()
     cut: int = 0
+    bounds: Sequence[tuple[float, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,15 @@ def tabulate(
     top = len(rows) if choices.top is None else choices.top
     same = {name: keys for name, keys in found.factors.same.items() if name in names}
     cut = len(rows) - len(rows[:top])
-    return Table(names, averaged, metrics, kept, rows[:top], same, found.left_out, cut)
+    bounds = bounds_of(found.records)
+    return Table(names, averaged, metrics, kept, rows[:top], same, found.left_out, cut, bounds)
+
+
+def bounds_of(records: Sequence[Record]) -> list[tuple[float, float]]:
+    """`verdict.*` of the runs, each pair once."""
+    low, high = "verdict.vanishing_below", "verdict.exploding_above"
+    found = [(r.config[low], r.config[high]) for r in records if low in r.config]
+    return list(dict.fromkeys(found))
 
 
 def _groups(runs: pd.DataFrame, names: Sequence[str]) -> Iterator[tuple[Any, pd.DataFrame]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from isometry.compare.metrics import Metric
@@ -12,12 +13,12 @@ from isometry.compare.statistics import Mean
 from isometry.compare.table import Table
 from isometry.gradient_rate import SATURATED
 
-LEGEND = (
-    "verdict, at step 0: vanishing where backprop_norm of layer 1 is under 1e-2 of the last hidden "
-    "layer's, or of a recurrence's first time step under 1e-2 of the last one's; exploding over "
-    "1e2 (verdict.* sets other bounds). outcome: learned where the test is above guessing by 3 "
-    "standard errors."
+VERDICT = (
+    "verdict, at step 0: vanishing where backprop_norm of layer 1 is under {low} of the last "
+    "hidden layer's, or of a recurrence's first time step under {low} of the last one's; exploding "
+    "over {high} (verdict.* sets other bounds)."
 )
+OUTCOME = "outcome: learned where the test is above guessing by 3 standard errors."
 MEANINGS = {
     "gradient_rate_init": "factor on backprop_norm a layer going back, at step 0",
     "gradient_rate_time_init": "factor on backprop_norm a time step going back, at step 0",
@@ -96,7 +97,7 @@ def _factor(mean: Mean) -> float:
 
 def legend(table: Table, metrics: Sequence[Metric]) -> str:
     """What the columns are, and what the marks mean."""
-    words = [LEGEND]
+    words = [*_verdict(table.bounds), OUTCOME]
     words += [f"{m.name}: {MEANINGS[m.name]}." for m in metrics if m.name in MEANINGS]
     methods = {row.means[m.name].method for row in table.rows for m in metrics} - {"none"}
     if methods:
@@ -115,6 +116,21 @@ def legend(table: Table, metrics: Sequence[Metric]) -> str:
     left_out = [metric.name for metric in table.metrics[len(metrics) :]]
     words += [f"No room here for: {', '.join(left_out)}."] if left_out else []
     return " ".join(words)
+
+
+def _verdict(bounds: Sequence[tuple[float, float]]) -> list[str]:
+    """What the runs' own bounds make of a ratio; nothing where none is known."""
+    if not bounds:
+        return []
+    low, high = (
+        " or ".join(dict.fromkeys(map(_power, ends))) for ends in zip(*bounds, strict=True)
+    )
+    return [VERDICT.format(low=low, high=high)]
+
+
+def _power(value: float) -> str:
+    """`1e-2`, as it is typed."""
+    return np.format_float_scientific(value, trim="-", exp_digits=1).replace("e+", "e")
 
 
 def notes(table: Table) -> list[str]:

@@ -86,7 +86,6 @@ def validate(config: Mapping[str, Any]) -> None:
     _check_clipping(config)
     if lookup(config, "loss") == "mse" and has(config, "data.task"):
         raise bad_value("loss", "mse", "data of texts, which have many labels, takes cross_entropy")
-    _check_batch_norm(config)
     _check_memory(config)
     _check_verdict(config)
 
@@ -123,15 +122,6 @@ def _check_verdict(config: Mapping[str, Any]) -> None:
         raise bad_value(
             "verdict.vanishing_below", low, f"must be below verdict.exploding_above={high}"
         )
-
-
-def _check_batch_norm(config: Mapping[str, Any]) -> None:
-    """Batch norm has no variance over one example (an MLP then raises in its first step)."""
-    size = lookup(config, "data.batch_size")
-    if lookup(config, "normalization.kind") != "batch" or not isinstance(size, int):
-        return
-    if size // processes_of(lookup(config, "trainer.devices")) < 2:
-        raise bad_value("data.batch_size", size, "normalization=batch needs 2 examples a process")
 
 
 def processes_of(devices: Any) -> int:

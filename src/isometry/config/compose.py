@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from isometry.errors import UserError, bad_value
+from isometry.scratch import scratch_folder
 
 
 def _wandb_offline() -> bool:
@@ -33,12 +34,14 @@ OmegaConf.register_new_resolver("wandb_name", _wandb_name, replace=True)
 
 
 @functools.cache
-def _scratch() -> tempfile.TemporaryDirectory[str]:
-    """Until this process ends, for what Hydra insists on writing."""
-    return tempfile.TemporaryDirectory(prefix="isometry-", ignore_cleanup_errors=True)
+def _scratch() -> str:
+    """A folder until this process ends, for what Hydra insists on writing."""
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return str(stack.enter_context(scratch_folder()))
 
 
-OmegaConf.register_new_resolver("scratch_folder", lambda: _scratch().name, replace=True)
+OmegaConf.register_new_resolver("scratch_folder", _scratch, replace=True)
 
 
 def conf_dir() -> Path:

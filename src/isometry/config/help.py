@@ -21,6 +21,14 @@ from isometry.runs.table import lookup
 WIDTH = 120
 NAMES = 15
 """Characters of the column of group names."""
+UNREAD = {
+    "diagnose": (
+        *("callbacks", "debug", "label", "logger", "metric", "pictures", "print_config"),
+        *("rerun", "resume", "study_name", "tags"),
+    )
+}
+"""What a verb takes, as its command line is that of a training, and does not read: its help does
+not show it."""
 
 
 def help_of(verb: str, overrides: Sequence[str], asked: str | None = None) -> str:
@@ -35,7 +43,8 @@ def help_of(verb: str, overrides: Sequence[str], asked: str | None = None) -> st
         UserError: for a key that the verb has not.
     """
     config, chosen, template = compose_for_help(verb, overrides)
-    values = _values(config)
+    values = _read_by(verb, _values(config))
+    chosen = _read_by(verb, chosen)
     if asked is not None:
         key = RENAMED.get(verb, {}).get(asked, asked)
         group = {name: option for name, option in chosen.items() if name == key}
@@ -51,6 +60,11 @@ def help_of(verb: str, overrides: Sequence[str], asked: str | None = None) -> st
     lines += ["Values (KEY=VALUE) with their defaults; --help KEY says what one may be:"]
     lines += [*_sections(values), "", f"Example{examples.rstrip()}"]
     return "\n".join(lines)
+
+
+def _read_by(verb: str, entries: dict[str, Any]) -> dict[str, Any]:
+    unread = UNREAD.get(verb, ())
+    return {key: value for key, value in entries.items() if key.partition(".")[0] not in unread}
 
 
 def _values(config: Any) -> dict[str, Any]:

@@ -74,9 +74,17 @@ def as_overrides(verb: str, words: Sequence[str]) -> list[str]:
     if verb not in BARE or (len(bare) > 1 and verb not in SEVERAL):
         word = bare[0] if verb not in BARE else bare[1]
         raise UserError(f"isometry {verb} {word}: not understood; {_meant(word)}")
-    first = f"{BARE[verb]}={hydra_value(bare[0])}"
+    first = _named(verb, bare[0])
     more = [f"{SEVERAL[verb]}=[{','.join(map(hydra_value, bare[1:]))}]"] if len(bare) > 1 else []
-    return [first, *more, *others]
+    return [*first, *more, *others]
+
+
+def _named(verb: str, word: str) -> list[str]:
+    """What a bare word is the value of; `report` takes the folder of a study, too."""
+    above, name = os.path.split(os.path.normpath(word))
+    if verb == "report" and os.path.isdir(word) and above:
+        return [f"paths.runs={hydra_value(above)}", f"study_name={hydra_value(name)}"]
+    return [f"{BARE[verb]}={hydra_value(word)}"]
 
 
 def _refuse(verb: str, words: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ import safetensors
 from safetensors.torch import save
 from torch import Tensor
 
-from isometry.data.sources import Images, flaw
+from isometry.data.sources import Images, Source, flaw
 from isometry.errors import DiskFull, UserError
 from isometry.runs.files import write_bytes
 
@@ -75,18 +75,19 @@ def digest(tensors: dict[str, Tensor]) -> str:
     return state.hexdigest()
 
 
-def cache_name(source: str, raw_dir: Path | None) -> str:
+def cache_name(source: Source, raw_dir: Path | None) -> str:
     """File name of a source's cache; files that a user points at get one of their own per folder
     and change time.
     """
     if raw_dir is None:
-        return f"{source}.safetensors"
-    stamps = sorted(
-        (p.name, p.stat().st_mtime_ns, p.stat().st_size)
-        for p in raw_dir.rglob("*")
-        if p.is_file() and p.suffix != ".safetensors"  # which may be our own, where both are one
-    )
-    key = hashlib.blake2b(
-        f"{os.path.realpath(raw_dir)}{stamps}".encode(), digest_size=4
-    ).hexdigest()
-    return f"{source}-{key}.safetensors"
+        return f"{source.name}.safetensors"
+    # of nothing else: runs and caches may be written into the same folder
+    files = (raw_dir / path for path in source.paths)
+    stamps = [
+        (str(path), path.stat().st_mtime_ns, path.stat().st_size)
+        for path in files
+        if path.is_file()
+    ]
+    told = f"{os.path.realpath(raw_dir)}{stamps}"
+    key = hashlib.blake2b(told.encode(), digest_size=4).hexdigest()
+    return f"{source.name}-{key}.safetensors"

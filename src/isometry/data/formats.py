@@ -11,6 +11,7 @@ import pickle
 import posixpath
 import struct
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from zlib import error as zlib_error
@@ -117,14 +118,30 @@ def members(folder: Path, archive: str, inner: str, names: list[str]) -> dict[st
         found = {
             name: path
             for name in names
-            if (path := first_existing(base, [name, f"{name}.gz"])) is not None
+            if (path := first_existing(base, _packed_or_not(name))) is not None
         }
         if len(found) == len(names):
             return {name: read_bytes(path) for name, path in found.items()}
-    tar = first_existing(folder, [archive, archive.removesuffix(".gz")])
+    tar = first_existing(folder, _tars(archive))
     if tar is None:
         raise FileNotFoundError(f"{folder}: neither {', '.join(names)} nor {archive}")
     return _tar_members(tar, inner, names)
+
+
+def member_paths(archive: str, inner: str, names: list[str]) -> Iterator[str]:
+    """Every path, relative to the folder, that `members` may open."""
+    for name in names:
+        yield from _packed_or_not(name)
+        yield from (f"{inner}/{each}" for each in _packed_or_not(name))
+    yield from _tars(archive)
+
+
+def _packed_or_not(name: str) -> list[str]:
+    return [name, f"{name}.gz"]
+
+
+def _tars(archive: str) -> list[str]:
+    return [archive, archive.removesuffix(".gz")]
 
 
 def _tar_members(tar: Path, inner: str, names: list[str]) -> dict[str, bytes]:

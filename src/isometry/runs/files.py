@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,10 @@ LARGEST = 100_000_000
 
 UNFINISHED = ".unfinished."
 """How the name of a file begins that is being written; a kill leaves it behind."""
+
+
+FORGOTTEN_SECONDS = 3600.0
+"""An unfinished file that is older belongs to nobody any more."""
 
 
 def remove_unfinished(*folders: Path) -> None:
@@ -93,6 +99,7 @@ def written_below(key: str, folder: object) -> Iterator[None]:
 
 
 def _write_whole(path: Path, fill: Callable[[Path], object]) -> None:
+    _remove_forgotten(path)
     handle, name = tempfile.mkstemp(
         prefix=f"{UNFINISHED}{path.name}.", suffix=path.suffix, dir=path.parent
     )
@@ -107,6 +114,16 @@ def _write_whole(path: Path, fill: Callable[[Path], object]) -> None:
     finally:
         temporary.unlink(missing_ok=True)  # gone already, unless something failed
     _sync(path.parent)
+
+
+def _remove_forgotten(path: Path) -> None:
+    """What a kill has left of an earlier write of this file; a younger one may be another
+    process's.
+    """
+    for left in path.parent.glob(f"{UNFINISHED}{glob.escape(path.name)}.*"):
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > FORGOTTEN_SECONDS:
+                left.unlink()
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -22,6 +22,7 @@ from isometry.data.module import (
     DataModule,
     InMemoryData,
     check_module,
+    evaluation_loader,
     training_images,
 )
 from isometry.errors import UserError, bad_value
@@ -64,15 +65,25 @@ def check_limits(config: DictConfig, data: DataModule) -> None:
     Raises:
         UserError: for such a share.
     """
-    if not isinstance(data, InMemoryData):
-        return
     for split in SPLITS:
         key = f"limit_{split}_batches"
         share = config.trainer[key]
-        batches = data.batches_in(split)
-        if isinstance(share, float) and int(share * batches) == 0:
+        if not isinstance(share, float) or share == 1.0:
+            continue
+        batches = batches_in(data, split)
+        if batches is not None and int(share * batches) == 0:
             words = f"of {batches} batch{'es' * (batches > 1)} is none; give a number, e.g. 1"
             raise bad_value(f"trainer.{key}", share, words)
+
+
+def batches_in(data: DataModule, split: str) -> int | None:
+    """How many batches a split has; None where its loader does not know."""
+    if isinstance(data, InMemoryData):
+        return data.batches_in(split)
+    try:
+        return len(evaluation_loader(data, split))  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -109,7 +120,9 @@ def build_for(config: DictConfig, data: DataModule) -> nn.Module:
     """The network for a data set (`build_network`)."""
     vocabulary = getattr(data, "vocabulary", None)
     examples = functools.partial(training_images, data)
-    return build_network(config, data.input_shape, data.num_classes, vocabulary, examples)
+    network = build_network(config, data.input_shape, data.num_classes, vocabulary, examples)
+    check_batch_norms(config, network)
+    return network
 
 
 def build_network(

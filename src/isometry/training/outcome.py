@@ -283,6 +283,11 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
+NO_VERDICT = (
+    "no verdict (backprop_norm of the last hidden layer is zero, or there are not two of them)"
+)
+
+
 def describe(outcome: Outcome) -> str:
     """Two lines for the terminal: how it ended, and what the gradient did at step 0."""
     summary = outcome.summary
@@ -290,7 +295,8 @@ def describe(outcome: Outcome) -> str:
     words += [summary["outcome"]] if summary["outcome"] in ("learned", "chance") else []
     words += _given(summary, "test_accuracy", "first_nonfinite_step")
     words.append(f"{summary['steps']} steps in {summary['wall_seconds']:.1f} s")
-    start = [f"at step 0: verdict {summary['verdict_init']}"]
+    verdict = summary["verdict_init"]
+    start = [f"at step 0: {NO_VERDICT if verdict is None else f'verdict {verdict}'}"]
     start += _given(summary, "gradient_rate_init", "gradient_ratio_init")
     start += _given(summary, "gradient_ratio_time_init", "saturation_init")
     lines = [", ".join(words), ", ".join(start)]

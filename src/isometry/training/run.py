@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,6 @@ from isometry.training.build import (
     build_data,
     build_for,
     build_statistics,
-    check_batch_norms,
     check_limits,
     seed_everything,
 )
@@ -92,10 +91,11 @@ def placed(config: DictConfig) -> DictConfig:
 
 def go_on(run: RunDirectory, config: DictConfig, decision: Decision) -> dict[str, Any]:
     """Do what was decided, in this process."""
-    if decision == "skip":
-        tell_agent_of_sweep(config, run)
     if decision in ("skip", "busy"):
-        return run.summary() or {}
+        known = run.summary() or {}
+        elsewhere = {"state": "running", "study": run.study, "run_id": run.run_id}
+        tell_agent_of_sweep(config, run, known if decision == "skip" else elsewhere)
+        return known
     parts = assemble(config, run, resuming=decision == "resume")
     if inside_launcher():  # which has begun the run
         return execute(parts)
@@ -139,10 +139,13 @@ def prepare(config: DictConfig) -> tuple[DataModule, Classifier]:
         torch.set_num_threads(config.threads)
     seed_everything(config.seed)
     data = build_data(config)
+    return data, classifier_for(config, data)
+
+
+def classifier_for(config: DictConfig, data: DataModule) -> Classifier:
+    """The classifier for a data set, on any machine."""
     check_limits(config, data)
-    network = build_for(config, data)
-    check_batch_norms(config, network)
-    return data, build_classifier(config, network)
+    return build_classifier(config, build_for(config, data))
 
 
 def assemble(config: DictConfig, run: RunDirectory, resuming: bool) -> Parts:
@@ -163,9 +166,9 @@ def assemble(config: DictConfig, run: RunDirectory, resuming: bool) -> Parts:
     return Parts(config, run, resuming, data, classifier, signals, throughput, loggers, trainer)
 
 
-def tell_agent_of_sweep(config: DictConfig, run: RunDirectory) -> None:
-    """An agent of a W&B sweep that proposes a run which is over gets its summary, as a run of its
-    own.
+def tell_agent_of_sweep(config: DictConfig, run: RunDirectory, summary: Mapping[str, Any]) -> None:
+    """An agent of a W&B sweep that proposes a run which is not trained here gets what is known of
+    it, as a run of its own.
     """
     if "WANDB_SWEEP_ID" not in os.environ or "wandb" not in config.logger.names:
         return
@@ -173,7 +176,7 @@ def tell_agent_of_sweep(config: DictConfig, run: RunDirectory) -> None:
 
     for logger in run_loggers(config, run, resuming=False):
         if isinstance(logger, GuardedWandb):
-            tell_agent(logger, run.summary() or {})
+            tell_agent(logger, summary)
 
 
 def run_loggers(config: DictConfig, run: RunDirectory, resuming: bool) -> list[Logger]:

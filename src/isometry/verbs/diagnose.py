@@ -21,6 +21,7 @@ from isometry.config.checks import validate
 from isometry.config.compose import resolved
 from isometry.console import console, quiet
 from isometry.data.module import DataModule
+from isometry.errors import bad_value
 from isometry.initialization.advise import Trial, advise
 from isometry.initialization.cost import PRODUCTS, STEPS, forward_operations
 from isometry.initialization.curvature import Curvature, curvature, stable_rate
@@ -52,6 +53,9 @@ def diagnose(config: DictConfig) -> dict[str, Any]:
     quiet()
     plain = resolved(config)
     validate(plain)
+    if config.resume is not None:
+        words = "goes on with a training; a diagnosis is of a network at its beginning"
+        raise bad_value("resume", config.resume, words)
     seed_everything(config.seed)
     name, diagnosis = _of_function(config) if config.network else _of_config(config, plain)
     diagnosis = {"run_id": name, **diagnosis}

@@ -13,6 +13,7 @@ from commands import run_of
 from isometry.config.checks import validate
 from isometry.config.compose import compose, resolved
 from isometry.runs.directory import RunDirectory
+from isometry.runs.lock import RunLock
 from isometry.training.loggers import build_loggers
 from isometry.training.loggers.wandb import make_wandb
 from isometry.training.run import train
@@ -88,14 +89,15 @@ def test_disabled_writes_nothing(make_config, monkeypatch):
     [("WANDB_BASE_URL", ""), ("WANDB_SILENT", "maybe"), ("WANDB_X_STATS_SAMPLING_INTERVAL", "x")],
 )
 def test_a_mistake_in_a_variable_is_one_warning(make_config, monkeypatch, name, value):
+    wandb.teardown()  # which then reads its variables again
     monkeypatch.setenv(name, value)
     config = make_config(*SMALL)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         summary = train(config)
     assert summary["state"] == "finished"
-    # none where an earlier test of this process has made W&B read its variables
-    assert sum("W&B: " in str(w.message) for w in caught) <= 1
+    assert sum("W&B: " in str(w.message) for w in caught) == 1
+    wandb.teardown()
 
 
 def test_what_wandb_refuses_at_all_leaves_the_other_loggers(tmp_path, monkeypatch):
@@ -109,8 +111,14 @@ def test_what_wandb_refuses_at_all_leaves_the_other_loggers(tmp_path, monkeypatc
     assert [type(logger).__name__ for logger in loggers] == ["MetricsLogger"]
 
 
-def test_an_agent_that_proposes_a_finished_run_gets_its_summary(make_config, monkeypatch):
-    config = make_config(*SMALL)
+DIVERGES = ["activation=relu", "optimizer.lr=1e30", "trainer.max_steps=5"]
+
+
+@pytest.mark.parametrize(("words", "state"), [([], "finished"), (DIVERGES, "diverged")])
+def test_an_agent_that_proposes_a_run_which_is_over_gets_its_summary(
+    make_config, monkeypatch, words, state
+):
+    config = make_config(*SMALL, *words)
     summary = train(config)
     run = run_of(summary, config)
     assert len(list(run.path.glob("wandb/offline-run-*"))) == 1
@@ -120,7 +128,27 @@ def test_an_agent_that_proposes_a_finished_run_gets_its_summary(make_config, mon
     assert train(config) == summary
     told = sorted(run.path.glob("wandb/offline-run-*"))
     assert len(told) == 2
-    updates = [record["summary"]["update"] for record in records(told[-1]) if "summary" in record]
-    known = {key: value for update in updates for key, value in update.items()}
-    assert known["test_accuracy"] == summary["test_accuracy"]
-    assert known["state"] == "finished"
+    known = summary_of(told[-1])
+    assert known["state"] == state
+    assert known["steps"] == summary["steps"]
+    assert known.get("test_accuracy") == summary["test_accuracy"]
+
+
+def summary_of(folder):
+    """What stands in W&B's summary of a run."""
+    updates = [record["summary"]["update"] for record in records(folder) if "summary" in record]
+    return {key: value for update in updates for key, value in update.items()}
+
+
+def test_an_agent_that_proposes_a_busy_run_is_told_so(make_config, monkeypatch):
+    config = make_config(*SMALL)
+    run = run_of(train(config), config)
+    run.end("interrupted")
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
+    before = set(run.path.glob("wandb/offline-run-*"))
+    with RunLock(run.path):
+        train(config)
+    (told,) = set(run.path.glob("wandb/offline-run-*")) - before
+    known = summary_of(told)
+    assert (known["state"], known["run_id"]) == ("running", run.run_id)
+    assert "test_accuracy" not in known
