@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from commands import composed
 from forked import Forked
 from isometry.config.checks import has
-from isometry.config.compose import compose, compose_option, conf_dir, resolved
+from isometry.config.compose import compose, conf_dir, resolved
 from isometry.config.keys import KEYS
 from isometry.config.messages import options
 
@@ -49,7 +50,7 @@ def having(key: str) -> list[str] | None:
     if has(values_of("train"), key):
         return []
     for option in options(section):
-        if has({section: compose_option(section, option)}, key):
+        if has(composed(f"{section}={option}"), key):
             return [f"{section}={option}"] + ["model=decoder"] * (option in TEXTS)
     return None
 
@@ -59,9 +60,9 @@ def base_of(chosen: list[str]) -> list[str]:
     models = [word.partition("=")[2] for word in chosen if word.startswith("model=")]
     if not models:
         return BASE
-    node = {"model": compose_option("model", models[0])}
+    config = composed(f"model={models[0]}")
     sizes = [word for word in BASE if word.startswith("model.")]
-    return [word for word in BASE if word not in sizes or has(node, word.partition("=")[0])]
+    return [word for word in BASE if word not in sizes or has(config, word.partition("=")[0])]
 
 
 def drawn_values() -> list[tuple[str, str]]:
@@ -118,7 +119,6 @@ OTHERS = {
     "plot": ["relu"],
     "theory": ["relu"],
     "eval": ["RUN"],
-    "report": ["s"],
     "compare": ["s"],
     "wandb": ["setup"],
     "figure": ["seed-sigmoid", "draw_only=true"],
