@@ -308,7 +308,9 @@ def descend(config, rate):
     return losses
 
 
-@pytest.mark.parametrize("word", ["critical", "model.deepness=3", "initializer=nothing"])
+@pytest.mark.parametrize(
+    "word", ["critical", "model.deepness=3", "initializer=nothing", "model=vit"]
+)
 def test_a_try_that_is_no_override_is_the_users_mistake(run, word):
     with pytest.raises(UserError, match=r"tries|initializer"):
         run("activation=sigmoid model.depth=12", f"tries=['{word}']")

@@ -104,8 +104,18 @@ def compose_for_help(verb: str, overrides: Iterable[str]) -> tuple[DictConfig, d
 
 
 def compose_option(group: str, option: str) -> DictConfig:
-    """What a choice `group=option` puts into a config, inherited keys included."""
-    node: DictConfig = compose(f"{group}/{option}")[group]
+    """What a choice `group=option` puts into a config, inherited keys included.
+
+    Raises:
+        UserError: for one that makes choices in other groups, too.
+    """
+    from hydra.errors import ConfigCompositionException
+
+    try:
+        node: DictConfig = compose(f"{group}/{option}")[group]
+    except ConfigCompositionException as error:
+        words = "chooses in other groups, too: it can be given on the command line only"
+        raise bad_value(group, option, words) from error
     return node
 
 

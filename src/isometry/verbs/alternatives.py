@@ -121,7 +121,10 @@ def altered(config: DictConfig, override: str) -> DictConfig:
 def _option(group: str, name: str) -> DictConfig:
     if name not in options(group):
         raise bad_value("tries", f"{group}={name}", f"allowed are {', '.join(options(group))}")
-    return compose_option(group, name)
+    try:
+        return compose_option(group, name)
+    except UserError as error:
+        raise UserError(f"tries: {error}") from error
 
 
 def _predicted(
