@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from isometry.compare.collect import collect
 from isometry.compare.comparison import compare
@@ -15,6 +16,7 @@ from isometry.compare.explain import explain, sentences
 from isometry.compare.metrics import metric
 from isometry.compare.statistics import mean_of
 from isometry.compare.table import Choices
+from isometry.compare.terminal import show
 from isometry.compare.words import counted, legend
 from isometry.errors import UserError
 from studies import signals_of, write_run, write_study
@@ -304,3 +306,21 @@ def test_the_legend_has_the_bounds_of_the_runs(tmp_path, given, said):
     text = legend(table_of(tmp_path), [metric("test_accuracy")])
     assert said in text
     assert "exploding over 1e2 (" in text
+
+
+def test_runs_that_failed_are_rows(tmp_path):
+    def measure(values):
+        if values["initializer.sigma_w"] == 2:
+            return {"state": "failed"}, None
+        return {"test_accuracy": 0.5}, None
+
+    write_study(tmp_path / "mine", {"initializer.sigma_w": [2, 1], "seed": [0, 1]}, measure)
+    table = table_of(tmp_path)
+    assert [counted(row.runs, "state") for row in table.rows] == [
+        [("failed", "failed")],
+        [("finished", "finished")],
+    ]
+    console = Console(width=120, record=True)
+    show(table, "t", console)
+    (line,) = [line for line in console.export_text().splitlines() if "failed" in line]
+    assert line.split("│")[1].split() == ["2"]
