@@ -82,6 +82,18 @@ def test_a_study_runs_as_an_array_and_is_skipped_the_second_time(tmp_path, data_
     assert "3 jobs, 3 done already or elsewhere, 0 to run" in err
 
 
+def test_what_only_building_shows_is_found_before_anything_is_submitted(
+    tmp_path, data_cache, slurm
+):
+    words = ["initializer=glorot_normal,identity", "model=convnet", "trainer.max_steps=5"]
+    process = start(tmp_path, data_cache, slurm, *words)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2, out + err
+    assert "job #1 (initializer=identity): initializer=identity" in err
+    assert "submitted" not in err
+    assert not list(tmp_path.glob("runs/*/*"))
+
+
 def test_a_preempted_job_writes_a_checkpoint_is_requeued_and_resumed(tmp_path, data_cache, slurm):
     """Slurm's warning signal in the middle of training; the run goes on at a step above 0 and
     equals an undisturbed one.
