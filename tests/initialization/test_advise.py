@@ -23,7 +23,8 @@ BAD = Trial(3, math.nan, math.nan, "diverged")
 
 
 def situation(rate=0.5, state="vanishing", trial=None, spread=None, hidden=30):
-    return Situation(Choice("", rate, state, trial), hidden, spread, BOUNDS)
+    ratios = [] if rate is None else [layer * math.log(rate) for layer in range(hidden)]
+    return Situation(Choice("", rate, state, trial), hidden, spread, BOUNDS, ratios)
 
 
 def test_depth_of_fall():
@@ -34,9 +35,17 @@ def test_depth_of_fall():
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.93, 1.2, 3.0])
 def test_at_the_healthy_depth_the_verdict_is_healthy_and_one_deeper_it_is_not(rate):
     """A depth of d has d - 1 hidden layers: d - 2 factors."""
-    depth = int(healthy_depth(rate, BOUNDS))
+    depth = healthy_depth(situation(rate, hidden=100))
     assert verdict(rate ** (depth - 2), *BOUNDS) == "healthy"
     assert verdict(rate ** (depth - 1), *BOUNDS) != "healthy"
+
+
+def test_of_more_layers_nothing_is_said():
+    """Near criticality the rate of the next ones is nearer to 1 than that of the first."""
+    (line,) = advise(situation(0.9, "healthy", hidden=10), [])
+    assert line == "nothing: the gradient reaches the first of 10 hidden layers"
+    (line,) = advise(situation(0.5, "healthy", hidden=10), [])  # this one, by chance
+    assert line.endswith(", but would be lost in most networks like this")
 
 
 def test_without_trials_healthy_choices_come_before_nearer_ones():
@@ -52,7 +61,8 @@ def test_without_trials_healthy_choices_come_before_nearer_ones():
     assert lines == [
         "a=b brings the rate from 0.5 to 0.9, healthy at this depth",
         "c=d brings the rate from 0.5 to 1.08, vanishing at this depth",
-        "or keep model.depth at 8 or less: there it is healthy",
+        "or keep model.depth at 8 or less: there the gradient is healthy "
+        "(whether it learns is not tried)",
     ]
 
 
@@ -69,7 +79,6 @@ def test_what_was_tried_decides():
         "e=f: loss 0.3 after 200 steps (90% right); now loss 2.3 after 200 steps (10% right)",
         "c=d: loss 1 after 200 steps (60% right); now loss 2.3 after 200 steps (10% right); "
         "rate 0.5 -> 1.2, exploding",
-        "or keep model.depth at 8 or less: there it is healthy",
     ]
     (first, *_) = advise(situation(trial=BAD), choices)
     assert "now diverges within 3 steps" in first

@@ -261,7 +261,9 @@ def test_what_is_recommended_was_tried_and_learned(run):
     found = run("activation=sigmoid model.depth=12", "trial=true", tries)
     assert found["trial"]["outcome"] == "chance"
     tried = {choice["override"]: choice["trial"] for choice in found["tries"]}
-    assert list(tried) == ["initializer=critical", "normalization=batch", "optimizer.lr=0.5"]
+    names = ["initializer=critical", "normalization=batch", "optimizer.lr=0.5", "model.depth=5"]
+    assert list(tried) == names
+    assert not any("model.depth" in line for line in found["advice"])  # healthy, and learns nothing
     assert tried["normalization=batch"]["outcome"] == "learned"
     loss = tried["normalization=batch"]["loss"]
     assert found["advice"][0].startswith(f"normalization=batch: loss {loss:.3g} after 200 steps")

@@ -4,6 +4,7 @@ present one.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,6 +74,8 @@ class Situation:
         hidden: number of hidden layers.
         spread: standard deviation over seeds of log10 of the gradient ratio, None if unknown.
         bounds: ratios under and over which the verdict is vanishing and exploding.
+        ratios: natural logarithm of `backprop_norm` of layer 1 over each hidden layer's, predicted
+            or else measured; none where neither is known.
         depth_key: what the depth is called.
         saturated: share of a layer's units, of the layer that has most.
     """
@@ -81,6 +84,7 @@ class Situation:
     hidden: int
     spread: float | None
     bounds: tuple[float, float]
+    ratios: Sequence[float] = ()
     depth_key: str = "model.depth"
     saturated: float = 0.0
 
@@ -98,13 +102,13 @@ def depth_of_fall(rate: float) -> float:
     return math.log(FALL) / abs(math.log(rate))
 
 
-def healthy_depth(rate: float, bounds: tuple[float, float]) -> float:
-    """The largest depth (readout included) whose gradient ratio is between the bounds; inf at rate
-    1.
+def healthy_depth(situation: Situation) -> int:
+    """The largest depth (readout included), up to that of the network itself, at which the gradient
+    would be healthy: of fewer layers the profile is the part of this one's that belongs to them.
     """
-    if rate <= 0 or abs(math.log(rate)) < 1e-9:
-        return math.inf
-    return math.floor(math.log(bounds[rate > 1]) / math.log(rate)) + 2
+    low, high = map(math.log, situation.bounds)
+    inside = itertools.takewhile(lambda ratio: low <= ratio <= high, situation.ratios)
+    return 1 + sum(1 for _ in inside)
 
 
 def advise(situation: Situation, choices: Sequence[Choice]) -> list[str]:
@@ -166,15 +170,14 @@ def _by_rate(situation: Situation, choices: Sequence[Choice]) -> list[str]:
 
 
 def _shallower(situation: Situation, otherwise: bool) -> list[str]:
-    """Where depth is what is wrong, the depth at which it would not be."""
-    rate = situation.now.rate
-    if situation.now.verdict == "healthy" or rate is None:
-        return []
-    depth = healthy_depth(rate, situation.bounds)
-    if depth > situation.hidden:
+    """Where depth is what is wrong and nothing was tried, the depth at which it would not be."""
+    depth = healthy_depth(situation)
+    known = situation.now.verdict != "healthy" and 2 < depth <= situation.hidden
+    if not known or situation.now.trial is not None:  # then the depth is among what was tried
         return []
     begin = "or keep" if otherwise else "keep"
-    return [f"{begin} {situation.depth_key} at {max(2, int(depth))} or less: there it is healthy"]
+    words = f"{situation.depth_key} at {depth} or less: there the gradient is healthy"
+    return [f"{begin} {words} (whether it learns is not tried)"]
 
 
 def _without_ratio(situation: Situation) -> str:
@@ -187,10 +190,10 @@ def _without_ratio(situation: Situation) -> str:
 
 
 def _healthy(situation: Situation) -> str:
-    depth = healthy_depth(situation.now.rate or 1.0, situation.bounds)
-    reach = "at no depth" if math.isinf(depth) else f"at a depth of about {depth:,.0f}"
-    if depth <= situation.hidden:  # the expectation over networks, not this one
-        reach = "in most networks like this"
+    # in most others like this one it may be lost all the same; of more layers the profile says
+    # nothing: near criticality their rate is nearer to 1
+    lost = ", but would be lost in most networks like this"
+    lost = lost if 0 < len(situation.ratios) != healthy_depth(situation) - 1 else ""
     trained = "" if situation.now.trial is None else f"; {situation.now.trial}"
     if situation.now.trial is None and situation.saturated > SATURATED:
         return (
@@ -198,10 +201,8 @@ def _healthy(situation: Situation) -> str:
             f"{situation.saturated:.0%} of a layer's units are saturated: smaller weights, or "
             "trial=true, which finds out whether it learns"
         )
-    return (
-        f"nothing: the gradient reaches the first of {situation.hidden} hidden layers, and would "
-        f"be lost {reach}{trained}"
-    )
+    reaches = f"the gradient reaches the first of {situation.hidden} hidden layers"
+    return f"nothing: {reaches}{lost}{trained}"
 
 
 def _noise(situation: Situation) -> list[str]:

@@ -18,7 +18,7 @@ from isometry.config.messages import options
 from isometry.console import console
 from isometry.data.module import DataModule
 from isometry.errors import UserError, bad_value
-from isometry.initialization.advise import Choice, Situation, Trial
+from isometry.initialization.advise import Choice, Situation, Trial, healthy_depth
 from isometry.initialization.predict import FEW, predict_network, predicted_rate
 from isometry.layers.discover import layers_of
 from isometry.theory.propagation import Prediction
@@ -44,13 +44,27 @@ def situation(
     f = prediction.fluctuations
     spread = None if f is None else float(f.delta_std[0]) / 2 / math.log(10)
     low, high = bounds(config).values()
-    return Situation(now, hidden, spread, (low, high), depth_key, largest_saturation(diagnosis))
+    ratios = ratios_of(diagnosis)
+    saturated = largest_saturation(diagnosis)
+    return Situation(now, hidden, spread, (low, high), ratios, depth_key, saturated)
+
+
+def ratios_of(diagnosis: dict[str, Any]) -> list[float]:
+    """Natural logarithm of `backprop_norm` of layer 1 over each hidden layer's: predicted, or else
+    measured; none where a layer has neither.
+    """
+    hidden = [row for row in diagnosis["layers"] if row["kind"] == "hidden"]
+    logs = [row["backprop_norm_predicted_log10"] for row in hidden]
+    if None in logs:
+        values = [row["backprop_norm"] for row in hidden]
+        logs = [math.log10(value) for value in values] if all(values) else []
+    return [(logs[0] - log) * math.log(10) for log in logs]
 
 
 def choices(
     situation: Situation, config: DictConfig, data: DataModule, images: Tensor, stable: float | None
 ) -> list[Choice]:
-    """`tries`, and a learning rate, predicted, and tried out where the present network was.
+    """`tries`, a learning rate and a depth, predicted, and tried out where the present network was.
 
     Args:
         situation: as it is.
@@ -59,7 +73,7 @@ def choices(
     Raises:
         UserError: for a try that is no override.
     """
-    words = [*config.tries, *_learning_rate(situation, config, stable)]
+    words = [*config.tries, *_learning_rate(situation, config, stable), *_depth(situation)]
     changed = {word: altered(config, word) for word in words}
     new = _different(changed, config)
     found = [_predicted(word, other, data, images) for word, other in new.items()]
@@ -91,6 +105,13 @@ def _learning_rate(situation: Situation, config: DictConfig, stable: float | Non
         return [f"optimizer.lr={lr * STEP:.6g}"]
     lower = lr / STEP if stable is None or lr <= stable else _round(stable / 2)
     return [f"optimizer.lr={lower:.6g}"]
+
+
+def _depth(situation: Situation) -> list[str]:
+    """The depth at which the gradient would be healthy."""
+    depth = healthy_depth(situation)
+    wrong = situation.now.verdict != "healthy" and situation.now.trial is not None
+    return [f"{situation.depth_key}={depth}"] if wrong and 2 < depth <= situation.hidden else []
 
 
 def _round(value: float) -> float:

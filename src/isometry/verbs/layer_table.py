@@ -89,7 +89,7 @@ def conclusions(diagnosis: dict[str, Any]) -> list[str]:
     if used:
         depth = depth_of_fall(used)
         lines.append(
-            "                changes by 10^6 "
+            "                at this rate by 10^6 "
             + ("at no depth" if math.isinf(depth) else f"over {depth:,.0f} layers")
         )
     if diagnosis["phase"]:
