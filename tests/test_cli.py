@@ -99,6 +99,8 @@ LINES = [
     (["train", "-m", "optimizer.lr=interval(0,1)"], "hydra/sweeper=optuna"),
     (["train", "-m", "hydra/sweeper=foo"], "hydra/sweeper=foo: no such option"),
     (["train", "hydra/launcher=slurm"], "is of a sweep, which -m makes"),
+    (["train", "study=vanishing_exploding"], "study=vanishing_exploding: is of a sweep, which -m"),
+    (["diagnose", "./my/module.py:factory"], "must be module:function, e.g. my.module:factory"),
     (["plot", "sigmoid", "paths.runs=/proc/x"], "paths.runs=/proc/x: cannot write there"),
     (
         ["theory", "phase_diagram=true", "paths.runs=/proc/x"],
@@ -264,3 +266,32 @@ def test_a_multirun_ends_with_table_figure_and_runs(typed, tmp_path):
     assert (tmp_path / "runs/grid/gradient_against_depth.png").exists()
     again = typed("report", "study_name=grid", cwd=tmp_path)
     assert "vanishing" in again.stdout
+
+
+def test_options_of_ones_own_are_known(typed, tmp_path):
+    """To the help and to suggestions."""
+    own = {"ISOMETRY_CONF": str(tmp_path / "conf")}
+    for name in ("activation/snake", "statistic/sparsity"):
+        path = tmp_path / "conf" / f"{name}.yaml"
+        path.parent.mkdir(parents=True)
+        path.write_text("name: x\n_target_: x.y\n")
+    assert "snake" in typed("train", "--help", "activation", cwd=tmp_path, **own).stdout
+    assert "sparsity" in typed("train", "--help", "statistic", cwd=tmp_path, **own).stdout
+    for word, meant in (("activation=snak", "snake"), ("statistic=spars", "sparsity")):
+        done = typed("train", word, cwd=tmp_path, **own)
+        assert f"did you mean {meant}?" in done.stderr
+
+
+def test_a_reader_that_has_seen_enough(tmp_path):
+    grid = {"model.width": list(range(8, 40)), "seed": [0, 1]}
+    write_study(tmp_path / "runs" / "mine", grid, lambda _: ({"test_accuracy": 0.5}, None))
+    line = f"{ISOMETRY} compare mine html=false | head -1"
+    done = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("value", ["[initializer=critical,model.depth=5]", "model.depth=5"])
+def test_tries_as_the_help_prints_them(typed, tmp_path, data_cache, value):
+    words = ["model.depth=4", "model.width=8", "trial=false", "curvature=false"]
+    done = typed("diagnose", *words, f"tries={value}", f"paths.data={data_cache}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NoReturn
 
 from isometry.completion import complete
 from isometry.config.compose import conf_dir, extra_conf_dir
@@ -51,6 +51,9 @@ VERBS = {
 }
 """Verb to its task, and one line of help."""
 
+BROKEN_PIPE = 141
+"""As a shell says it of other programs."""
+
 USAGE = "isometry VERB [KEY=VALUE ...]\n\n" + "\n".join(
     f"  {verb:9} {text}" for verb, (_, text) in VERBS.items()
 )
@@ -62,7 +65,10 @@ def main() -> None:
     atexit.register(gc.freeze)
     for stream in (sys.stdout, sys.stderr):  # σ on a terminal that has none is a ?
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
-    sys.exit(run(sys.argv))
+    try:
+        sys.exit(run(sys.argv))
+    except BrokenPipeError:
+        _leave_quietly()
 
 
 def run(argv: list[str]) -> int:
@@ -144,8 +150,16 @@ def _task(verb: str, wants_traceback: bool) -> Callable[[Any], Any]:
             if wants_traceback:
                 raise
             raise SystemExit(_complain(str(error))) from None
+        except BrokenPipeError:
+            _leave_quietly()
 
     return task
+
+
+def _leave_quietly() -> NoReturn:
+    """Who reads what is printed (`| head`) has seen enough."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(BROKEN_PIPE) from None
 
 
 def _complain(message: str) -> int:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from isometry.config.compose import conf_dir, extra_conf_dir
+from isometry.config.compose import conf_dirs
 from isometry.config.words import as_overrides
 from isometry.errors import UserError
 
@@ -79,10 +79,7 @@ def bare_words(verb: str, typed: str) -> list[str]:
 
 
 def _options(group: str) -> list[str]:
-    folders = [conf_dir() / group]
-    if (extra := extra_conf_dir()) is not None:
-        folders.append(extra / group)
-    return [path.stem for folder in folders for path in folder.glob("*.yaml")]
+    return [path.stem for folder in conf_dirs() for path in (folder / group).glob("*.yaml")]
 
 
 def _studies() -> list[Path]:

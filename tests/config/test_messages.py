@@ -54,7 +54,7 @@ MISTAKES = [
     (["train", "model=mpl"], ["model=mpl", "did you mean mlp?", "convnet"]),
     (["train", "activation=rleu"], ["activation=rleu", "did you mean relu?"]),
     (["train", "data=imagenet"], ["data=imagenet", "mnist_5k"]),
-    (["train", "study=nothing"], ["study=nothing", "vanishing_exploding"]),
+    (["train", "-m", "study=nothing"], ["study=nothing", "vanishing_exploding"]),
     (["train", "experiment=nothing"], ["experiment=nothing", "mnist_mlp"]),
     (["train", "model.dept=30"], ["model.dept=30", "did you mean model.depth?"]),
     (

@@ -31,9 +31,11 @@ SHORT = ["logger=csv", "pictures=false", "trainer.max_epochs=1", "trainer=cpu", 
 
 
 def blocks():
-    """The README's code blocks that begin with a comment naming their file."""
+    """The README's code blocks that begin with a comment naming their file, as they are printed."""
     text = (ROOT / "README.md").read_text()
-    return dict(re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", text, re.DOTALL))
+    found = re.findall(r"```(?:python|yaml)\n(.*?)```", text, re.DOTALL)
+    named = [(re.match(r"(?:# @.*\n)?# (\S+)\n", block), block) for block in found]
+    return {match[1]: block for match, block in named if match is not None}
 
 
 def write(folder, name, content):

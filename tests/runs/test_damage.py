@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -484,3 +485,37 @@ def test_fuzzed_runs_are_resumed_or_refused(finished, stopped, tmp_path, data_ca
                 if not is_users(error):
                     raise
         reported(run, capsys)
+
+
+DAMAGES = [
+    ("summary.json", '{"test_accuracy": 1' + "0" * 400 + "}"),
+    ("config.yaml", 'data: {raw_dir: "a\\0b"}\n'),
+    ("config.yaml", "verdict: {vanishing_below: 1}\n"),
+    ("config.yaml", "verdict: {vanishing_below: a, exploding_above: b}\n"),
+    ("config.yaml", "seed: 0x" + "f" * 5000 + "\n"),
+]
+
+
+@pytest.mark.parametrize(("name", "text"), DAMAGES)
+def test_one_bad_run_never_breaks_a_report(copy, capsys, name, text):
+    bad = copy.path.with_name("bad")
+    shutil.copytree(copy.path, bad)
+    if name == "config.yaml":
+        key = text.partition(":")[0]
+        whole = OmegaConf.to_container(OmegaConf.load(copy.config))
+        whole.pop(key)
+        text = OmegaConf.to_yaml(OmegaConf.create(whole)) + text
+    (bad / name).write_text(text)
+    assert "finished" in reported(copy, capsys)
+
+
+@pytest.mark.parametrize("verb", ["eval", "resume"])
+def test_a_part_of_any_section_has_the_users_cache(copy, data_cache, tmp_path, verb):
+    """What stands inside of a section is built, too."""
+    config = OmegaConf.load(copy.config)
+    theirs = tmp_path / "theirs"
+    config.optimizer.x = {**config.data, "cache_dir": str(theirs)}
+    copy.config.write_text(OmegaConf.to_yaml(config))
+    with suppress(UserError):
+        evaluated(copy, data_cache) if verb == "eval" else resume(copy, data_cache)
+    assert not theirs.exists()

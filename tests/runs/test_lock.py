@@ -18,7 +18,7 @@ from isometry.launch.ddp import train_rank
 from isometry.runs import lock as locks
 from isometry.runs.decision import decide
 from isometry.runs.directory import RunDirectory
-from isometry.runs.files import write_text
+from isometry.runs.files import remove_unfinished, write_text
 from isometry.runs.lock import LockLost, Owner, RunBusy, RunLock, holder
 from isometry.runs.signal_store import SignalStore
 from isometry.training.callbacks.checkpoints import save_whole
@@ -240,3 +240,17 @@ def test_process_numbers_of_another_namespace_are_others():
     there = done.stdout.strip()
     assert there != locks.this_machine()
     assert there.split()[:2] == locks.this_machine().split()[:2]
+
+
+def test_who_asks_for_a_lock_is_not_swept_away(tmp_path, monkeypatch):
+    """Its holder, which has just begun, sweeps up what killed processes have left."""
+    real = os.link
+
+    def link(source, target):
+        remove_unfinished(tmp_path)
+        return real(source, target)
+
+    with RunLock(tmp_path):
+        monkeypatch.setattr(os, "link", link)
+        with pytest.raises(RunBusy, match="is being trained"):
+            RunLock(tmp_path).acquire()

@@ -339,7 +339,8 @@ def test_files_are_found_from_another_folder_and_where_they_were_moved(typed, tm
     (here / "raw").mkdir(parents=True)
     there.mkdir()
     write_raw_files("mnist", here / "raw")
-    small = ["model.depth=3", "trainer=cpu", "logger=csv", "pictures=false", "trainer.max_steps=2"]
+    small = ["model.depth=3", "trainer=cpu", "logger=csv", "pictures=false", "trainer.max_epochs=1"]
+    small.append("trainer.limit_train_batches=2")
     small += ["data=mnist", "data.batch_size=8", "data.val_size=20", "data.raw_dir=raw"]
     done = typed("train", *small, cwd=here)
     assert done.returncode == 0, done.stderr
@@ -353,10 +354,12 @@ def test_files_are_found_from_another_folder_and_where_they_were_moved(typed, tm
     assert "raw" in gone.stderr
     again = typed("eval", str(run), *places, "data.raw_dir=moved", cwd=there)
     assert again.returncode == 0, again.stderr
-    more = [f'resume="{run}"', "trainer.max_steps=4", "data.raw_dir=moved"]
+    more = [f'resume="{run}"', "trainer.max_epochs=2", "data.raw_dir=moved"]
     further = typed("train", *more, *places, cwd=there)
     assert further.returncode == 0, further.stderr
     assert json.loads((run / "summary.json").read_text())["steps"] == 4
+    last = typed("eval", str(run), *places, cwd=here)  # where it was given is written down whole
+    assert last.returncode == 0, last.stderr
 
 
 @pytest.mark.parametrize("option", ["auto", "cpu"])

@@ -493,9 +493,13 @@ def test_a_finished_run_goes_on_to_more_epochs(make_config, typed, tmp_path, dat
     assert_same(expected, found)
     done = typed("train", *words, "logger=csv", cwd=tmp_path)
     assert "finished already; rerun=all" in done.stderr
-    for limit in ("trainer.max_epochs=3", "trainer.max_steps=7"):
+    fewer = {
+        "trainer.max_epochs=3": "trainer.max_epochs=3: the run's own is 5, and it can only",
+        "trainer.max_steps=7": "finished already, with more than is asked for; rerun=all",
+    }
+    for limit, said in fewer.items():
         done = typed("train", f"resume={run.path}", limit, f"paths.data={data_cache}", cwd=tmp_path)
-        assert "finished already, with more than is asked for; rerun=all" in done.stderr
+        assert said in done.stderr
     # the command of the two epochs: what is there is no longer theirs, and it is said
     words = [*SMALL, "scheduler=constant", "trainer.max_epochs=2", "pictures=false", "logger=csv"]
     places = [f"paths.runs={tmp_path}/short", f"paths.data={data_cache}", "trainer=cpu"]
@@ -615,3 +619,43 @@ def test_a_failed_run_goes_on_by_its_folder_too(cut, undisturbed, monkeypatch):
         train(OmegaConf.merge(cut, {"resume": str(run.path)}))
     assert noted.step == 16
     assert_same(undisturbed[0], state_of(cut))
+
+
+def test_a_run_that_ended_within_an_epoch_is_not_taken_further(make_config, typed, data_cache):
+    """For Lightning its last epoch is over, and the resume would train one too few."""
+    config = make_config(*SMALL, "trainer.max_steps=24", "trainer.max_epochs=3")
+    train(config)
+    run = state_of(config)[0]
+    before = run.status(), run.config.read_text()
+    words = [f"resume={run.path}", "trainer.max_epochs=5", "trainer.max_steps=100"]
+    done = typed("train", *words, f"paths.data={data_cache}", cwd=run.path)
+    assert done.returncode == 2, done.stderr
+    assert "trainer.max_steps ended it within an epoch" in done.stderr
+    assert (run.status(), run.config.read_text()) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+@pytest.mark.parametrize("hook", ["setup", "on_sanity_check_start", "on_test_batch_start"])
+def test_signals_outside_of_the_training_loop(cut, monkeypatch, hook, number):
+    """The run is marked, its lock given back, and the same command goes on."""
+
+    class Press(Callback):
+        pressed = False
+
+    def press(self, *_, **__):
+        if not self.pressed:
+            self.pressed = True
+            os.kill(os.getpid(), number)
+
+    setattr(Press, hook, press)
+    cut = OmegaConf.merge(cut, {"trainer": {"num_sanity_val_steps": 1}})
+    with monkeypatch.context() as patch:
+        with_callback(patch, Press())
+        with pytest.raises(SystemExit):
+            train(cut)
+    (path,) = Path(cut.paths.runs).glob("*/*/status.json")
+    run = RunDirectory(path.parent)
+    assert run.status()["state"] == "interrupted"
+    assert not (run.path / "lock.json").exists()
+    assert signal.getsignal(number) is signal.SIG_DFL
+    assert train(cut)["state"] == "finished"

@@ -65,14 +65,20 @@ def collected(runs: Sequence[RunDirectory], always: Sequence[str] = ()) -> Colle
         before = once.get(record.run.run_id)
         if record.damage is None and (before is None or not _is_over(before)):
             once[record.run.run_id] = record
-    twice = len(records) - len(left_out) - len(once)
-    if twice:
+    whole = [record for record in records if record.damage is None]
+    again = [record for record in whole if once[record.run.run_id] is not record]
+    other = [record for record in again if record.config != once[record.run.run_id].config]
+    left_out += [f"{each.run.path}: {once[each.run.run_id].run.path} {OTHERS}" for each in other]
+    if twice := len(again) - len(other):
         left_out.append(f"{twice} runs that stand in another study, too")
     kept = list(once.values())
     orders = {record.run.path.parent: order_of(record.run.path.parent) for record in kept}
     named = [record.run.run_id in orders[record.run.path.parent] for record in kept]
     configs = [record.config for record in kept]
     return Collection(kept, factors_of(configs, named, always), left_out)
+
+
+OTHERS = "is the same run, taken to other limits"
 
 
 def _is_over(record: Record) -> bool:

@@ -7,7 +7,7 @@ layer; `update_ratio.largest` is over all layers and steps.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,6 +39,17 @@ USUAL = (
     *("update_ratio.largest", "saturation_init"),
 )
 """What is shown where nothing else is asked for."""
+
+OF_TIME = "gradient_ratio_time_init"
+"""By which a recurrence's verdict is found, too."""
+
+
+def usual(summaries: Iterable[Mapping[str, Any]]) -> list[str]:
+    """`USUAL`, and of recurrences the ratio over time."""
+    recurrent = any(summary.get(OF_TIME) is not None for summary in summaries)
+    place = USUAL.index("gradient_ratio_init") + 1
+    return [*USUAL[:place], *([OF_TIME] if recurrent else []), *USUAL[place:]]
+
 
 ADDED = ("preactivation_mean", "activation_mean", "saturation", "dead", "nonfinite")
 """Columns that have a mean; of all the others, norms and variances over decades, the logarithm
@@ -79,7 +90,8 @@ class Metric:
         return BEST.get(self.name)
 
     def of(self, summary: Mapping[str, Any], signals: pd.DataFrame) -> float:
-        """The number of one run, NaN where it has none: one that diverged has no last value.
+        """The number of one run, NaN where it has none: the last value is that of a run that has
+        finished.
 
         Args:
             summary: content of `summary.json`.
@@ -88,7 +100,7 @@ class Metric:
         if self.column is None:
             value = summary.get(self.name)
             return float(value) if isinstance(value, int | float) else float("nan")
-        if self.layer is not None and summary.get("state") == "diverged":
+        if self.layer is not None and summary.get("state") not in ("finished", None):
             return float("nan")
         rows = signals if self.layer is None else signals[signals["layer"] == self.layer]
         values = rows[self.column].dropna() if self.column in rows else rows["step"][:0]

@@ -133,9 +133,10 @@ def tabulate(
 
 def bounds_of(records: Sequence[Record]) -> list[tuple[float, float]]:
     """`verdict.*` of the runs, each pair once."""
-    low, high = "verdict.vanishing_below", "verdict.exploding_above"
-    found = [(r.config[low], r.config[high]) for r in records if low in r.config]
-    return list(dict.fromkeys(found))
+    keys = ("verdict.vanishing_below", "verdict.exploding_above")
+    found = [tuple(record.config.get(key) for key in keys) for record in records]
+    proper = [pair for pair in found if all(isinstance(end, int | float) for end in pair)]
+    return list(dict.fromkeys(proper))  # type: ignore[arg-type]
 
 
 def _groups(runs: pd.DataFrame, names: Sequence[str]) -> Iterator[tuple[Any, pd.DataFrame]]:

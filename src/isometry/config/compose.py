@@ -64,6 +64,17 @@ def extra_conf_dir() -> Path | None:
     return Path(named).resolve() if named else None
 
 
+def conf_dirs() -> list[Path]:
+    """Every folder in which options lie: the installed one, and a user's own."""
+    extra = extra_conf_dir()
+    return [conf_dir()] if extra is None else [conf_dir(), extra]
+
+
+def is_group(name: str) -> bool:
+    """Whether a config group has this name."""
+    return any((folder / name).is_dir() for folder in conf_dirs())
+
+
 def resolved(config: DictConfig) -> dict[str, Any]:
     """The config as plain containers, interpolations resolved.
 

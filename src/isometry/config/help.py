@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from isometry.config.compose import compose_for_help, conf_dir
+from isometry.config.compose import compose_for_help, is_group
 from isometry.config.keys import FREE, KEYS
 from isometry.config.messages import leaves, options
 from isometry.config.words import RENAMED
@@ -76,7 +76,7 @@ def _values(config: Any) -> dict[str, Any]:
 
 def _groups(chosen: dict[str, Any]) -> Iterator[str]:
     for group, option in chosen.items():
-        if "/" in group or not (conf_dir() / group).is_dir():
+        if "/" in group or not is_group(group):
             continue
         others = [name for name in options(group) if name != option]
         if others:

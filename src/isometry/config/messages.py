@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
-from isometry.config.compose import compose, conf_dir
+from isometry.config.compose import compose, conf_dirs, is_group
 from isometry.errors import UserError, nearest
 
 NO_CHOICE = "Config group override must be a string or a list."
@@ -68,9 +68,7 @@ def explain(error: Exception, verb: str, arguments: Sequence[str]) -> str:
 
 def _no_choice(arguments: Sequence[str]) -> str:
     """A group that was given something else than the name of an option."""
-    given = [
-        word.partition("=") for word in arguments if (conf_dir() / word.partition("=")[0]).is_dir()
-    ]
+    given = [word.partition("=") for word in arguments if is_group(word.partition("=")[0])]
     wrong = next((g for g in given if g[2] not in options(g[0])), given[-1])
     return f"{wrong[0]}={wrong[2]}: allowed are {', '.join(options(wrong[0]))}"
 
@@ -107,7 +105,7 @@ def _suggestion(key: str, known: Sequence[str]) -> str:
     """A group or a key beside it whose name is near, or a key that ends so (`lr`)."""
     if "." in key:
         return nearest(key, known)
-    groups = [path.name for path in conf_dir().iterdir() if path.is_dir()]
+    groups = {path.name for folder in conf_dirs() for path in folder.iterdir() if path.is_dir()}
     near = nearest(key.lower(), [*groups, *(name for name in known if "." not in name)])
     inside = [name for name in known if name.rpartition(".")[2] == key]
     return near or (f"; did you mean {inside[0]}?" if inside else nearest(key, known))
@@ -116,12 +114,13 @@ def _suggestion(key: str, known: Sequence[str]) -> str:
 def _is_choice(word: str) -> bool:
     """Whether an override chooses an option that exists: `model=convnet`."""
     group, _, option = word.partition("=")
-    return (conf_dir() / group).is_dir() and option in options(group)
+    return is_group(group) and option in options(group)
 
 
 def options(group: str) -> list[str]:
-    """The options of a config group."""
-    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+    """The options of a config group, those of a fork's folder among them."""
+    files = (path for folder in conf_dirs() for path in (folder / group).glob("*.yaml"))
+    return sorted({path.stem for path in files})
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[str]:

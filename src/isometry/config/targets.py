@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from isometry.config.compose import conf_dir, extra_conf_dir
+from isometry.config.compose import conf_dirs
 from isometry.errors import UserError, bad_value
 
 METADATA = ("name", "kinks")
@@ -48,15 +48,16 @@ def register_target(path: str) -> None:
 def _installed_targets(folders: tuple[Path, ...]) -> frozenset[str]:
     pattern = re.compile(r"^[^#\n]*?_target_:\s*['\"]?([\w.]+)", re.MULTILINE)
     files = (path for folder in folders for path in folder.rglob("*.yaml"))
-    return frozenset(target for path in files for target in pattern.findall(path.read_text()))
+    return frozenset(
+        target for path in files for target in pattern.findall(path.read_text(encoding="utf-8"))
+    )
 
 
 def allowed_targets() -> frozenset[str]:
     """Every `_target_` of the installed configs, of `ISOMETRY_CONF`, and those a fork
     registered.
     """
-    folders = tuple(folder for folder in (conf_dir(), extra_conf_dir()) if folder is not None)
-    return _installed_targets(folders) | _REGISTERED
+    return _installed_targets(tuple(conf_dirs())) | _REGISTERED
 
 
 def instantiate(node: DictConfig | Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:

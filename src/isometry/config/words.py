@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from isometry.config.compose import conf_dir, extra_conf_dir
+from isometry.config.compose import conf_dirs, is_group
 from isometry.config.quoting import hydra_value
 from isometry.errors import UserError
 
@@ -37,6 +37,9 @@ RENAMED = {"compare": {"metric": "metrics"}, "wandb": {"study": "group"}}
 """A verb's keys under another name: `study` is a group of Hydra's, `metric` a key of a training."""
 TEXT = {"compare": ("where",)}
 """A verb's keys whose value is text, whatever Hydra's grammar would read into it."""
+
+TEXTS = {"diagnose": ("tries",)}
+"""A verb's keys whose value is a list of texts that Hydra's grammar would read something into."""
 
 NOT_OURS = ("_wandb=", "wandb_version=")
 """W&B's notes on a run, which its agent types beside the choices where it resumes one."""
@@ -92,6 +95,7 @@ def _refuse(verb: str, words: Sequence[str]) -> None:
     for word in words:
         _refuse_change(verb, word)
     of_sweep = [word for word in words if word.startswith(("hydra/launcher=", "hydra/sweeper="))]
+    of_sweep += [word for word in words if word.startswith("study=") and word != "study=null"]
     if verb == "train" and of_sweep and not {"-m", "--multirun"} & set(words):
         raise UserError(f"isometry train {of_sweep[0]}: is of a sweep, which -m makes")
     if "--resolve" in words and not {"--cfg", "-c"} & set(words):
@@ -105,18 +109,14 @@ def _refuse_change(verb: str, word: str) -> None:
         raise UserError(f"isometry {verb} {word}: {what}")
     name = word.lstrip("+").partition("=")[0].partition("@")[0]
     new = word.startswith("+") and not word.startswith("++")
-    if new and "." not in name and not _is_group(name):
+    if new and "." not in name and not is_group(name):
         raise UserError(f"isometry {verb} {word}: no such key, and nothing would read it")
-
-
-def _is_group(name: str) -> bool:
-    folders = [folder for folder in (conf_dir(), extra_conf_dir()) if folder is not None]
-    return any((folder / name).is_dir() for folder in folders)
 
 
 def _meant(word: str) -> str:
     """`tanh` is an option of the group `activation`."""
-    found = [path.parent.name for path in conf_dir().glob(f"*/{word}.yaml")]
+    files = (path for folder in conf_dirs() for path in folder.glob(f"*/{word}.yaml"))
+    found = [path.parent.name for path in files]
     return f"did you mean {found[0]}={word}?" if found else "choices are KEY=VALUE"
 
 
@@ -149,6 +149,9 @@ def _as_value(verb: str, word: str) -> str:
         return word
     if key in TEXT.get(verb, ()) and value != "null":
         return f"{key}={hydra_value(value)}"
+    if key in TEXTS.get(verb, ()) and re.fullmatch(r"\[?[^'\"]*=[^'\"]*\]?", value):
+        items = value.removeprefix("[").removesuffix("]").split(",")
+        return f"{key}=[{','.join(map(hydra_value, items))}]"
     name = RENAMED.get(verb, {}).get(key, key)
     pattern = LISTS.get(verb, {}).get(key)
     if pattern is not None and value != "null" and re.fullmatch(pattern, value):

@@ -18,8 +18,13 @@ from isometry.errors import DiskFull, UserError
 from isometry.runs.files import write_bytes
 
 
-def cached(path: Path, decode: Callable[[], Images]) -> Images:
+def cached(path: Path, decode: Callable[[], Images], classes: int | None = None) -> Images:
     """The images in `path`; decoded and written there the first time.
+
+    Args:
+        path: of the cache.
+        decode: gives the images.
+        classes: how many labels there may be; None: any number.
 
     Raises:
         UserError: where the file is torn or altered.
@@ -27,7 +32,7 @@ def cached(path: Path, decode: Callable[[], Images]) -> Images:
     if path.exists() and not path.is_file():  # a pipe would be waited for
         raise _corrupt(path, "it is no file")
     if path.exists():
-        return read(path)
+        return read(path, classes)
     images = decode()
     try:
         write(path, images)
@@ -43,8 +48,8 @@ def write(path: Path, images: Images) -> None:
     write_bytes(path, save(tensors, metadata={"digest": digest(tensors)}))
 
 
-def read(path: Path) -> Images:
-    """Read the tensors and check the digest."""
+def read(path: Path, classes: int | None = None) -> Images:
+    """Read the tensors, check the digest and the labels."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -55,7 +60,7 @@ def read(path: Path) -> Images:
         raise _corrupt(path, str(error)) from error
     if not whole:
         raise _corrupt(path, "its checksum does not match")
-    if wrong := flaw(Images(**tensors), None):
+    if wrong := flaw(Images(**tensors), classes):
         raise _corrupt(path, ": ".join(wrong))
     return Images(**tensors)
 

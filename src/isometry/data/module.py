@@ -83,7 +83,10 @@ class ImageData(InMemoryData):
         if self.source.name not in SOURCES:
             return self.source.read(self.cache_dir)
         path = self.cache_dir / cache_name(self.source, self.raw_dir)
-        return cached(path, lambda: self.source.load(self.raw_dir, self.cache_dir))
+        return cached(path, self._decoded, self.source.num_classes)
+
+    def _decoded(self) -> Images:
+        return self.source.load(self.raw_dir, self.cache_dir)
 
     @property
     def num_classes(self) -> int:

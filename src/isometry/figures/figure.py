@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 from rich.text import Text
 
-from isometry.config.compose import compose, conf_dir, extra_conf_dir, resolved
+from isometry.config.compose import compose, conf_dirs, resolved
 from isometry.config.targets import instantiate
 from isometry.console import console, quiet, wide_console
 from isometry.errors import UserError, bad_value, nearest
@@ -282,11 +282,8 @@ def stored(target: Path) -> pd.DataFrame:
 
 def known_figures() -> list[str]:
     """The ids, of the installed figures and of a fork's."""
-    folders = [
-        conf_dir() / "figure",
-        *([] if extra_conf_dir() is None else [Path(str(extra_conf_dir())) / "figure"]),
-    ]
-    return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")} - {"all"})
+    files = (path for folder in conf_dirs() for path in (folder / "figure").glob("*.yaml"))
+    return sorted({path.stem for path in files} - {"all"})
 
 
 def show_claims(name: str, entries: Sequence[dict[str, Any]]) -> None:

@@ -18,7 +18,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from isometry.config.checks import processes_of
 from isometry.config.machine import check_shares
-from isometry.errors import UserError
+from isometry.errors import UserError, bad_value
 from isometry.launch.rendezvous import BACKEND, group
 from isometry.runs.directory import RunDirectory
 from isometry.runs.files import only_if
@@ -36,14 +36,32 @@ def train(config: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: before anything is written, for a config that cannot be trained.
     """
+    refuse_launchers()
     run, config, decision = plan(config)
+    if config.trainer.num_nodes > 1:
+        words = "several machines need Slurm: -m hydra/launcher=slurm hydra.launcher.nodes=N"
+        raise bad_value("trainer.num_nodes", config.trainer.num_nodes, words)
     processes = wanted_processes(config)
-    if decision in ("skip", "busy") or processes == 1 or inside_launcher():
+    if decision in ("skip", "busy") or processes == 1:
         return go_on(run, config, decision)
     check_shares(config, processes)
     prepare(config)
     with begun(config, run, decision) as lock, scratch_folder() as meeting:
         return launch(run, lock, meeting, processes, resuming=decision == "resume")
+
+
+def refuse_launchers() -> None:
+    """A run has one process that begins it, locks it and writes its status: this one, which starts
+    the others.
+
+    Raises:
+        UserError: where somebody else has started several.
+    """
+    if inside_launcher():
+        raise UserError(
+            "isometry train starts the processes of a run itself: leave torchrun or srun out and "
+            "give trainer=ddp trainer.devices=N, or -m hydra/launcher=slurm"
+        )
 
 
 def wanted_processes(config: DictConfig) -> int:

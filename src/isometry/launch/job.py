@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from isometry.runs.directory import RunDirectory
 from isometry.runs.lock import RunBusy, RunLock
-from isometry.training.processes import STOPS, end_with_parent, on_signals
+from isometry.training.processes import STOPS, end_with_parent, interrupt_once, on_signals
 
 State = Literal["waiting", "running", "done", "skipped", "busy", "failed", "interrupted"]
 
@@ -126,7 +126,7 @@ def child(
     config.
     """
     os.environ.update(variables)
-    on_signals(STOPS, _interrupt_once)
+    on_signals(STOPS, interrupt_once)
     end_with_parent()  # the forkserver is the parent for the system, not the sweep
     with open(log, "ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
@@ -154,12 +154,3 @@ def _call(task: str, config: dict[str, Any]) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
-
-
-def _interrupt_once(number: int, frame: Any) -> None:
-    """Stop as on Ctrl-C; a terminal signals the job and so does the sweep, and the clean-up is not
-    to be interrupted.
-    """
-    for other in STOPS:
-        signal.signal(other, signal.SIG_IGN)
-    raise KeyboardInterrupt

@@ -32,6 +32,7 @@ from isometry.launch.sweep import (
     note_failures,
     note_orders,
     plan_jobs,
+    refuse_unknown_metric,
     returned,
     summary_line,
     worst_score,
@@ -116,6 +117,7 @@ class Pool:
             console.print("interrupted: the same command goes on with what is left", soft_wrap=True)
             raise SystemExit(130)
         note_failures(jobs)
+        refuse_unknown_metric(jobs)
         return [returned(job, self.worst) for job in jobs]
 
     def _run(self, jobs: Sequence[Job], received: Sequence[int] = ()) -> None:

@@ -74,7 +74,8 @@ def group(folder: Path, accelerator: str) -> Iterator[None]:
     """
     world_size = int(os.environ["WORLD_SIZE"])
     store = dist.FileStore(str(folder / "processes"), world_size)
-    device = torch.accelerator.current_accelerator() if accelerator != "cpu" else None
+    found = torch.accelerator.current_accelerator(check_available=True)
+    device = found if accelerator != "cpu" else None
     backend = dist.get_default_backend_for_device(device or "cpu")
     if os.path.isdir("/sys/class/net/lo"):  # nor do their sums leave the machine
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")

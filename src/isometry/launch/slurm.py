@@ -88,10 +88,7 @@ class Slurm:
         waiting = [job for job in jobs if job.state == "waiting"]
         if waiting:
             rehearse(multiprocessing.get_context("spawn"), waiting, elsewhere=True)
-            submitted = self._executor(waiting[0]).map_array(
-                _start,
-                [SlurmTask(sweep.TASK, dict(j.config), str(j.run.path.resolve())) for j in waiting],
-            )
+            submitted = self._submit(waiting)
             sweep.note_orders(jobs)
             console.print(
                 (
@@ -106,6 +103,14 @@ class Slurm:
             final(jobs, console)
             sweep.note_failures(jobs)
         return [sweep.returned(job, self.worst) for job in jobs]
+
+    def _submit(self, jobs: Sequence[Job]) -> list[Any]:
+        tasks = [SlurmTask(sweep.TASK, dict(j.config), str(j.run.path.resolve())) for j in jobs]
+        try:
+            return list(self._executor(jobs[0]).map_array(_start, tasks))
+        except RuntimeError as error:  # submitit's own, and what sbatch says
+            first = (str(error).splitlines() or ["sbatch failed"])[0]
+            raise UserError(f"hydra/launcher=slurm: Slurm takes no job ({first})") from error
 
     def _executor(self, job: Job) -> Any:
         try:

@@ -135,6 +135,20 @@ def returned(job: Job, worst: float) -> JobReturn:
     return result
 
 
+def refuse_unknown_metric(jobs: Sequence[Job]) -> None:
+    """A search whose runs have not got what it compares finds nothing.
+
+    Raises:
+        UserError: where runs have finished, and none has it.
+    """
+    metric = jobs[0].config.get("metric")
+    summaries = [dict(job.run.summary() or {}) for job in jobs]
+    ended = [summary for summary in summaries if summary.get("state") == "finished"]
+    if metric is not None and ended and all(found.get(metric) is None for found in ended):
+        words = "no run has it; validation and test happen where trainer.* lets them"
+        raise bad_value("metric", metric, words)
+
+
 def score(summary: Mapping[str, Any], metric: str, worst: float) -> float:
     """The number that a searching sweeper compares.
 

@@ -128,7 +128,7 @@ class RunDirectory:
         path = self.path / "summary.json"
         content = read_json(path)
         for key, value in (content or {}).items():
-            if not isinstance(value, str | int | float | None):
+            if not isinstance(value, str | int | float | None) or _is_too_large(value):
                 raise Damaged(f"{path}: {key} is no number and no text")
         return content
 
@@ -188,6 +188,14 @@ def _has_alias(text: str) -> bool:
         return any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, LOADER))
     except (yaml.YAMLError, RecursionError, ValueError):
         return False  # whoever reads it says what is wrong
+
+
+def _is_too_large(value: Any) -> bool:
+    """A whole number that no float holds."""
+    return isinstance(value, int) and abs(value) > MOST
+
+
+MOST = 10**300
 
 
 def _check_status(path: Path, content: dict[str, Any]) -> None:

@@ -30,7 +30,20 @@ def remove_unfinished(*folders: Path) -> None:
     """Sweep away what killed processes were writing in these folders, which need not exist."""
     for folder in folders:
         for path in folder.glob(f"{UNFINISHED}*"):
-            path.unlink(missing_ok=True)
+            if not _is_anothers_lock(path):
+                path.unlink(missing_ok=True)
+
+
+def _is_anothers_lock(path: Path) -> bool:
+    """Whether another process may be about to ask for the lock of the run."""
+    with suppress(FileNotFoundError):
+        young = time.time() - path.stat().st_mtime < FORGOTTEN_SECONDS
+        return young and path.name.startswith((LOCKING, STALE))
+    return True
+
+
+LOCKING = f"{UNFINISHED}lock."
+STALE = f"{UNFINISHED}stale."
 
 
 _asked_first: dict[Path, Callable[[], None]] = {}

@@ -31,7 +31,10 @@ IRRELEVANT = (
 only as a number.
 """
 
-LIMITS = {"limit_train_batches", "limit_val_batches", "limit_test_batches"}
+LIMITS = {
+    *("limit_train_batches", "limit_val_batches", "limit_test_batches"),
+    *("overfit_batches", "val_check_interval"),
+}
 """Of the trainer, where 1 is a batch and 1.0 all of them."""
 
 MAX_LENGTH = 100

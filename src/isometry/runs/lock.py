@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from isometry.errors import UserError
-from isometry.runs.files import UNFINISHED, is_regular, only_if
+from isometry.runs.files import LOCKING, STALE, is_regular, only_if
 
 BEAT_SECONDS = 5.0
 WATCH_SECONDS = 2 * BEAT_SECONDS
@@ -95,7 +95,7 @@ class RunLock:
 
     def _create(self) -> bool:
         """Linking a finished file into place is atomic, and no reader ever sees half a lock."""
-        temporary = self.path.with_name(f"{UNFINISHED}lock.{self.owner.token}.json")
+        temporary = self.path.with_name(f"{LOCKING}{self.owner.token}.json")
         temporary.write_text(json.dumps(asdict(self.owner)))
         try:
             os.link(temporary, self.path)
@@ -110,7 +110,7 @@ class RunLock:
         moved.
         """
         stale = read_owner(self.path)
-        aside = self.path.with_name(f"{UNFINISHED}stale.{self.owner.token}.json")
+        aside = self.path.with_name(f"{STALE}{self.owner.token}.json")
         with suppress(FileNotFoundError):
             self.path.rename(aside)
             if read_owner(aside) != stale:  # a new owner came in between: give it back

@@ -58,6 +58,8 @@ def read_record(run: RunDirectory) -> Record:
         return _whole(run)
     except Damaged as damage:
         return Record(run, state="damaged", damage=str(damage))
+    except (ValueError, OverflowError) as error:  # a path or a number that is none
+        return Record(run, state="damaged", damage=f"{run.path}: {error}")
 
 
 def _whole(run: RunDirectory) -> Record:

@@ -7,7 +7,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from types import FrameType
 from typing import Any
@@ -27,8 +28,9 @@ def inside_launcher() -> bool:
     """Whether several processes were started together: by torchrun, or by srun with several
     tasks. (An allocation for several tasks, in whose shell somebody types, is not srun.)
     """
-    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
-    return "TORCHELASTIC_RUN_ID" in os.environ or tasks > 1
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "")
+    several = tasks.isdigit() and int(tasks) > 1
+    return "TORCHELASTIC_RUN_ID" in os.environ or several
 
 
 def is_first() -> bool:
@@ -61,6 +63,30 @@ def end_with_parent() -> None:
         os._exit(130)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def interrupt_once(number: int, frame: FrameType | None) -> None:
+    """Stop as on Ctrl-C; a terminal signals a job and so does its sweep, and the clean-up is not to
+    be interrupted.
+    """
+    for other in STOPS:
+        signal.signal(other, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """What would kill this process inside of the block, before a run's end is written, interrupts
+    it. What is handled already stays so.
+    """
+    deadly = [number for number in STOPS if signal.getsignal(number) is signal.SIG_DFL]
+    main = threading.current_thread() is threading.main_thread()
+    before = on_signals(deadly if main else (), interrupt_once)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def on_signals(

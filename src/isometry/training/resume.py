@@ -75,18 +75,38 @@ def at_home(config: DictConfig, given: DictConfig) -> DictConfig:
     config = copy.deepcopy(config)
     config.paths = given.paths
     config.rerun = given.get("rerun")
-    if "cache_dir" in config.data:
-        config.data.cache_dir = given.paths.data
+    _set_everywhere(config, "cache_dir", given.paths.data)
     for text in _overrides():
         if text.startswith("data.raw_dir="):
-            config.data.raw_dir = given.data.raw_dir
+            config.data.raw_dir = str(Path(given.data.raw_dir).absolute())
         for limit in ("max_epochs", "max_steps"):  # more of them, say
             if text.startswith(f"trainer.{limit}="):
+                _refuse_fewer(f"trainer.{limit}", config.trainer[limit], given.trainer[limit])
                 config.trainer[limit] = given.trainer[limit]
     if "logger" in given:
         names = given.logger.names if _says("logger") else config.logger.get("names")
         config.logger = OmegaConf.merge(given.logger, {"names": names})
     return config
+
+
+def _set_everywhere(node: Any, key: str, value: str) -> None:
+    """In every section that has the key: a part of any of them is built, too."""
+    children = node.values() if OmegaConf.is_dict(node) else node if OmegaConf.is_list(node) else ()
+    for child in children:
+        _set_everywhere(child, key, value)
+    if OmegaConf.is_dict(node) and key in node:
+        node[key] = value
+
+
+def _refuse_fewer(key: str, own: int | None, given: int | None) -> None:
+    """A run is taken on, never back.
+
+    Raises:
+        UserError: for a limit under the run's own.
+    """
+    unlimited = (None, -1)
+    if own not in unlimited and given not in unlimited and given < own:  # type: ignore[operator]
+        raise bad_value(key, given, f"the run's own is {own}, and it can only be taken further")
 
 
 def _says(group: str) -> bool:
@@ -151,6 +171,20 @@ def checkpoint_step(path: Path) -> int:
     if not isinstance(step, int) or isinstance(step, bool) or step < 0:
         raise bad_value("resume", path, f"its global_step is {step!r}; {STARTS_OVER}")
     return step
+
+
+def refuse_half_an_epoch(run: RunDirectory) -> None:
+    """A training that `max_steps` ends is at the end of its last epoch for Lightning, wherever in
+    the order of its examples it stands.
+
+    Raises:
+        UserError: for a finished run whose last epoch is not whole.
+    """
+    loops = load_checkpoint(run.last_checkpoint, "resume").get("loops", {})
+    progress = loops.get("fit_loop", {}).get("epoch_loop.batch_progress", {})
+    if progress.get("is_last_batch") is False:
+        words = "trainer.max_steps ended it within an epoch, and it cannot go on from there"
+        raise UserError(f"{run.path}: {words}; rerun=all trains it from its beginning")
 
 
 NEEDED = ("global_step", "epoch", "loops", "callbacks", "optimizer_states", "lr_schedulers")

@@ -44,8 +44,15 @@ from isometry.training.classifier import LOSSES, Classifier
 from isometry.training.last_look import anomaly, lost_weights
 from isometry.training.loggers import build_loggers, start_loggers
 from isometry.training.outcome import Outcome, account_of, describe, recorded, summarise
-from isometry.training.processes import inside_launcher, is_first
-from isometry.training.resume import at_home, checkpoint_step, frozen_config, keep_before, restoring
+from isometry.training.processes import inside_launcher, is_first, stopped_by_signals
+from isometry.training.resume import (
+    at_home,
+    checkpoint_step,
+    frozen_config,
+    keep_before,
+    refuse_half_an_epoch,
+    restoring,
+)
 from isometry.training.trainer import build_trainer
 from isometry.training.views import show_views
 
@@ -77,6 +84,8 @@ def plan(config: DictConfig) -> tuple[RunDirectory, DictConfig, Decision]:
     decision, why = decide(run, config.rerun, config.trainer)
     if why != "new":
         console.print(f"{run.run_id}: {why}", soft_wrap=True)
+    if decision == "resume" and (run.status() or {})["state"] == "finished":
+        refuse_half_an_epoch(run)
     return run, config, decision
 
 
@@ -97,8 +106,6 @@ def go_on(run: RunDirectory, config: DictConfig, decision: Decision) -> dict[str
         tell_agent_of_sweep(config, run, known if decision == "skip" else elsewhere)
         return known
     parts = assemble(config, run, resuming=decision == "resume")
-    if inside_launcher():  # which has begun the run
-        return execute(parts)
     with begun(config, run, decision):
         return execute(parts)
 
@@ -250,7 +257,7 @@ def execute(parts: Parts) -> dict[str, Any]:
     Of several processes that train together, the first one writes.
     """
     outcome = Outcome()
-    with recorded(parts.run, parts.loggers, outcome):
+    with stopped_by_signals(), recorded(parts.run, parts.loggers, outcome):
         start(parts, outcome)
         fit(parts, outcome)
         if is_first():

@@ -7,6 +7,8 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, SimpleProfiler
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from isometry.config.compose import resolved
@@ -59,6 +61,8 @@ def build_trainer(
         # the others ask for the limits
         [OneLimit(), *callbacks, ResumeState(), Progress(), *stopping, *saving, leaving]
     )
+    if not inside_launcher():  # whatever the environment says: Lightning has read RANK and others
+        rank_zero_only.rank = 0  # type: ignore[attr-defined]
     try:
         return instantiate(  # type: ignore[no-any-return]
             {
@@ -74,7 +78,7 @@ def build_trainer(
             ],
             default_root_dir=str(run.path),
         )
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
         raise UserError(f"trainer: {error}") from error
 
 

@@ -11,7 +11,7 @@ from isometry.compare.collect import collect
 from isometry.compare.comparison import Comparison, compare
 from isometry.compare.documents import write_documents
 from isometry.compare.factors import REPLICATE
-from isometry.compare.metrics import USUAL, metric
+from isometry.compare.metrics import metric, usual
 from isometry.compare.page import write_page
 from isometry.compare.pictures import draw_against, draw_study
 from isometry.compare.table import Choices
@@ -52,8 +52,9 @@ def compared(chosen: dict[str, Any], runs: Path) -> Comparison:
     by = None if chosen["by"] is None else [*chosen["by"], *x]
     always = [name for name in [*(by or x), *chosen["over"]] if name != REPLICATE]
     choices = Choices(by, *(chosen[key] for key in ("over", "where", "sort", "top")))
-    metrics = [metric(word) for word in chosen["metrics"] or USUAL]
-    return compare(collect(words, runs, always), metrics, choices, ", ".join(words))
+    found = collect(words, runs, always)
+    asked = chosen["metrics"] or usual(record.summary for record in found.records)
+    return compare(found, list(map(metric, asked)), choices, ", ".join(words))
 
 
 def folder_of(found: Comparison, runs: Path) -> Path:

@@ -88,8 +88,8 @@ def build_own(name: str, shape: list[int] | None, vocabulary: int | None, seed: 
 
 def _find(name: str) -> Any:
     module, _, function = name.partition(":")
-    if not (module and function):
-        raise bad_value("network", name, "must be module:function")
+    if not re.fullmatch(r"\w+(\.\w+)*", module) or not function or module.endswith(".py"):
+        raise bad_value("network", name, "must be module:function, e.g. my.module:factory")
     sys.path.insert(0, os.getcwd())  # as `python -m` does
     try:
         found = importlib.import_module(module)

@@ -11,7 +11,7 @@ from rich.console import Console
 from isometry.compare.collect import collected, runs_for
 from isometry.compare.comparison import Comparison, compare
 from isometry.compare.explain import sentences
-from isometry.compare.metrics import USUAL, metric
+from isometry.compare.metrics import metric, usual
 from isometry.compare.pictures import draw_study
 from isometry.compare.table import Choices
 from isometry.compare.terminal import show
@@ -44,7 +44,9 @@ def report_study(study: Path, console: Console) -> None:
 
 def compare_study(runs: list[RunDirectory], name: str) -> Comparison:
     """All runs of a study side by side."""
-    return compare(collected(runs), list(map(metric, USUAL)), Choices(), f"study {name}")
+    found = collected(runs)
+    words = usual(record.summary for record in found.records)
+    return compare(found, list(map(metric, words)), Choices(), f"study {name}")
 
 
 def show_comparison(found: Comparison, console: Console) -> None:
