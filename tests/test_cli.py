@@ -282,6 +282,15 @@ def test_options_of_ones_own_are_known(typed, tmp_path):
         assert f"did you mean {meant}?" in done.stderr
 
 
+def test_an_axis_that_is_no_number_is_told_before_the_table(typed, tmp_path):
+    grid = {"activation.name": ["tanh", "relu"], "seed": [0, 1]}
+    write_study(tmp_path / "runs" / "mine", grid, lambda _: ({"test_accuracy": 0.5}, None))
+    for x in ("activation.name", "optimizer.lr"):
+        done = typed("compare", "mine", f"x={x}", cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (2, ""), done.stderr
+        assert f"x={x}: " in done.stderr
+
+
 def test_a_reader_that_has_seen_enough(tmp_path):
     grid = {"model.width": list(range(8, 40)), "seed": [0, 1]}
     write_study(tmp_path / "runs" / "mine", grid, lambda _: ({"test_accuracy": 0.5}, None))

@@ -119,3 +119,12 @@ def test_seeds_that_differ_by_a_factor_are_named():
 def test_a_network_without_hidden_layers():
     (line,) = advise(situation(None, None, hidden=0), [])
     assert "no hidden layer" in line
+
+
+@pytest.mark.parametrize(("times", "lines"), [(None, 1), (1.9, 1), (1200.0, 2)])
+def test_a_rate_far_over_the_stable_one_is_not_nothing(times, lines):
+    found = advise(replace(situation(0.99, "healthy"), lr=times), [])
+    assert len(found) == lines
+    assert ("optimizer.lr: it is 1.2e+03 times" in found[0]) == (lines == 2)
+    tried = replace(situation(0.99, "healthy", GOOD), lr=times)
+    assert len(advise(tried, [])) == 1  # it learns all the same

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningDataModule
 from omegaconf import OmegaConf
 
 import isometry.training.run as train_module
@@ -22,7 +22,9 @@ from isometry.config.compose import compose
 from isometry.errors import UserError
 from isometry.runs import files
 from isometry.runs.directory import RunDirectory
+from isometry.training.build import build_data
 from isometry.training.processes import on_signals
+from isometry.training.resume import warn_of_foreign_order
 from isometry.training.run import train
 from isometry.verbs.evaluate import evaluate
 
@@ -659,3 +661,29 @@ def test_signals_outside_of_the_training_loop(cut, monkeypatch, hook, number):
     assert not (run.path / "lock.json").exists()
     assert signal.getsignal(number) is signal.SIG_DFL
     assert train(cut)["state"] == "finished"
+
+
+def test_without_a_checkpoint_nothing_is_taken_on(cut, typed, data_cache, monkeypatch):
+    """What was measured is not removed but by `rerun=`."""
+    with monkeypatch.context() as patch:
+        with_callback(patch, StopAt("on_train_batch_end", 17))
+        with pytest.raises(SystemExit):
+            train(cut)
+    run = state_of(cut)[0]
+    run.last_checkpoint.unlink()
+    rows = pd.read_parquet(run.signals)
+    done = typed("train", f"resume={run.path}", f"paths.data={data_cache}", cwd=run.path)
+    assert done.returncode == 2, done.stderr
+    assert "has no checkpoint to go on from" in done.stderr
+    pd.testing.assert_frame_equal(pd.read_parquet(run.signals), rows)
+
+
+def test_somebody_elses_loader_that_begins_anew_is_said(cut, monkeypatch):
+    with monkeypatch.context() as patch:
+        with_callback(patch, StopAt("on_train_batch_end", 17))
+        with pytest.raises(SystemExit):
+            train(cut)
+    checkpoint = state_of(cut)[0].last_checkpoint
+    with pytest.warns(UserWarning, match="LightningDataModule: the epoch goes on, but its loader"):
+        warn_of_foreign_order(LightningDataModule(), checkpoint)
+    warn_of_foreign_order(build_data(cut), checkpoint)  # ours knows its place: no warning

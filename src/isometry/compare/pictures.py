@@ -100,13 +100,16 @@ def _divergences(row: Configuration) -> Iterator[str]:
 # ---- a metric against a number -------------------------------------------------------------------
 
 
-def draw_against(folder: Path, found: Comparison, x: str) -> Path:
-    """The first metric against a factor of numbers, one line for each of the other configurations.
+MOST_TICKS = 8
+"""Values of a factor that are written at its axis; of more the axis has ticks of its own."""
+
+
+def numbers_of(found: Comparison, x: str) -> pd.Series:
+    """A factor's value of each run.
 
     Raises:
         UserError: for a factor that is none, or no number.
     """
-    metric = found.table.metrics[0]
     if x not in found.table.factors:
         allowed = ", ".join(found.table.factors) or "none"
         raise bad_value("x", x, f"is no factor of the rows; factors are {allowed}")
@@ -114,6 +117,17 @@ def draw_against(folder: Path, found: Comparison, x: str) -> Path:
     if values.isna().any():
         words = found.table.runs[x][values.isna()].iloc[0]
         raise bad_value("x", x, f"must be a factor of numbers; one of its values is {words}")
+    return values
+
+
+def draw_against(folder: Path, found: Comparison, x: str) -> Path:
+    """The first metric against a factor of numbers, one line for each of the other configurations.
+
+    Raises:
+        UserError: for a factor that is none, or no number.
+    """
+    metric = found.table.metrics[0]
+    values = numbers_of(found, x)
     drawing, axes = figure(1, 1, (5.2, 3.6))
     axis = axes[0, 0]
     frame = pd.concat(_line(row, x, metric.name) for row in found.table.rows)
@@ -122,7 +136,8 @@ def draw_against(folder: Path, found: Comparison, x: str) -> Path:
     ticks = sorted(values.unique())
     if min(ticks) > 0 and max(ticks) > DECADE * min(ticks):
         axis.set_xscale("log")
-    axis.set_xticks(ticks, [f"{value:g}" for value in ticks])
+    if len(ticks) <= MOST_TICKS:
+        axis.set_xticks(ticks, [f"{value:g}" for value in ticks])
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set(xlabel=x, ylabel=metric.name)
     legend_below(drawing, *axis.get_legend_handles_labels())

@@ -78,6 +78,7 @@ class Situation:
             or else measured; none where neither is known.
         depth_key: what the depth is called.
         saturated: share of a layer's units, of the layer that has most.
+        lr: the learning rate over the largest stable one, None if unknown.
     """
 
     now: Choice
@@ -87,6 +88,7 @@ class Situation:
     ratios: Sequence[float] = ()
     depth_key: str = "model.depth"
     saturated: float = 0.0
+    lr: float | None = None
 
     @property
     def well(self) -> bool:
@@ -116,7 +118,7 @@ def advise(situation: Situation, choices: Sequence[Choice]) -> list[str]:
     if situation.now.verdict is None:
         return [_without_ratio(situation)]
     if situation.well:
-        return [_healthy(situation), *_noise(situation)]
+        return [*_far_too_fast(situation), _healthy(situation), *_noise(situation)]
     if situation.now.trial is None:
         lines = _by_rate(situation, choices)
     else:
@@ -203,6 +205,18 @@ def _healthy(situation: Situation) -> str:
         )
     reaches = f"the gradient reaches the first of {situation.hidden} hidden layers"
     return f"nothing: {reaches}{lost}{trained}"
+
+
+FAR = 5.0
+"""So many times the largest stable rate is far: up to about twice it training finds flatter places
+by itself (Cohen et al. 2021)."""
+
+
+def _far_too_fast(situation: Situation) -> list[str]:
+    """A line where the learning rate was not tried and gradient descent diverges with it."""
+    if situation.now.trial is not None or situation.lr is None or situation.lr < FAR:
+        return []
+    return [f"a lower optimizer.lr: it is {situation.lr:.2g} times the largest stable one"]
 
 
 def _noise(situation: Situation) -> list[str]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from isometry.data.in_memory import InMemoryData
 from isometry.errors import Damaged, UserError, bad_value
 from isometry.runs.directory import RunDirectory
 from isometry.runs.metrics import MetricsFile
@@ -185,6 +187,19 @@ def refuse_half_an_epoch(run: RunDirectory) -> None:
     if progress.get("is_last_batch") is False:
         words = "trainer.max_steps ended it within an epoch, and it cannot go on from there"
         raise UserError(f"{run.path}: {words}; rerun=all trains it from its beginning")
+
+
+def warn_of_foreign_order(data: LightningDataModule, checkpoint: Path) -> None:
+    """Where in an epoch the loader of somebody's data module was is known by itself alone."""
+    loops = load_checkpoint(checkpoint, "resume").get("loops", {})
+    progress = loops.get("fit_loop", {}).get("epoch_loop.batch_progress", {})
+    within = progress.get("is_last_batch") is False
+    if within and not isinstance(data, InMemoryData):
+        warnings.warn(
+            f"{type(data).__name__}: the epoch goes on, but its loader begins anew: the rest of "
+            "this epoch has other examples than in an undisturbed run",
+            stacklevel=2,
+        )
 
 
 NEEDED = ("global_step", "epoch", "loops", "callbacks", "optimizer_states", "lr_schedulers")

@@ -22,6 +22,7 @@ from isometry.config.compose import resolved
 from isometry.config.machine import check_machine
 from isometry.console import console, print_config, quiet
 from isometry.data.module import DataModule, evaluation_loader, training_images
+from isometry.errors import bad_value
 from isometry.initialization.curvature import curvature
 from isometry.initialization.predict import LARGEST, predict_run
 from isometry.layers.discover import layers_of
@@ -52,6 +53,7 @@ from isometry.training.resume import (
     keep_before,
     refuse_half_an_epoch,
     restoring,
+    warn_of_foreign_order,
 )
 from isometry.training.trainer import build_trainer
 from isometry.training.views import show_views
@@ -72,7 +74,8 @@ def train(config: DictConfig) -> dict[str, Any]:
 
 def plan(config: DictConfig) -> tuple[RunDirectory, DictConfig, Decision]:
     """Which run this is, the config that it trains with, and what is to be done with it."""
-    if config.resume is not None:
+    asked = config.resume is not None
+    if asked:
         run = RunDirectory(Path(config.resume).resolve())
         config = at_home(frozen_config(Path(config.resume)), config)
     else:
@@ -86,6 +89,9 @@ def plan(config: DictConfig) -> tuple[RunDirectory, DictConfig, Decision]:
         console.print(f"{run.run_id}: {why}", soft_wrap=True)
     if decision == "resume" and (run.status() or {})["state"] == "finished":
         refuse_half_an_epoch(run)
+    if asked and decision == "train" and config.rerun is None:
+        words = "has no checkpoint to go on from; rerun=all trains it from its beginning"
+        raise bad_value("resume", run.path, words)
     return run, config, decision
 
 
@@ -303,6 +309,8 @@ def lambda_max(parts: Parts) -> float | None:
 def fit(parts: Parts, outcome: Outcome) -> None:
     """Train, and test what did not diverge."""
     checkpoint = parts.run.last_checkpoint if parts.resuming else None
+    if checkpoint is not None and is_first():
+        warn_of_foreign_order(parts.data, checkpoint)
     try:
         with restoring(parts.trainer, checkpoint):
             parts.trainer.fit(parts.classifier, parts.data, ckpt_path=checkpoint)

@@ -46,7 +46,9 @@ def situation(
     low, high = bounds(config).values()
     ratios = ratios_of(diagnosis)
     saturated = largest_saturation(diagnosis)
-    return Situation(now, hidden, spread, (low, high), ratios, depth_key, saturated)
+    stable = diagnosis["stable_lr"]
+    times = None if stable is None or diagnosis["lr"] is None else diagnosis["lr"] / stable
+    return Situation(now, hidden, spread, (low, high), ratios, depth_key, saturated, times)
 
 
 def ratios_of(diagnosis: dict[str, Any]) -> list[float]:

@@ -13,7 +13,7 @@ from isometry.compare.documents import write_documents
 from isometry.compare.factors import REPLICATE
 from isometry.compare.metrics import metric, usual
 from isometry.compare.page import write_page
-from isometry.compare.pictures import draw_against, draw_study
+from isometry.compare.pictures import draw_against, draw_study, numbers_of
 from isometry.compare.table import Choices
 from isometry.config.compose import resolved
 from isometry.console import wide_console
@@ -32,6 +32,8 @@ def compare_runs(config: DictConfig) -> None:
     chosen = resolved(config)
     runs = Path(config.paths.runs)
     comparison = compared(chosen, runs)
+    if chosen["x"] is not None and not comparison.table.runs.empty:
+        numbers_of(comparison, chosen["x"])  # a mistake is told before anything is shown
     show_comparison(comparison, wide_console())
     if comparison.table.runs.empty:
         raise UserError("isometry compare: none of these runs can be read")
