@@ -99,6 +99,12 @@ LINES = [
     (["train", "-m", "optimizer.lr=interval(0,1)"], "hydra/sweeper=optuna"),
     (["train", "-m", "hydra/sweeper=foo"], "hydra/sweeper=foo: no such option"),
     (["train", "hydra/launcher=slurm"], "is of a sweep, which -m makes"),
+    (["train", "depth=3"], "did you mean model.depth?"),
+    (["train", "lr=3"], "did you mean optimizer.lr?"),
+    (["train", "modle.depth=3"], "did you mean model.depth?"),
+    (["train", "activation=Relu"], "did you mean relu?"),
+    (["train", "seed=-1"], "isometry: seed=-1: must be"),
+    (["theory", "sigma_b=0.1"], "sigma_b=0.1: must be a list of numbers of at least 0, e.g. [0.1]"),
     (["train", "study=vanishing_exploding"], "study=vanishing_exploding: is of a sweep, which -m"),
     (["diagnose", "./my/module.py:factory"], "must be module:function, e.g. my.module:factory"),
     (["plot", "sigmoid", "paths.runs=/proc/x"], "paths.runs=/proc/x: cannot write there"),
@@ -304,3 +310,8 @@ def test_tries_as_the_help_prints_them(typed, tmp_path, data_cache, value):
     words = ["model.depth=4", "model.width=8", "trial=false", "curvature=false"]
     done = typed("diagnose", *words, f"tries={value}", f"paths.data={data_cache}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_help_of_a_group_without_options(typed, tmp_path):
+    done = typed("train", "--help", "statistic", cwd=tmp_path)
+    assert "statistic: has no option yet; a folder of your own has" in done.stdout

@@ -30,5 +30,7 @@ class DiskFull(UserError):
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean ...?` for a word close to a known one, else the empty string."""
-    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    names = list(known)
+    match = [name for name in names if name.lower() == word.lower() and name != word]
+    match = match or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     return f"; did you mean {match[0]}?" if match else ""

@@ -334,3 +334,13 @@ def test_two_processes_measure_what_one_does(tmp_path):
     pd.testing.assert_frame_equal(one, two, rtol=1e-9)
     assert outputs[0] == [""]  # one process needs no call
     assert all("call signals.step(loss) between" in printed for printed in outputs[1])
+
+
+def test_what_is_no_network_is_not_watched():
+    with pytest.raises(UserError, match=r"isometry\.watch: int is no torch module"):
+        isometry.watch(3)
+
+
+def test_nothing_is_drawn_of_nothing():
+    with pytest.raises(UserError, match="plot: nothing is recorded yet"):
+        isometry.Signals().plot()

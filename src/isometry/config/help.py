@@ -49,6 +49,8 @@ def help_of(verb: str, overrides: Sequence[str], asked: str | None = None) -> st
         key = RENAMED.get(verb, {}).get(asked, asked)
         group = {name: option for name, option in chosen.items() if name == key}
         explained = [*_groups(group), *_explained(values, key)]
+        if not explained and key in chosen:
+            return f"{key}: has no option yet; a folder of your own has, which ISOMETRY_CONF names"
         if not explained:
             known = [*values, *chosen]
             raise UserError(f"isometry {verb} has no key {asked}{nearest(asked, known)}")

@@ -71,6 +71,7 @@ def _are_statistics(value: Any) -> bool:
 
 
 KEYS: dict[str, Kind] = {
+    "seed": integer(0, 2**32 - 1),
     # ---- the network
     "model.name": name_of_option,
     "model.depth": integer(1, 100_000),
@@ -148,7 +149,6 @@ KEYS: dict[str, Kind] = {
     "data.raw_dir": or_null(path),
     "data.cache_dir": path,
     # ---- the training
-    "seed": integer(0, 2**32 - 1),
     "loss": one_of("cross_entropy", "mse"),
     "optimizer.name": name_of_option,
     "optimizer.lr": above(0, LARGEST_RATE),
@@ -249,7 +249,7 @@ KEYS: dict[str, Kind] = {
     "also": listed(text(100), "must be a list of activations, e.g. [tanh,relu]"),
     "phase_diagram": flag(),
     "reach": number(1e-3, 1000),
-    "sigma_b": listed(number(0), "must be a list of numbers of at least 0"),
+    "sigma_b": listed(number(0), "must be a list of numbers of at least 0, e.g. [0.1]"),
     "sigma_b_max": number(1e-3, 1000),
     "sigma_w_max": number(1e-3, 1000),
     "run": path,

@@ -106,9 +106,11 @@ def _suggestion(key: str, known: Sequence[str]) -> str:
     if "." in key:
         return nearest(key, known)
     groups = {path.name for folder in conf_dirs() for path in folder.iterdir() if path.is_dir()}
-    near = nearest(key.lower(), [*groups, *(name for name in known if "." not in name)])
     inside = [name for name in known if name.rpartition(".")[2] == key]
-    return near or (f"; did you mean {inside[0]}?" if inside else nearest(key, known))
+    if inside:
+        return f"; did you mean {inside[0]}?"
+    plain = {*groups, *(name for name in known if "." not in name)} - {key}
+    return nearest(key.lower(), sorted(plain)) or nearest(key, known)
 
 
 def _is_choice(word: str) -> bool:

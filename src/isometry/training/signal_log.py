@@ -120,6 +120,8 @@ class SignalLog:
         from isometry.plots.profiles import draw_heatmap, draw_profiles
 
         frame = self.frame()
+        if frame.empty:
+            raise UserError("plot: nothing is recorded yet")
         return draw_profiles(frame, ""), draw_heatmap(frame, "")
 
     def state_dict(self) -> dict[str, Any]:

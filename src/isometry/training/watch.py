@@ -67,6 +67,8 @@ class Watched:
     ):
         self.options = signal_options(chosen)
         self.model = model.module if isinstance(model, DistributedDataParallel) else model
+        if not isinstance(self.model, nn.Module):
+            raise UserError(f"isometry.watch: {type(model).__name__} is no torch module")
         refuse_scripts(self.model)
         self.accumulate = accumulate
         self.batch_dim = batch_dim

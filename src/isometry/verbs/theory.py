@@ -69,9 +69,10 @@ def show(phi: Nonlinearity, sigma_b: Sequence[float]) -> None:
     print_whole(schemes)
     gain = point_or_none(phi, 0.0)
     if gain is not None:
+        unstable = "" if gain.stable else "; lengths do not stay there, see initializer=critical"
         wide_console().print(
-            f"gain: initializer.gain={gain.sigma_w:.6g} (initializer.gain=auto takes it) with "
-            "fan-in scaling"
+            f"gain without biases: initializer.gain={gain.sigma_w:.6g} with fan-in scaling "
+            f"(initializer.gain=auto takes it{unstable})"
         )
 
 
