@@ -164,6 +164,19 @@ def test_the_profile_has_a_panel_of_each_column_that_was_measured(make_config):
     assert [axis.get_ylabel() for axis in without.axes] == list(PROFILES.values())[:-1]
 
 
+def test_layers_that_do_not_move_are_marked(make_config):
+    """A zero has no place on a logarithmic axis."""
+    config = make_config("model.depth=20", "activation=sigmoid")
+    rows = read_signals(run_of(train(config), config).signals)
+    still = rows[(rows["step"] == 0) & (rows["update_ratio"] == 0)]["layer"].tolist()
+    assert still[:3] == [1, 2, 3]  # and not the last
+    drawing = draw_profiles(rows, "t")
+    (axis,) = [a for a in drawing.axes if a.get_ylabel() == PROFILES["update_ratio"]]
+    marks = [line for line in axis.get_lines() if line.get_linestyle() == "None"]
+    assert list(marks[0].get_xdata()) == still
+    assert "zero" in [text.get_text() for text in drawing.legends[0].get_texts()]
+
+
 def test_where_there_is_no_verdict_it_is_said(make_config, capsys):
     """ReZero's branches are switched off at the start."""
     words = ["model=residual_mlp", "remedy=rezero", "model.depth=8"]

@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from isometry.plots import style
 from isometry.plots.seeds import integer_axis
@@ -54,6 +55,10 @@ def draw_profiles(
     first = axes[0, columns.index("backprop_norm")]
     _draw_predicted(first, frame, prediction)
     handles, labels = first.get_legend_handles_labels()
+    drawn = [column for column in columns if column not in SHARES]
+    if (frame.loc[frame["step"].isin(steps), drawn] == 0).any(axis=None):
+        handles.append(Line2D([], [], **ZERO, color="black"))
+        labels.append("zero")
     figure.legend(handles, labels, loc="outside lower center", ncols=len(handles))
     figure.suptitle(title)
     return figure
@@ -70,12 +75,24 @@ def _draw_steps(axis: Axes, frame: pd.DataFrame, column: str, steps: Sequence[in
         shown = np.isfinite(rows[column]) & (share | (rows[column] > 0))
         look = {**style.look(index), "color": colours[index]}
         axis.plot(rows["layer"], rows[column].where(shown), **look, label=f"step {step}")
+        if not share:
+            _mark_zeros(axis, rows["layer"][rows[column] == 0], look["color"], index)
     axis.set_ylabel(PROFILES[column])
     if share:
         axis.set_ylim(-0.03, 1.03)
     elif (frame.loc[frame["step"].isin(steps), column] > 0).any():
         axis.set_yscale("log")
     integer_axis(axis, "layer $l$")
+
+
+ZERO: dict[str, Any] = {"marker": "v", "linestyle": ""}
+
+
+def _mark_zeros(axis: Axes, layers: pd.Series, colour: Any, index: int) -> None:
+    """A zero has no place on a logarithmic axis: it stands at its lower end."""
+    heights = np.full(len(layers), 0.03 * (1 + index))
+    at_the_edge = axis.get_xaxis_transform()
+    axis.plot(layers, heights, **ZERO, color=colour, transform=at_the_edge)
 
 
 def _draw_predicted(axis: Axes, frame: pd.DataFrame, prediction: Mapping[str, Any] | None) -> None:
