@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
+from builders import phi_of
 from isometry import activations, cli
-from isometry.config.compose import conf_dir
+from isometry.config.compose import compose, conf_dir
 from isometry.plots.phase import chi_grid, draw_phase_diagram
 from isometry.theory.critical import NoCriticalPoint, critical
-from isometry.verbs.theory import row
+from isometry.verbs.theory import right_edge, row
 
 
 def test_the_card_of_tanh(capsys, tmp_path):
@@ -58,3 +59,11 @@ def test_a_networks_own_activation_has_none(capsys):
     with pytest.raises(SystemExit):
         cli.run(["isometry", "theory", "activation=own"])
     assert "activation=own: is a network's own φ" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "edge"), [("tanh", 4.0), ("sigmoid", 1.5 * 10.149)])
+def test_the_phase_diagram_holds_the_critical_line(name, edge):
+    config = compose("theory", [f"activation={name}"])
+    assert right_edge(phi_of(name), config) == pytest.approx(edge, rel=1e-3)
+    config.sigma_w_max = 2.5
+    assert right_edge(phi_of(name), config) == 2.5

@@ -251,7 +251,7 @@ KEYS: dict[str, Kind] = {
     "reach": number(1e-3, 1000),
     "sigma_b": listed(number(0), "must be a list of numbers of at least 0, e.g. [0.1]"),
     "sigma_b_max": number(1e-3, 1000),
-    "sigma_w_max": number(1e-3, 1000),
+    "sigma_w_max": or_word("auto", number(1e-3, 1000)),
     "run": path,
     "checkpoint": path,
     "split": one_of("train", "val", "test"),

@@ -29,11 +29,22 @@ def theory(config: DictConfig) -> None:
         from isometry.plots.phase import draw_phase_diagram
         from isometry.plots.style import save
 
-        figure = draw_phase_diagram(phi, config.sigma_w_max, config.sigma_b_max)
+        figure = draw_phase_diagram(phi, right_edge(phi, config), config.sigma_b_max)
         target = Path(config.paths.runs) / "plots" / f"phase-{config.activation.name}"
         with written_below("paths.runs", config.paths.runs):
             (path,) = save(figure, target)
         print(path)
+
+
+USUAL_EDGE = 4.0
+
+
+def right_edge(phi: Nonlinearity, config: DictConfig) -> float:
+    """σ_w up to which the phase diagram goes: the critical line is in it."""
+    if config.sigma_w_max != "auto":
+        return float(config.sigma_w_max)
+    point = point_or_none(phi, 0.0)
+    return USUAL_EDGE if point is None else max(USUAL_EDGE, 1.5 * point.sigma_w)
 
 
 def show(phi: Nonlinearity, sigma_b: Sequence[float]) -> None:
