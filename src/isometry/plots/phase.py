@@ -58,7 +58,7 @@ def draw_phase_diagram(
         inside = np.argwhere(sign * chi > 0.02)
         if len(inside) > 20:
             b = inside[:, 0].mean()
-            w = np.clip(inside[:, 1].mean(), 0.22 * points, 0.78 * points)  # all of it in the axes
+            w = np.clip(inside[:, 1].mean(), 0.18 * points, 0.82 * points)  # all of it in the axes
             place = (sigma_w[int(w)], sigma_b[int(b)])
             axis.text(
                 *place,
