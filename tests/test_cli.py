@@ -315,3 +315,14 @@ def test_tries_as_the_help_prints_them(typed, tmp_path, data_cache, value):
 def test_help_of_a_group_without_options(typed, tmp_path):
     done = typed("train", "--help", "statistic", cwd=tmp_path)
     assert "statistic: has no option yet; a folder of your own has" in done.stdout
+
+
+def test_a_place_whose_name_is_no_text(typed, tmp_path):
+    """A file system takes any bytes; the records of a run do not."""
+    place = os.fsdecode(str(tmp_path).encode() + b"/bad\xff")
+    for verb in ("train", "plot"):
+        done = typed(verb, "activation=tanh", cwd=tmp_path, ISOMETRY_RUNS=place)
+        assert done.returncode == 2, done.stderr
+        assert "paths.runs=" in done.stderr
+        assert "must be a path in UTF-8" in done.stderr
+    assert not list(tmp_path.iterdir())

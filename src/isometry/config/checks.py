@@ -57,7 +57,7 @@ def _check_closed(config: Mapping[str, Any], section: str) -> None:
 
 
 def _short(value: Any) -> str:
-    text = str(value)
+    text = str(value).encode(errors="replace").decode()  # of a path that is no text
     return text if len(text) <= 200 else f"{text[:200]}... ({len(text)} characters)"
 
 

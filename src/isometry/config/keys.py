@@ -38,11 +38,21 @@ name_of_option = text(100)
 
 
 def _is_path(value: Any) -> bool:
-    short = isinstance(value, str) and 0 < len(value) <= 1000
-    return short and all(len(os.fsencode(name)) <= 255 for name in value.split("/"))
+    if not isinstance(value, str) or not 0 < len(value) <= 1000 or not _is_unicode(value):
+        return False
+    return all(len(os.fsencode(name)) <= 255 for name in value.split("/"))
 
 
-path = Kind(_is_path, "must be a path of up to 1000 characters, 255 bytes a name")
+def _is_unicode(text: str) -> bool:
+    """Whether config.yaml and status.json can hold it: a folder's name may be any bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
+
+
+path = Kind(_is_path, "must be a path in UTF-8 of up to 1000 characters, 255 bytes a name")
 project = matching(
     r"[^/\\#?%:\s]{1,128}",
     "must be up to 128 characters without / \\ # ? % : and spaces",
