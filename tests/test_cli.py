@@ -106,6 +106,10 @@ LINES = [
     (["train", "seed=-1"], "isometry: seed=-1: must be"),
     (["theory", "sigma_b=0.1"], "sigma_b=0.1: must be a list of numbers of at least 0, e.g. [0.1]"),
     (["train", "study=vanishing_exploding"], "study=vanishing_exploding: is of a sweep, which -m"),
+    (["diagnose", "input=3,3"], "input=[3, 3]: is for a network of your own"),
+    (["diagnose", "vocabulary=10"], "vocabulary=10: is for a network of your own"),
+    (["diagnose", "a:b", "input=3,3", "activation=relu"], "activation=relu: a:b is a network of"),
+    (["diagnose", "a:b", "input=3,3", "model.depth=3"], "model.depth=3: a:b is a network of"),
     (["diagnose", "./my/module.py:factory"], "must be module:function, e.g. my.module:factory"),
     (["plot", "sigmoid", "paths.runs=/proc/x"], "paths.runs=/proc/x: cannot write there"),
     (

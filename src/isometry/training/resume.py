@@ -33,7 +33,7 @@ def frozen_config(folder: Path, key: str = "resume") -> DictConfig:
     if not run.config.is_file():
         raise bad_value(key, folder, "is not a run directory: it has no config.yaml")
     run.refuse_links()
-    others = [text for text in _overrides() if not text.startswith((f"{key}=", *OF_THE_USER))]
+    others = [text for text in typed_overrides() if not text.startswith((f"{key}=", *OF_THE_USER))]
     if others:
         words = f"the run's own config is used; leave out {', '.join(others)}"
         raise UserError(f"{key}={folder}: {words}")
@@ -78,7 +78,7 @@ def at_home(config: DictConfig, given: DictConfig) -> DictConfig:
     config.paths = given.paths
     config.rerun = given.get("rerun")
     _set_everywhere(config, "cache_dir", given.paths.data)
-    for text in _overrides():
+    for text in typed_overrides():
         if text.startswith("data.raw_dir="):
             config.data.raw_dir = str(Path(given.data.raw_dir).absolute())
         for limit in ("max_epochs", "max_steps"):  # more of them, say
@@ -112,7 +112,7 @@ def _refuse_fewer(key: str, own: int | None, given: int | None) -> None:
 
 
 def _says(group: str) -> bool:
-    return any(text.startswith((f"{group}=", f"{group}.names=")) for text in _overrides())
+    return any(text.startswith((f"{group}=", f"{group}.names=")) for text in typed_overrides())
 
 
 def _refuse_interpolations(config: DictConfig, key: str, folder: Path) -> None:
@@ -139,7 +139,8 @@ def _texts(node: Any) -> Iterator[str]:
             yield from _texts(value)
 
 
-def _overrides() -> list[str]:
+def typed_overrides() -> list[str]:
+    """What stands on this command line; nothing where none was parsed."""
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 

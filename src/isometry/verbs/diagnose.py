@@ -21,7 +21,7 @@ from isometry.config.checks import validate
 from isometry.config.compose import resolved
 from isometry.console import console, quiet
 from isometry.data.module import DataModule
-from isometry.errors import bad_value
+from isometry.errors import UserError, bad_value
 from isometry.initialization.advise import Trial, advise
 from isometry.initialization.cost import PRODUCTS, STEPS, forward_operations
 from isometry.initialization.curvature import Curvature, curvature, stable_rate
@@ -33,6 +33,7 @@ from isometry.runs.files import write_json, write_text, written_below
 from isometry.runs.identity import config_hash, run_id
 from isometry.training.build import build_data, build_for, scaled_rate, seed_everything
 from isometry.training.classifier import LOSSES
+from isometry.training.resume import typed_overrides
 from isometry.training.trial import try_out
 from isometry.verbs.alternatives import as_choice, as_trial, choices, situation
 from isometry.verbs.comparison import compare, summarise_limit, verdict_of
@@ -53,9 +54,7 @@ def diagnose(config: DictConfig) -> dict[str, Any]:
     quiet()
     plain = resolved(config)
     validate(plain)
-    if config.resume is not None:
-        words = "goes on with a training; a diagnosis is of a network at its beginning"
-        raise bad_value("resume", config.resume, words)
+    refuse_unused(config)
     seed_everything(config.seed)
     name, diagnosis = _of_function(config) if config.network else _of_config(config, plain)
     diagnosis = {"run_id": name, **diagnosis}
@@ -64,6 +63,30 @@ def diagnose(config: DictConfig) -> dict[str, Any]:
     show(diagnosis)
     console.print(f"-> {folder}/diagnosis.json", soft_wrap=True)
     return diagnosis
+
+
+OF_A_CONFIG = (
+    *("activation", "batches", "data", "initializer", "loss", "lr_scaling", "model"),
+    *("normalization", "optimizer", "remedy", "scheduler", "trainer", "trial", "tries"),
+)
+"""Choices that a network of one's own has made itself, or that are of a training."""
+
+
+def refuse_unused(config: DictConfig) -> None:
+    """What is given and would not be looked at.
+
+    Raises:
+        UserError: for the first such choice.
+    """
+    if config.resume is not None:
+        words = "goes on with a training; a diagnosis is of a network at its beginning"
+        raise bad_value("resume", config.resume, words)
+    for key in ("input", "vocabulary"):
+        if config.network is None and config[key] is not None:
+            raise bad_value(key, config[key], "is for a network of your own, module:function")
+    for word in typed_overrides() if config.network is not None else ():
+        if re.split(r"[.=]", word.lstrip("+"))[0] in OF_A_CONFIG:
+            raise UserError(f"{word}: {config.network} is a network of its own; leave it out")
 
 
 def _of_config(config: DictConfig, plain: dict[str, Any]) -> tuple[str, dict[str, Any]]:
