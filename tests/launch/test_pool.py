@@ -150,6 +150,17 @@ def test_a_search_without_a_metric_is_refused(tmp_path, data_cache):
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_search_for_what_no_run_has_ends(tmp_path, data_cache):
+    """Behind the first batch of trials, whose epochs end before a validation."""
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    words = [*SEARCH, "hydra.sweeper.n_trials=6", "hydra.sweeper.direction=maximize"]
+    words += ["metric=val_accuracy", "optimizer.lr=choice(0.1,0.2,0.3)", "trainer.max_steps=3"]
+    code, text = sweep(tmp_path, data_cache, *words)
+    assert code == 2, text
+    assert "metric=val_accuracy: no run has it" in text
+    assert len(runs(tmp_path)) <= 2
+
+
 def test_a_search_for_the_worst_accuracy_is_refused(tmp_path, data_cache):
     """Optuna's default minimizes."""
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
