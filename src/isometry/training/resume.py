@@ -183,24 +183,26 @@ def refuse_half_an_epoch(run: RunDirectory) -> None:
     Raises:
         UserError: for a finished run whose last epoch is not whole.
     """
-    loops = load_checkpoint(run.last_checkpoint, "resume").get("loops", {})
-    progress = loops.get("fit_loop", {}).get("epoch_loop.batch_progress", {})
-    if progress.get("is_last_batch") is False:
+    if _is_within_epoch(run.last_checkpoint):
         words = "trainer.max_steps ended it within an epoch, and it cannot go on from there"
         raise UserError(f"{run.path}: {words}; rerun=all trains it from its beginning")
 
 
 def warn_of_foreign_order(data: LightningDataModule, checkpoint: Path) -> None:
     """Where in an epoch the loader of somebody's data module was is known by itself alone."""
-    loops = load_checkpoint(checkpoint, "resume").get("loops", {})
-    progress = loops.get("fit_loop", {}).get("epoch_loop.batch_progress", {})
-    within = progress.get("is_last_batch") is False
-    if within and not isinstance(data, InMemoryData):
+    if not isinstance(data, InMemoryData) and _is_within_epoch(checkpoint):
         warnings.warn(
             f"{type(data).__name__}: the epoch goes on, but its loader begins anew: the rest of "
             "this epoch has other examples than in an undisturbed run",
             stacklevel=2,
         )
+
+
+def _is_within_epoch(checkpoint: Path) -> bool:
+    """Whether Lightning had batches of the epoch before it when a checkpoint was written."""
+    loops = load_checkpoint(checkpoint, "resume").get("loops", {})
+    progress = loops.get("fit_loop", {}).get("epoch_loop.batch_progress", {})
+    return progress.get("is_last_batch") is False
 
 
 NEEDED = ("global_step", "epoch", "loops", "callbacks", "optimizer_states", "lr_schedulers")

@@ -89,10 +89,20 @@ def plan(config: DictConfig) -> tuple[RunDirectory, DictConfig, Decision]:
         console.print(f"{run.run_id}: {why}", soft_wrap=True)
     if decision == "resume" and (run.status() or {})["state"] == "finished":
         refuse_half_an_epoch(run)
-    if asked and decision == "train" and config.rerun is None:
+    if asked and decision == "train":
+        refuse_from_the_beginning(run, config.rerun)
+    return run, config, decision
+
+
+def refuse_from_the_beginning(run: RunDirectory, rerun: str | None) -> None:
+    """`resume=` removes nothing that was measured.
+
+    Raises:
+        UserError: for a run that would begin anew, unless that is asked for.
+    """
+    if rerun is None:
         words = "has no checkpoint to go on from; rerun=all trains it from its beginning"
         raise bad_value("resume", run.path, words)
-    return run, config, decision
 
 
 def placed(config: DictConfig) -> DictConfig:
