@@ -638,7 +638,7 @@ def test_a_run_that_ended_within_an_epoch_is_not_taken_further(make_config, type
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
 @pytest.mark.parametrize("hook", ["setup", "on_sanity_check_start", "on_test_batch_start"])
-def test_signals_outside_of_the_training_loop(cut, monkeypatch, hook, number):
+def test_signals_outside_of_the_training_loop(cut, monkeypatch, capsys, hook, number):
     """The run is marked, its lock given back, and the same command goes on."""
 
     class Press(Callback):
@@ -658,6 +658,8 @@ def test_signals_outside_of_the_training_loop(cut, monkeypatch, hook, number):
     (path,) = Path(cut.paths.runs).glob("*/*/status.json")
     run = RunDirectory(path.parent)
     assert run.status()["state"] == "interrupted"
+    said = "goes on, and so does" if run.last_checkpoint.exists() else "begins again"
+    assert f"interrupted; the same command {said}" in capsys.readouterr().err
     assert not (run.path / "lock.json").exists()
     assert signal.getsignal(number) is signal.SIG_DFL
     assert train(cut)["state"] == "finished"

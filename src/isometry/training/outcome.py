@@ -128,11 +128,10 @@ def state_after(error: BaseException) -> State:
 
 def say_interrupted(run: RunDirectory) -> None:
     """How to go on."""
-    console.print(
-        "interrupted; the same command goes on, and so does: isometry train "
-        + override("resume", run.path),
-        soft_wrap=True,
-    )
+    words = f"goes on, and so does: isometry train {override('resume', run.path)}"
+    begun = run.last_checkpoint.exists()
+    command = words if begun else "begins again, as there is no checkpoint yet"
+    console.print(f"interrupted; the same command {command}", soft_wrap=True)
 
 
 # ---- summed up -----------------------------------------------------------------------------------
