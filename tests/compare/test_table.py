@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -324,3 +326,18 @@ def test_runs_that_failed_are_rows(tmp_path):
     show(table, "t", console)
     (line,) = [line for line in console.export_text().splitlines() if "failed" in line]
     assert line.split("│")[1].split() == ["2"]
+
+
+def test_a_run_that_was_taken_further_elsewhere_is_named(tmp_path):
+    """It has the id of the shorter one, and its numbers are others."""
+    grid = {"model.width": [8, 16], "seed": [0, 1]}
+    write_study(tmp_path / "mine", grid, lambda _: ({"test_accuracy": 0.5}, None))
+    shutil.copytree(tmp_path / "mine", tmp_path / "further")
+    run = sorted((tmp_path / "further").glob("*/config.yaml"))[0]
+    config = json.loads(run.read_text())
+    config["trainer"]["max_epochs"] = 9
+    run.write_text(json.dumps(config))
+    (named, others) = table_of(tmp_path, words=("further", "mine")).left_out
+    assert named.startswith(str(tmp_path / "mine" / run.parent.name))
+    assert named.endswith("is the same run, taken to other limits")
+    assert others == "3 runs that stand in another study, too"
