@@ -22,6 +22,7 @@ from isometry.runs.files import remove_unfinished, write_text
 from isometry.runs.lock import LockLost, Owner, RunBusy, RunLock, holder
 from isometry.runs.signal_store import SignalStore
 from isometry.training.callbacks.checkpoints import save_whole
+from isometry.training.run import say_what_is_watched
 
 
 def rows():
@@ -254,3 +255,16 @@ def test_who_asks_for_a_lock_is_not_swept_away(tmp_path, monkeypatch):
         monkeypatch.setattr(os, "link", link)
         with pytest.raises(RunBusy, match="is being trained"):
             RunLock(tmp_path).acquire()
+
+
+def test_what_is_waited_for_is_said(tmp_path, capsys):
+    run = RunDirectory(tmp_path / "s" / "r")
+    run.path.mkdir(parents=True)
+    with RunLock(run.path) as lock:
+        say_what_is_watched([run])
+        assert capsys.readouterr().err == ""  # a process of this machine tells at once
+        owner = {**asdict(lock.owner), "machine": "another", "host": "far"}
+        lock.path.write_text(json.dumps(owner))
+        say_what_is_watched([run])
+        assert "on far; its heartbeat is waited for, 10 s" in capsys.readouterr().err
+        lock.path.unlink()

@@ -29,6 +29,7 @@ from isometry.training.build import (
     build_classifier,
     build_network,
     check_batch_norms,
+    check_labels,
     check_limits,
     seed_everything,
 )
@@ -423,6 +424,26 @@ def test_a_share_of_anybodys_data_that_is_no_batch(make_config, split, share):
     with pytest.raises(UserError, match=rf"{key}={share}: of \d batches is none"):
         check_limits(make_config(f"{key}={share}"), OwnData())
     check_limits(make_config(f"{key}=0.5"), OwnData())
+
+
+@pytest.mark.parametrize(
+    "word", ["+trainer.val_check_interval=1000", "+trainer.overfit_batches=0.0001"]
+)
+def test_a_share_that_lightning_refuses_later(make_config, word):
+    with pytest.raises(UserError, match=word[1:].replace(".", r"\.")):
+        train(make_config(word))
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 10), (-1, 3)])
+def test_labels_of_anybodys_data(low, high):
+    """In the middle of a step torch would say that a target is out of bounds."""
+    data = OwnData()
+    check_labels(data)
+    images = torch.zeros(2, *data.input_shape)
+    batches = DataLoader(TensorDataset(images, torch.tensor([low, high])), batch_size=2)
+    data.train_dataloader = lambda: batches
+    with pytest.raises(UserError, match=f"num_classes=10: OwnData has labels from {low} to {high}"):
+        check_labels(data)
 
 
 def test_batch_norm_that_a_network_brings_along(make_config):

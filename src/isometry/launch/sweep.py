@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from isometry.config.compose import resolved
 from isometry.errors import UserError, bad_value
 from isometry.launch.fast_compose import Composer
 from isometry.launch.job import Job
-from isometry.runs.decision import decide
+from isometry.runs.decision import Decision, decide
 from isometry.runs.directory import RunDirectory
 from isometry.runs.files import written_below
 from isometry.runs.identity import run_id
@@ -93,16 +94,25 @@ def differing(job_overrides: Sequence[Sequence[str]]) -> list[str]:
 def decide_all(jobs: Sequence[Job]) -> None:
     """What is to be done with each job, asked of `runs`; two jobs with one run id are one run."""
     seen: dict[Path, Job] = {}
-    for job in jobs:
+    with ThreadPoolExecutor(MOST_AT_ONCE) as threads:  # each may watch a lock for a while
+        decisions = list(threads.map(_decided, jobs))
+    for job, (decision, why) in zip(jobs, decisions, strict=True):
         first = seen.setdefault(job.run.path, job)
         if first is not job:
             job.state = "skipped"
             job.note = f"the same run as #{first.number}"
             continue
-        decision, why = decide(job.run, job.config["rerun"], job.config["trainer"])
         if decision in ("skip", "busy"):
             job.state = "skipped" if decision == "skip" else "busy"
             job.note = why
+
+
+MOST_AT_ONCE = 32
+"""Runs whose locks are watched at once."""
+
+
+def _decided(job: Job) -> tuple[Decision, str]:
+    return decide(job.run, job.config["rerun"], job.config["trainer"])
 
 
 def note_orders(jobs: Sequence[Job]) -> None:

@@ -200,6 +200,14 @@ def living_owner(path: Path) -> Owner | None:
     return owner if _beats(path) else None
 
 
+def foreign_owner(folder: Path) -> Owner | None:
+    """Who holds the lock of a run on another machine, if somebody does: it is watched for a
+    while.
+    """
+    owner = read_owner(folder / "lock.json")
+    return None if owner is None or owner.machine == this_machine() else owner
+
+
 def _beats(path: Path) -> bool:
     """Whether a lock file is touched or replaced while this process watches."""
     first = _touched(path)

@@ -66,14 +66,43 @@ def check_limits(config: DictConfig, data: DataModule) -> None:
         UserError: for such a share.
     """
     for split in SPLITS:
-        key = f"limit_{split}_batches"
-        share = config.trainer[key]
-        if not isinstance(share, float) or share == 1.0:
-            continue
-        batches = batches_in(data, split)
-        if batches is not None and int(share * batches) == 0:
-            words = f"of {batches} batch{'es' * (batches > 1)} is none; give a number, e.g. 1"
-            raise bad_value(f"trainer.{key}", share, words)
+        _check_share(config, data, f"limit_{split}_batches", split)
+    _check_share(config, data, "overfit_batches", "train")
+    interval = config.trainer.get("val_check_interval")
+    _check_share(config, data, "val_check_interval", "train")
+    batches = batches_in(data, "train") if isinstance(interval, int) else None
+    if batches is not None and interval > batches:
+        words = f"an epoch has {batches} batches; trainer.check_val_every_n_epoch counts epochs"
+        raise bad_value("trainer.val_check_interval", interval, words)
+
+
+def _check_share(config: DictConfig, data: DataModule, key: str, split: str) -> None:
+    share = config.trainer.get(key)
+    if not isinstance(share, float) or share in (0.0, 1.0):  # overfit_batches=0.0 is none
+        return
+    batches = batches_in(data, split)
+    if batches is not None and int(share * batches) == 0:
+        words = f"of {batches} batch{'es' * (batches > 1)} is none; give a number, e.g. 1"
+        raise bad_value(f"trainer.{key}", share, words)
+
+
+def check_labels(data: DataModule) -> None:
+    """Labels of a fork's data are those that the readout has units for: torch would end in the
+    middle of a step.
+
+    Raises:
+        UserError: where the first training batch has another one.
+    """
+    if isinstance(data, InMemoryData):  # whose files are looked at as they are decoded
+        return
+    with torch.random.fork_rng(devices=[]):
+        batch = next(iter(evaluation_loader(data, "train")))
+    labels = batch[-1] if isinstance(batch, tuple | list) else None
+    if isinstance(labels, Tensor) and not labels.is_floating_point() and labels.numel():
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= data.num_classes:
+            words = f"{type(data).__name__} has labels from {low} to {high}"
+            raise bad_value("data.num_classes", data.num_classes, words)
 
 
 def batches_in(data: DataModule, split: str) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,13 +30,14 @@ from isometry.runs.decision import Decision, clear, decide, decide_by_status
 from isometry.runs.directory import RunDirectory
 from isometry.runs.files import remove_unfinished, written_below
 from isometry.runs.identity import run_id
-from isometry.runs.lock import RunBusy, RunLock
+from isometry.runs.lock import WATCH_SECONDS, RunBusy, RunLock, foreign_owner
 from isometry.runs.signal_store import SignalStore, read_signals
 from isometry.training.build import (
     build_classifier,
     build_data,
     build_for,
     build_statistics,
+    check_labels,
     check_limits,
     seed_everything,
 )
@@ -84,6 +85,7 @@ def plan(config: DictConfig) -> tuple[RunDirectory, DictConfig, Decision]:
         study = Path(config.paths.runs) / config.study_name
         run = RunDirectory(study / run_id(resolved(config)))
     validate(resolved(config))
+    say_what_is_watched([run])
     decision, why = decide(run, config.rerun, config.trainer)
     if why != "new":
         console.print(f"{run.run_id}: {why}", soft_wrap=True)
@@ -92,6 +94,16 @@ def plan(config: DictConfig) -> tuple[RunDirectory, DictConfig, Decision]:
     if asked and decision == "train":
         refuse_from_the_beginning(run, config.rerun)
     return run, config, decision
+
+
+def say_what_is_watched(runs: Sequence[RunDirectory]) -> None:
+    """Why nothing happens for a while: another machine's processes are only known to live by their
+    heartbeats.
+    """
+    for run in runs:
+        if (owner := foreign_owner(run.path)) is not None:
+            words = f"locked by {owner}; its heartbeat is waited for, {WATCH_SECONDS:.0f} s"
+            console.print(f"{run.run_id}: {words}", soft_wrap=True)
 
 
 def refuse_from_the_beginning(run: RunDirectory, rerun: str | None) -> None:
@@ -168,6 +180,7 @@ def prepare(config: DictConfig) -> tuple[DataModule, Classifier]:
 def classifier_for(config: DictConfig, data: DataModule) -> Classifier:
     """The classifier for a data set, on any machine."""
     check_limits(config, data)
+    check_labels(data)
     return build_classifier(config, build_for(config, data))
 
 
