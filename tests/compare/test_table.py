@@ -15,7 +15,7 @@ from isometry.compare.collect import collect
 from isometry.compare.comparison import compare
 from isometry.compare.documents import cells, latex, numbers, uniform, write_documents
 from isometry.compare.explain import explain, sentences
-from isometry.compare.metrics import metric
+from isometry.compare.metrics import metric, usual
 from isometry.compare.statistics import mean_of
 from isometry.compare.table import Choices
 from isometry.compare.terminal import show
@@ -341,3 +341,17 @@ def test_a_run_that_was_taken_further_elsewhere_is_named(tmp_path):
     assert named.startswith(str(tmp_path / "mine" / run.parent.name))
     assert named.endswith("is the same run, taken to other limits")
     assert others == "3 runs that stand in another study, too"
+
+
+def test_a_recurrences_verdict_stands_beside_its_ratio():
+    assert "gradient_ratio_time_init" not in usual([{"gradient_ratio_time_init": None}, {}])
+    found = usual([{}, {"gradient_ratio_time_init": 1e-9}])
+    assert found.index("gradient_ratio_time_init") == found.index("gradient_ratio_init") + 1
+
+
+@pytest.mark.parametrize("state", ["failed", "interrupted", "diverged"])
+def test_a_run_that_has_not_finished_has_no_last_value(state):
+    """Of layer 1 at step 0 nothing has moved yet, which says nothing of the end."""
+    rows = signals_of([0], 4, lambda step, layer: 1.0, displacement=0.0)
+    assert math.isnan(metric("displacement.layer_1").of({"state": state}, rows))
+    assert metric("displacement.layer_1").of({"state": "finished"}, rows) == 0.0

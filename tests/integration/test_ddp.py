@@ -264,6 +264,17 @@ def listening(pid: int) -> list[tuple[str, int]]:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="here several processes take GPUs")
+def test_without_a_gpu_several_processes_train_on_the_cpu(tmp_path, data_cache):
+    """Torch may be built for one all the same."""
+    words = [*COMMON, "trainer=ddp", "trainer.accelerator=auto", f"paths.data={data_cache}"]
+    done = subprocess.run([ISOMETRY, "train", *words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (status,) = (json.loads(path.read_text()) for path in tmp_path.glob("runs/*/*/status.json"))
+    assert status["state"] == "finished"
+
+
+@pytest.mark.slow
 def test_ranks_that_were_just_born_end_with_their_launcher(tmp_path):
     """They would wait half an hour for a meeting to which nobody comes."""
     began = time.monotonic()
