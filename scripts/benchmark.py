@@ -1141,13 +1141,13 @@ REMARKS = {
     "sweep": """submitit_local starts all jobs at once: 32 processes of about 0.9 GiB each, on two
 cores.""",
     "epoch": """The targets are missed by what measuring costs: without it ours is the bare
-Trainer. Two thirds of it are the watch for non-finite numbers, which reads every weight gradient
-once a step so that a divergence has an exact step and layer (0.4 ms of 4.5 at 30 x 100); the rest
-are the recorded steps and the files. Over the hand-written loop stands, by the profile below, also
-Lightning's own loop (hooks, profiler contexts, progress objects: 0.3 to 0.6 ms a step, also in the
-bare Trainer). What was tried and is in: all callbacks as one to Lightning (its hooks cost per
-callback, overridden or not), no `self.log` in a step, logits counted 32 batches at a time,
-Lightning's note of the running hook set past `nn.Module.__setattr__`, flushes every 200 steps.""",
+Trainer. Most of it is the watch for non-finite numbers, which reads every weight gradient once a
+step so that a divergence has an exact step and layer; the rest are the recorded steps and the
+files. Over the hand-written loop stands, by the profile below, also Lightning's own loop (hooks,
+profiler contexts, progress objects: 0.5 to 1 ms a step, also in the bare Trainer). What was tried
+and is in: all callbacks as one to Lightning (its hooks cost per callback, overridden or not), no
+`self.log` in a step, logits counted 32 batches at a time, Lightning's note of the running hook set
+past `nn.Module.__setattr__`, flushes every 200 steps.""",
     "signals": """Medians over the rounds, each variant against no measuring in the same round;
 for ours and the `.item()` loop a round is 200 steps, from one flush to the next, in which the
 variants take turns step by step, each timed step behind one of the same kind that is not timed

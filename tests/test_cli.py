@@ -15,6 +15,8 @@ import pytest
 from commands import ISOMETRY
 from isometry import cli
 from isometry.cli import VERBS
+from isometry.config.compose import compose_for_help
+from isometry.config.help import UNREAD
 from isometry.runs.directory import RunDirectory
 from studies import write_study
 
@@ -330,3 +332,10 @@ def test_a_place_whose_name_is_no_text(typed, tmp_path):
         assert "paths.runs=" in done.stderr
         assert "must be a path in UTF-8" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_what_help_leaves_out_is_there():
+    """A key that is renamed or gone is not left out in silence."""
+    for verb, names in UNREAD.items():
+        config, groups, _ = compose_for_help(verb, [])
+        assert set(names) <= {*config, *groups}

@@ -46,15 +46,7 @@ def help_of(verb: str, overrides: Sequence[str], asked: str | None = None) -> st
     values = _read_by(verb, _values(config))
     chosen = _read_by(verb, chosen)
     if asked is not None:
-        key = RENAMED.get(verb, {}).get(asked, asked)
-        group = {name: option for name, option in chosen.items() if name == key}
-        explained = [*_groups(group), *_explained(values, key)]
-        if not explained and key in chosen:
-            return f"{key}: has no option yet; a folder of your own has, which ISOMETRY_CONF names"
-        if not explained:
-            known = [*values, *chosen]
-            raise UserError(f"isometry {verb} has no key {asked}{nearest(asked, known)}")
-        return "\n".join(explained)
+        return _help_of_key(verb, asked, values, chosen)
     what, _, examples = template.partition("Example")
     lines = [what.strip(), ""]
     groups = list(_groups(chosen))
@@ -62,6 +54,17 @@ def help_of(verb: str, overrides: Sequence[str], asked: str | None = None) -> st
     lines += ["Values (KEY=VALUE) with their defaults; --help KEY says what one may be:"]
     lines += [*_sections(values), "", f"Example{examples.rstrip()}"]
     return "\n".join(lines)
+
+
+def _help_of_key(verb: str, asked: str, values: dict[str, Any], chosen: dict[str, Any]) -> str:
+    key = RENAMED.get(verb, {}).get(asked, asked)
+    group = {name: option for name, option in chosen.items() if name == key}
+    explained = [*_groups(group), *_explained(values, key)]
+    if explained:
+        return "\n".join(explained)
+    if key in chosen:
+        return f"{key}: has no option yet; a folder of your own has, which ISOMETRY_CONF names"
+    raise UserError(f"isometry {verb} has no key {asked}{nearest(asked, [*values, *chosen])}")
 
 
 def _read_by(verb: str, entries: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,10 @@ UNFINISHED = ".unfinished."
 """How the name of a file begins that is being written; a kill leaves it behind."""
 
 
+LOCKING = f"{UNFINISHED}lock."
+STALE = f"{UNFINISHED}stale."
+"""Of who asks for the lock of a run, and of who takes a dead owner's away."""
+
 FORGOTTEN_SECONDS = 3600.0
 """An unfinished file that is older belongs to nobody any more."""
 
@@ -40,10 +44,6 @@ def _is_anothers_lock(path: Path) -> bool:
         young = time.time() - path.stat().st_mtime < FORGOTTEN_SECONDS
         return young and path.name.startswith((LOCKING, STALE))
     return True
-
-
-LOCKING = f"{UNFINISHED}lock."
-STALE = f"{UNFINISHED}stale."
 
 
 _asked_first: dict[Path, Callable[[], None]] = {}
